@@ -1,0 +1,218 @@
+//! What a machine and its driver say to each other.
+//!
+//! A driver runs [`Machine`]s in one loop: it carries out every [`Action`] that [`Machine::poll`] hands out (starting
+//! it, not waiting for it), waits until something happens, and reports that with [`Machine::handle`]. Clock, disk and
+//! channel are data here; nothing in this crate performs I/O.
+//!
+//! Rules that hold for every driver:
+//!
+//! * An action with an [`IoId`] is answered by exactly one [`Event::Done`] with this id, in any order. Actions are
+//!   *not* ordered among each other: a machine that needs an order waits for the completion.
+//! * [`Action::Send`]s go out in the order in which they were handed out, and are reported as byte counts by
+//!   [`Event::Sent`] in that order.
+//! * At most one [`Action::ReadInput`] is under way. A machine that asks for none has paused its input.
+//! * After [`Action::Finish`] the driver performs nothing more and asks for the outcome.
+
+use crate::pool::{BufferId, Pool};
+use snapshot_image::HostOffset;
+use std::ops::Range;
+
+/// Names one operation under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct IoId(pub u64);
+
+/// A piece of a disk operation: the bytes `range` of its buffer at `at` in the image file.
+///
+/// Both ends and the place in the file are multiples of 4096, as `O_DIRECT` asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// Where in the image file.
+    pub at: HostOffset,
+    /// Which bytes of the buffer.
+    pub range: Range<usize>,
+}
+
+/// Bytes of a buffer that follow a header on the wire.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Body {
+    /// The buffer; it stays taken until [`Event::Sent`] has covered it.
+    pub buffer: BufferId,
+    /// Which bytes of it.
+    pub range: Range<usize>,
+}
+
+/// Header bytes of a piece of output: short ones (every page but the first of a block) without an allocation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Header {
+    /// The first `.1` bytes of the array.
+    Short([u8; 23], u8),
+    /// Anything longer.
+    Long(Vec<u8>),
+}
+
+impl Header {
+    /// The bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Short(bytes, length) => &bytes[..usize::from(*length)],
+            Self::Long(bytes) => bytes,
+        }
+    }
+}
+
+impl From<&[u8]> for Header {
+    fn from(bytes: &[u8]) -> Self {
+        let mut short = [0; 23];
+        match (short.get_mut(..bytes.len()), u8::try_from(bytes.len())) {
+            (Some(place), Ok(length)) => {
+                place.copy_from_slice(bytes);
+                Self::Short(short, length)
+            }
+            _ => Self::Long(bytes.to_vec()),
+        }
+    }
+}
+
+/// What a machine wants done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Read what has arrived, at least one byte, into `range` of `buffer`; answered by [`Event::Input`],
+    /// [`Event::InputEnd`] or [`Event::InputFailed`]. Never reads ahead of what it was asked for.
+    ReadInput {
+        /// The buffer.
+        buffer: BufferId,
+        /// The bytes that may be filled.
+        range: Range<usize>,
+    },
+    /// Let as little as possible pile up between the writer and us: shrink the input pipe to one page
+    /// (`F_SETPIPE_SZ`, tried again at every following read while it fails with `EBUSY`). Not answered.
+    HoldWriter,
+    /// Create a new, empty file beside the image; from its completion on every disk action means that file.
+    CreateTemporary {
+        /// Answered by [`Event::Done`].
+        id: IoId,
+    },
+    /// Read all pieces; a short read at the end of the file is filled with zeros (a hole), any other is an error.
+    Read {
+        /// Answered by [`Event::Done`].
+        id: IoId,
+        /// Lent to the operation until it is done.
+        buffer: BufferId,
+        /// Where from.
+        pieces: Vec<Piece>,
+    },
+    /// Write all pieces, completely.
+    Write {
+        /// Answered by [`Event::Done`].
+        id: IoId,
+        /// Lent to the operation until it is done.
+        buffer: BufferId,
+        /// Where to.
+        pieces: Vec<Piece>,
+    },
+    /// Where does the next data lie, at `from` or behind (`SEEK_DATA`, `SEEK_HOLE`)? A file system that cannot tell
+    /// answers that everything is data.
+    NextData {
+        /// Answered by [`Event::Done`] with [`Completed::Data`].
+        id: IoId,
+        /// Where to begin.
+        from: HostOffset,
+    },
+    /// Set the file's length in bytes.
+    SetLength {
+        /// Answered by [`Event::Done`].
+        id: IoId,
+        /// The new length.
+        length_bytes: u64,
+    },
+    /// Make everything that was written durable (`fdatasync`, or `fsync` where the length changed).
+    Flush {
+        /// Answered by [`Event::Done`].
+        id: IoId,
+    },
+    /// Rename the new file over the image and make the rename durable (sync the directory): the commit point of a
+    /// replaced image.
+    Publish {
+        /// Answered by [`Event::Done`].
+        id: IoId,
+    },
+    /// Send to the peer, behind everything that was sent before.
+    Send {
+        /// First these bytes,
+        header: Header,
+        /// then these.
+        body: Option<Body>,
+    },
+    /// Report [`Event::Tick`] at this time at the latest; a later one replaces it, `None` cancels.
+    WakeAt {
+        /// Milliseconds of the driver's clock, as in [`Event::Tick`].
+        tick_ms: Option<u64>,
+    },
+    /// The job has ended, well or not.
+    Finish,
+}
+
+/// What an operation brought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Completed {
+    /// It was done, completely.
+    Plain,
+    /// [`Action::NextData`]: where data lies, or none up to the end of the file.
+    Data(Option<Range<u64>>),
+}
+
+/// Why an operation was not done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct IoError(
+    /// The operating system's text, with its number: `No space left on device (os error 28)`.
+    pub String,
+);
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// The driver's clock; the first event of every run.
+    Tick {
+        /// Milliseconds since an arbitrary start.
+        now_ms: u64,
+    },
+    /// [`Action::ReadInput`] brought this many bytes, at the start of its range.
+    Input {
+        /// At least one.
+        bytes: usize,
+    },
+    /// The input has ended: no more will come.
+    InputEnd,
+    /// The input failed.
+    InputFailed(IoError),
+    /// The operation with this id is over. After an error any part of it may have been done.
+    Done {
+        /// Which one.
+        id: IoId,
+        /// How it ended.
+        result: Result<Completed, IoError>,
+    },
+    /// This many more bytes of what was to be sent have left.
+    Sent {
+        /// At least one.
+        bytes: u64,
+    },
+    /// The peer takes no more output, or the output failed.
+    OutputFailed(IoError),
+    /// The peer answered on the return path.
+    Answer(&'a [u8]),
+    /// The peer's return path has ended.
+    AnswerEnd,
+    /// The user wants it to end (SIGTERM, SIGINT): nothing may be committed from now on.
+    Interrupted,
+}
+
+/// A job that a driver can run.
+pub trait Machine {
+    /// Takes note of what happened.
+    fn handle(&mut self, event: Event<'_>, pool: &mut Pool);
+    /// The next thing to be done; `None` until the next event.
+    fn poll(&mut self, pool: &mut Pool) -> Option<Action>;
+}

@@ -1,0 +1,189 @@
+//! Page buffers: owned by the driver, named by the machines through [`BufferId`].
+
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+
+/// Every buffer starts at a multiple of this many bytes and is a multiple of it long: what `O_DIRECT` asks for.
+pub const BUFFER_ALIGNMENT_BYTES: usize = 4096;
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(4096))]
+struct Aligned([u8; BUFFER_ALIGNMENT_BYTES]);
+
+/// The bytes of one buffer, aligned for `O_DIRECT`.
+pub struct Buffer(Box<[Aligned]>);
+
+impl Buffer {
+    fn zeroed(length_bytes: usize) -> Self {
+        let pages = length_bytes.div_ceil(BUFFER_ALIGNMENT_BYTES);
+        // At most one slab, a few MiB. Zeroed memory comes straight from the kernel, untouched until it is used.
+        Self(
+            Aligned::new_vec_zeroed(pages)
+                .map_or_else(|_| panic!("no memory for {length_bytes} bytes"), Vec::into_boxed_slice),
+        )
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+
+    /// The bytes, to be changed.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        self.0.as_mut_bytes()
+    }
+}
+
+impl std::fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Buffer({} bytes)", self.bytes().len())
+    }
+}
+
+/// Names one buffer of a [`Pool`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BufferId(u32);
+
+/// The buffers that one machine and its driver share.
+///
+/// A machine takes and releases buffers and fills or reads them in `handle` and `poll`. While a disk operation on
+/// a buffer is under way the driver has it on loan: touching a lent buffer is a bug and panics, so that an
+/// operation in flight can never see bytes change under it.
+#[derive(Debug, Default)]
+pub struct Pool {
+    slots: Vec<Slot>,
+    free: Vec<BufferId>,
+    taken_bytes: usize,
+}
+
+#[derive(Debug)]
+enum Slot {
+    Idle(Buffer),
+    Taken(Buffer),
+    Lent,
+}
+
+impl Pool {
+    /// Takes a buffer of `length_bytes` (rounded up to the alignment); its content is unspecified, but it is memory
+    /// that held nothing else than this machine's data.
+    ///
+    /// # Panics
+    ///
+    /// When more than 2^32 buffers exist.
+    pub fn take(&mut self, length_bytes: usize) -> BufferId {
+        let length_bytes = length_bytes.next_multiple_of(BUFFER_ALIGNMENT_BYTES);
+        let fits = |id: &BufferId| matches!(&self.slots[id.0 as usize], Slot::Idle(b) if b.bytes().len() == length_bytes);
+        let id = if let Some(at) = self.free.iter().rposition(fits) {
+            self.free.swap_remove(at)
+        } else if let Some(id) = self.free.pop() {
+            // Every idle buffer has another size: replace one, so that the pool never holds more than was in use.
+            self.slots[id.0 as usize] = Slot::Idle(Buffer::zeroed(length_bytes));
+            id
+        } else {
+            self.slots.push(Slot::Idle(Buffer::zeroed(length_bytes)));
+            BufferId(u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 buffers"))
+        };
+        let slot = &mut self.slots[id.0 as usize];
+        let Slot::Idle(buffer) = std::mem::replace(slot, Slot::Lent) else {
+            unreachable!("an idle buffer was chosen")
+        };
+        *slot = Slot::Taken(buffer);
+        self.taken_bytes += length_bytes;
+        id
+    }
+
+    /// Gives a buffer back.
+    ///
+    /// # Panics
+    ///
+    /// If it is not taken, or on loan.
+    pub fn release(&mut self, id: BufferId) {
+        let slot = &mut self.slots[id.0 as usize];
+        let Slot::Taken(buffer) = std::mem::replace(slot, Slot::Lent) else {
+            panic!("{id:?} released while not held")
+        };
+        self.taken_bytes -= buffer.bytes().len();
+        *slot = Slot::Idle(buffer);
+        self.free.push(id);
+    }
+
+    /// Bytes in buffers that are taken now.
+    #[must_use]
+    pub fn taken_bytes(&self) -> usize {
+        self.taken_bytes
+    }
+
+    /// The bytes of a taken buffer.
+    ///
+    /// # Panics
+    ///
+    /// If it is not taken, or on loan.
+    #[must_use]
+    pub fn bytes(&self, id: BufferId) -> &[u8] {
+        match &self.slots[id.0 as usize] {
+            Slot::Taken(buffer) => buffer.bytes(),
+            other => panic!("{id:?} read while {other:?}"),
+        }
+    }
+
+    /// The bytes of a taken buffer, to be changed.
+    ///
+    /// # Panics
+    ///
+    /// If it is not taken, or on loan.
+    pub fn bytes_mut(&mut self, id: BufferId) -> &mut [u8] {
+        match &mut self.slots[id.0 as usize] {
+            Slot::Taken(buffer) => buffer.bytes_mut(),
+            other => panic!("{id:?} written while {other:?}"),
+        }
+    }
+
+    /// For drivers: takes the buffer itself for a disk operation. Its memory does not move until it is given back.
+    ///
+    /// # Panics
+    ///
+    /// If it is not taken, or on loan already.
+    pub fn lend(&mut self, id: BufferId) -> Buffer {
+        match std::mem::replace(&mut self.slots[id.0 as usize], Slot::Lent) {
+            Slot::Taken(buffer) => buffer,
+            other => panic!("{id:?} lent while {other:?}"),
+        }
+    }
+
+    /// For drivers: gives a lent buffer back to the machine that holds its name.
+    ///
+    /// # Panics
+    ///
+    /// If the buffer was not lent.
+    pub fn give_back(&mut self, id: BufferId, buffer: Buffer) {
+        let slot = &mut self.slots[id.0 as usize];
+        assert!(matches!(slot, Slot::Lent), "{id:?} given back but not lent");
+        *slot = Slot::Taken(buffer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_aligned_and_reused() {
+        let mut pool = Pool::default();
+        let first = pool.take(5000);
+        assert_eq!(pool.bytes(first).len(), 8192);
+        assert_eq!(pool.bytes(first).as_ptr().align_offset(BUFFER_ALIGNMENT_BYTES), 0);
+        pool.bytes_mut(first)[0] = 7;
+        pool.release(first);
+        assert_eq!(pool.take(8192), first);
+        assert_eq!(pool.taken_bytes(), 8192);
+    }
+
+    #[test]
+    #[should_panic(expected = "read while Lent")]
+    fn a_lent_buffer_cannot_be_read() {
+        let mut pool = Pool::default();
+        let id = pool.take(4096);
+        let _on_loan = pool.lend(id);
+        let _ = pool.bytes(id);
+    }
+}
