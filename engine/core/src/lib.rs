@@ -1,4 +1,27 @@
-//! Placeholder front page; written with the machines.
+//! Sans-IO machines that save a migration stream to an image and revert a guest from it.
+//!
+//! [`SaveMachine`] and [`RevertMachine`] are [`Machine`]s: a driver tells them what happened ([`Event`]) and carries
+//! out what they want done ([`Action`]). They perform no I/O, read no clock and know no file: everything that differs
+//! between production, tests and a simulation under one seed is in the driver.
+//!
+//! * To save or revert for real, use the crate `qemu-snapshot`, which drives these machines with io_uring or threads.
+//! * To drive them yourself, read [`machine`] for the rules, take a [`Pool`], and run the loop that it describes.
+//!
+//! The wire format is the business of `migration-stream`, the file format that of `snapshot-image`.
+#![forbid(unsafe_code)]
 
+mod failure;
+mod ids;
 pub mod machine;
 pub mod pool;
+mod revert;
+mod save;
+mod steps;
+mod watch;
+mod zero;
+
+pub use failure::{Class, Failure, Unsupported, uuid_text};
+pub use machine::{Action, Completed, Event, IoError, IoId, Machine};
+pub use pool::{Buffer, BufferId, Pool};
+pub use revert::{RevertConfig, RevertMachine, RevertSummary};
+pub use save::{Progress, SaveConfig, SaveMachine, SaveSummary};

@@ -1,0 +1,166 @@
+//! Why a job failed, and which exit status that is.
+
+use crate::machine::IoError;
+use snapshot_image::ImageError;
+
+/// Whose fault a failure is: the exit status of the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// The input was read and is wrong: exit status 1.
+    InputWrong,
+    /// It could not be done (usage, I/O, an unfit image): exit status 2.
+    CouldNot,
+}
+
+/// Why a save or a revert failed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Failure {
+    /// The migration stream is wrong, or ends too early.
+    #[error("{0}")]
+    Stream(#[from] migration_stream::Error),
+    /// The stream is right, but holds something that a snapshot cannot.
+    #[error("{0}")]
+    Unsupported(#[from] Unsupported),
+    /// The image is wrong or unfit.
+    #[error("{error}")]
+    Image {
+        /// What the image crate says.
+        error: ImageError,
+        /// A save writes the image (could not), a revert reads it (the input is wrong).
+        class: Class,
+    },
+    /// The image holds a snapshot.
+    #[error("the image holds a snapshot{}; --overwrite replaces it", uuid_suffix(.uuid.as_ref()))]
+    SnapshotExists {
+        /// The snapshot's UUID, where it has one.
+        uuid: Option<[u8; 16]>,
+    },
+    /// The image holds what an interrupted save left.
+    #[error("the image holds an interrupted save; --overwrite replaces it")]
+    InterruptedSave,
+    /// An operation of the driver failed.
+    #[error("{doing}: {error}")]
+    Io {
+        /// What was being done: `write to the image`.
+        doing: &'static str,
+        /// What the operating system says.
+        error: IoError,
+    },
+    /// The peer takes no more output.
+    #[error("the destination closed the connection after {sent} bytes: {error}")]
+    PeerClosed {
+        /// How much it took.
+        sent: u64,
+        /// What the operating system says.
+        error: IoError,
+    },
+    /// The peer was silent for too long.
+    #[error("the peer was silent for {seconds} s (--timeout)")]
+    Silent {
+        /// The time allowed, in seconds.
+        seconds: u64,
+    },
+    /// SIGTERM or SIGINT.
+    #[error("interrupted by a signal; nothing was committed")]
+    Interrupted,
+    /// The driver failed before the machine ran: the image is missing, locked, not a regular file.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl Failure {
+    /// Whose fault it is.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Stream(_) | Self::Unsupported(_) => Class::InputWrong,
+            Self::Image { class, .. } => *class,
+            _ => Class::CouldNot,
+        }
+    }
+}
+
+/// What a stream may legally hold and a snapshot cannot.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unsupported {
+    /// RAM travels on other channels.
+    #[error("the source uses multifd: its RAM is not in this stream; switch the capability multifd off")]
+    Multifd,
+    /// RAM of the block is not in the stream.
+    #[error(
+        "capability x-ignore-shared: the RAM of block \"{}\" is not in the stream; switch the capability off",
+        .block.escape_ascii()
+    )]
+    IgnoreShared {
+        /// The block's name.
+        block: Vec<u8>,
+    },
+    /// The source wants to finish in postcopy.
+    #[error("offset {offset:#x}: the source switches to postcopy ({command}); a stream can be stored in precopy only")]
+    Postcopy {
+        /// Where the command stands.
+        offset: u64,
+        /// Its name.
+        command: &'static str,
+    },
+    /// COLO keeps two running guests in step; there is nothing to store.
+    #[error("offset {offset:#x}: command ENABLE_COLO cannot be stored")]
+    Colo {
+        /// Where the command stands.
+        offset: u64,
+    },
+    /// The stream ends after EOF, without a vmdesc.
+    #[error("the stream has no vmdesc, so its end cannot be verified; a source with suppress-vmdesc=on needs --no-vmdesc")]
+    NoVmdesc,
+    /// Nothing follows the RAM.
+    #[error("the stream ends without a device section")]
+    NoDevices,
+    /// A region that is kept in memory grew too large.
+    #[error("{region}: more than {limit_bytes} bytes")]
+    TooLarge {
+        /// Which one.
+        region: &'static str,
+        /// The limit, in bytes.
+        limit_bytes: u64,
+    },
+}
+
+/// Writes a UUID as everybody does: 8-4-4-4-12 hex digits.
+#[must_use]
+pub fn uuid_text(uuid: &[u8; 16]) -> String {
+    let mut text = String::with_capacity(36);
+    for (at, byte) in uuid.iter().enumerate() {
+        if matches!(at, 4 | 6 | 8 | 10) {
+            text.push('-');
+        }
+        text.push_str(&format!("{byte:02x}"));
+    }
+    text
+}
+
+fn uuid_suffix(uuid: Option<&[u8; 16]>) -> String {
+    uuid.map_or_else(String::new, |uuid| format!(" ({})", uuid_text(uuid)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_say_what_to_do() {
+        let failure = Failure::SnapshotExists { uuid: Some([0x11; 16]) };
+        assert_eq!(
+            failure.to_string(),
+            "the image holds a snapshot (11111111-1111-1111-1111-111111111111); --overwrite replaces it"
+        );
+        assert_eq!(failure.class(), Class::CouldNot);
+        let failure = Failure::from(Unsupported::IgnoreShared { block: b"pc.\x1bram".to_vec() });
+        assert_eq!(
+            failure.to_string(),
+            "capability x-ignore-shared: the RAM of block \"pc.\\x1bram\" is not in the stream; switch the capability off"
+        );
+        assert_eq!(failure.class(), Class::InputWrong);
+    }
+}

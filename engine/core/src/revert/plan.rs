@@ -1,0 +1,131 @@
+//! Walks RAM in the order of the block list and cuts it into slices: which pages exist, and where they are.
+
+use super::ring::{Slice, SlicePage};
+use crate::ids::Ids;
+use crate::machine::{Action, IoId, Piece};
+use crate::pool::{BUFFER_ALIGNMENT_BYTES, Pool};
+use snapshot_image::{GuestOffset, HostOffset, ImageError, Lookup, SnapshotReader};
+use std::ops::Range;
+
+/// The longest range of RAM that one slice covers with pages in it.
+const SLICE_BYTES: u64 = 1 << 20;
+/// The longest run of zero pages in one slice, in pages.
+const ZERO_RUN_PAGES: u64 = 1 << 16;
+/// Zero pages in between are read along if there are no more than this many bytes of them.
+const GAP_BYTES: u64 = 32 << 10;
+
+/// Where the walk stands.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    block: usize,
+    offset: u64,
+}
+
+/// The next step of the walk.
+#[derive(Debug)]
+pub(crate) enum Planned {
+    /// A slice, with its read if it has pages, and the size of its buffer.
+    Slice(Slice, Option<(IoId, Action)>, usize),
+    /// The image needs this part of its metadata first.
+    Need(HostOffset, usize),
+    /// All of RAM has been walked.
+    End,
+}
+
+impl Plan {
+    /// Cuts the next slice.
+    pub(crate) fn next(
+        &mut self,
+        reader: &mut SnapshotReader,
+        pool: &mut Pool,
+        ids: &mut Ids,
+    ) -> Result<Planned, ImageError> {
+        let layout = reader.layout();
+        let page_bytes = u64::from(layout.page_size());
+        let Some(length) = layout.blocks().get(self.block).map(|block| block.used_length) else { return Ok(Planned::End) };
+        if self.offset >= length {
+            *self = Self { block: self.block + 1, offset: 0 };
+            return self.next(reader, pool, ids);
+        }
+        let guest = layout.guest(self.block, self.offset);
+        let first_page = layout.page(guest);
+        let left = (length - self.offset) / page_bytes;
+        // Slices end at multiples of their size, so that their reads are aligned, too.
+        let in_slice = (SLICE_BYTES - guest.0 % SLICE_BYTES) / page_bytes;
+        let (present, pages) = match reader.present(first_page, left.min(in_slice))? {
+            Lookup::Need(at, length) => return Ok(Planned::Need(at, length)),
+            Lookup::Ready(present) => (present, left.min(in_slice)),
+        };
+        let mut slice = Slice { block: self.block, offset: self.offset, pages, present: Vec::new(), buffer: None };
+        if present.is_empty() {
+            slice.pages = self.zero_run(first_page, pages, left, reader)?;
+            self.offset += slice.pages * page_bytes;
+            return Ok(Planned::Slice(slice, None, 0));
+        }
+        slice.present = present
+            .iter()
+            .map(|page| SlicePage { at: u32::try_from(page.page - first_page).unwrap_or(u32::MAX), checksum: page.checksum })
+            .collect();
+        let pieces = match pieces(&slice.present, page_bytes, guest, reader)? {
+            Lookup::Need(at, length) => return Ok(Planned::Need(at, length)),
+            Lookup::Ready(pieces) => pieces,
+        };
+        let buffer_bytes = usize::try_from(pages * page_bytes).unwrap_or(usize::MAX).next_multiple_of(BUFFER_ALIGNMENT_BYTES);
+        let buffer = pool.take(buffer_bytes);
+        slice.buffer = Some(buffer);
+        self.offset += pages * page_bytes;
+        let id = ids.next();
+        Ok(Planned::Slice(slice, Some((id, Action::Read { id, buffer, pieces })), buffer_bytes))
+    }
+
+    /// Prolongs a run of zero pages over the following slices, as far as that is known without reading.
+    fn zero_run(&self, first: u64, pages: u64, left: u64, reader: &mut SnapshotReader) -> Result<u64, ImageError> {
+        let mut run = pages;
+        while run < left.min(ZERO_RUN_PAGES) {
+            let more = (left - run).min(pages.max(1));
+            match reader.present(first + run, more)? {
+                Lookup::Ready(present) if present.is_empty() => run += more,
+                _ => break,
+            }
+        }
+        Ok(run)
+    }
+}
+
+/// The reads that bring the present pages of a slice at `guest` to their places.
+fn pieces(
+    present: &[SlicePage],
+    page_bytes: u64,
+    guest: GuestOffset,
+    reader: &mut SnapshotReader,
+) -> Result<Lookup<Vec<Piece>>, ImageError> {
+    let align = BUFFER_ALIGNMENT_BYTES as u64;
+    let mut runs: Vec<Range<u64>> = Vec::new();
+    for page in present {
+        let start = u64::from(page.at) * page_bytes;
+        let (start, end) = (start - start % align, (start + page_bytes).next_multiple_of(align));
+        match runs.last_mut() {
+            Some(run) if start <= run.end + GAP_BYTES => run.end = end,
+            _ => runs.push(start..end),
+        }
+    }
+    let mut pieces: Vec<Piece> = Vec::new();
+    for run in runs {
+        let extents = match reader.map(GuestOffset(guest.0 + run.start), run.end - run.start)? {
+            Lookup::Need(at, length) => return Ok(Lookup::Need(at, length)),
+            Lookup::Ready(extents) => extents,
+        };
+        for extent in extents {
+            let Some(host) = extent.host else { continue };
+            let start = usize::try_from(extent.guest.0 - guest.0).unwrap_or(usize::MAX);
+            let range = start..start + usize::try_from(extent.length).unwrap_or(usize::MAX);
+            match pieces.last_mut() {
+                Some(last) if last.range.end == range.start && last.at.0 + (last.range.len() as u64) == host.0 => {
+                    last.range.end = range.end;
+                }
+                _ => pieces.push(Piece { at: host, range }),
+            }
+        }
+    }
+    Ok(Lookup::Ready(pieces))
+}

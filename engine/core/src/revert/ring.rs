@@ -1,0 +1,103 @@
+//! Slices of RAM on their way from the disk to the destination.
+//!
+//! Many reads are under way at once and complete in any order; slices leave in theirs. A slice is a range of one RAM
+//! block, with a buffer that holds its non-zero pages at their places. Its buffer goes back to the pool when the
+//! channel has taken the last byte of it.
+
+use crate::machine::IoId;
+use crate::pool::{BufferId, Pool};
+use std::collections::VecDeque;
+
+/// A page that a slice holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SlicePage {
+    /// Its place in the slice, in pages.
+    pub(crate) at: u32,
+    /// Its checksum, where the image has them.
+    pub(crate) checksum: Option<u32>,
+}
+
+/// A range of one RAM block.
+#[derive(Debug)]
+pub(crate) struct Slice {
+    /// Index in the block list.
+    pub(crate) block: usize,
+    /// Byte offset in the block.
+    pub(crate) offset: u64,
+    /// Its length in pages, zero pages included.
+    pub(crate) pages: u64,
+    /// Pages to be read, ascending; all others are zero.
+    pub(crate) present: Vec<SlicePage>,
+    /// Holds the pages at their places; none if there is nothing to read.
+    pub(crate) buffer: Option<BufferId>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    slice: Slice,
+    reading: Option<IoId>,
+}
+
+/// The slices under way, in the order in which they leave.
+#[derive(Debug, Default)]
+pub(crate) struct Ring {
+    entries: VecDeque<Entry>,
+    held_bytes: usize,
+    /// Buffers that the channel still has to take, with the position in the output at which it has.
+    leaving: VecDeque<(u64, BufferId, usize)>,
+}
+
+impl Ring {
+    /// Bytes in buffers, being read or leaving.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
+    /// Reads under way.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.entries.iter().filter(|entry| entry.reading.is_some()).count()
+    }
+
+    /// No slice is here, and no buffer is out.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.leaving.is_empty()
+    }
+
+    /// Appends a slice whose read, if any, has been started.
+    pub(crate) fn push(&mut self, slice: Slice, reading: Option<IoId>, buffer_bytes: usize) {
+        self.held_bytes += buffer_bytes;
+        self.entries.push_back(Entry { slice, reading });
+    }
+
+    /// Takes note of a completed read; false if it is none of these.
+    pub(crate) fn done(&mut self, id: IoId) -> bool {
+        match self.entries.iter_mut().find(|entry| entry.reading == Some(id)) {
+            Some(entry) => {
+                entry.reading = None;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The next slice in order, if its read is complete.
+    pub(crate) fn pop_ready(&mut self) -> Option<Slice> {
+        if self.entries.front()?.reading.is_some() {
+            return None;
+        }
+        self.entries.pop_front().map(|entry| entry.slice)
+    }
+
+    /// `buffer` may go back when the channel has taken everything before `position`.
+    pub(crate) fn release_at(&mut self, position: u64, buffer: BufferId, pool: &Pool) {
+        self.leaving.push_back((position, buffer, pool.bytes(buffer).len()));
+    }
+
+    /// The channel has taken everything before `position`.
+    pub(crate) fn sent(&mut self, position: u64, pool: &mut Pool) {
+        while let Some((_, buffer, bytes)) = self.leaving.pop_front_if(|(end, ..)| *end <= position) {
+            pool.release(buffer);
+            self.held_bytes -= bytes;
+        }
+    }
+}

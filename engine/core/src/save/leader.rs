@@ -1,0 +1,93 @@
+//! What of a stream is kept as it is: the leader and the third region.
+
+use crate::failure::Unsupported;
+use migration_stream::{Record, SectionId, put_ram_blocks};
+
+/// The most bytes of leader, and of third region, that are kept in memory.
+const REGION_LIMIT_BYTES: u64 = 64 << 20;
+
+/// The section id and idstr of the RAM section.
+pub(crate) const RAM_IDSTR: &[u8] = b"ram";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Region {
+    Leader,
+    Third,
+    /// RAM records outside its START section: they become pages in the image.
+    Ram,
+}
+
+/// Collects the bytes of everything that is replayed as it came, region by region.
+#[derive(Debug)]
+pub(crate) struct Leader {
+    /// File header, configuration, early devices, START sections; no commands.
+    pub(crate) bytes: Vec<u8>,
+    /// PART and END sections of iterables other than `ram`.
+    pub(crate) third: Vec<u8>,
+    /// Where the RAM section's START stands in `bytes`.
+    pub(crate) ram_start: Option<u64>,
+    /// The RAM section's START is the last thing in `bytes`.
+    pub(crate) ram_start_is_last: bool,
+    ram_id: Option<SectionId>,
+    region: Region,
+}
+
+impl Leader {
+    pub(crate) fn new() -> Self {
+        Self {
+            bytes: Vec::new(),
+            third: Vec::new(),
+            ram_start: None,
+            ram_start_is_last: false,
+            ram_id: None,
+            region: Region::Leader,
+        }
+    }
+
+    /// Takes note of a record, whose bytes are `raw`.
+    pub(crate) fn record(&mut self, record: &Record<'_>, raw: &[u8]) -> Result<(), Unsupported> {
+        match record {
+            Record::SectionStart(header) => {
+                self.region = Region::Leader;
+                self.ram_start_is_last = header.idstr == RAM_IDSTR;
+                if self.ram_start_is_last {
+                    self.ram_start = Some(self.bytes.len() as u64);
+                    self.ram_id = Some(header.section_id);
+                }
+            }
+            Record::SectionPart(id) | Record::SectionEnd(id) => {
+                self.region = if Some(*id) == self.ram_id { Region::Ram } else { Region::Third };
+            }
+            Record::RamBlocks(list) => {
+                // The host page size is there for postcopy only (ms 4.2 A); a precopy destination that was not told
+                // of postcopy would not expect it. The image's block table keeps it.
+                let mut plain = list.clone();
+                plain.blocks.iter_mut().for_each(|block| block.host_page_size = None);
+                put_ram_blocks(&mut self.bytes, &plain);
+                return self.check_limits();
+            }
+            Record::Command(_)
+            | Record::RamPage { .. }
+            | Record::RamZero { .. }
+            | Record::RamXbzrle { .. }
+            | Record::RamCompressed { .. }
+            | Record::RamMultifdFlush => return Ok(()),
+            _ => {}
+        }
+        match self.region {
+            Region::Leader => self.bytes.extend_from_slice(raw),
+            Region::Third => self.third.extend_from_slice(raw),
+            Region::Ram => {}
+        }
+        self.check_limits()
+    }
+
+    fn check_limits(&self) -> Result<(), Unsupported> {
+        for (region, bytes) in [("the sections before RAM", &self.bytes), ("iterables other than RAM", &self.third)] {
+            if bytes.len() as u64 > REGION_LIMIT_BYTES {
+                return Err(Unsupported::TooLarge { region, limit_bytes: REGION_LIMIT_BYTES });
+            }
+        }
+        Ok(())
+    }
+}

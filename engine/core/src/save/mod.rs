@@ -1,0 +1,432 @@
+//! Saves a migration stream into an image.
+//!
+//! # The way of a save
+//!
+//! 1. *Inspect*: what does the image hold? ([`target`])
+//! 2. *Stream*: leader and third region are kept ([`leader`]), pages gather in slabs and go to disk ([`store`],
+//!    [`slabs`]). With the block list the layout is known, and the image is marked "save in progress".
+//! 3. *Settle*, at the first device section: RAM is complete. The input stands still while every page is written, the
+//!    VM state's space is reserved by writing it, and all is made durable. A full disk shows here at the latest, while
+//!    the source still has bytes to send, so that it sees the failure (ms 17).
+//! 4. *Tail*: device sections, EOF and vmdesc are taken in, and verified when the stream ends.
+//! 5. *Seal*: tail, root, headers; the commit protocol is the image's. A new file is renamed over the old one.
+//! 6. *Answer*: SHUT on the return path, if the source opened one; then the end.
+//!
+//! # After an error
+//!
+//! QEMU never looks at an exit status, and 7.2 freezes the guest if the reader dies in the middle of a background
+//! snapshot. So a live stream is *drained*: understood and dropped up to the first device section, where the end of
+//! this machine makes the source's migration fail and does not hurt its guest.
+
+mod coverage;
+mod intake;
+mod leader;
+mod slabs;
+mod store;
+mod stream;
+mod tail;
+mod target;
+
+use crate::failure::{Class, Failure, Unsupported};
+use crate::ids::Ids;
+use crate::machine::{Action, Completed, Event, Header, IoError, IoId, Machine};
+use crate::pool::Pool;
+use crate::steps::StepRunner;
+use crate::watch::Watch;
+use coverage::Coverage;
+use intake::Intake;
+use leader::Leader;
+pub(crate) use leader::RAM_IDSTR;
+use migration_stream::{Decoder, put_shut};
+use snapshot_image::{Geometry, Identity, ImageError};
+use std::collections::VecDeque;
+use store::{PageUpdate, Store};
+use tail::Tail;
+use target::{Found, Target, TargetFinder};
+
+/// When no more than this much RAM has not been seen yet, the end may be near: the writer is held back from now on.
+const NEAR_THE_END_BYTES: u64 = 16 << 20;
+
+/// What a save is told from outside.
+#[derive(Debug, Clone)]
+pub struct SaveConfig {
+    /// Page size and limits.
+    pub stream: migration_stream::Options,
+    /// The stream may end after EOF (`suppress-vmdesc=on`).
+    pub no_vmdesc: bool,
+    /// Length in bytes of the image file, if there is one.
+    pub existing_length_bytes: Option<u64>,
+    /// How to create an image where there is none.
+    pub create: Option<Geometry>,
+    /// A snapshot in the image may be replaced.
+    pub overwrite: bool,
+    /// The input is a pipe or a socket with a source behind it, which must be drained after an error.
+    pub live: bool,
+    /// Something can be sent back to the source.
+    pub can_answer: bool,
+    /// UUID and time of the snapshot.
+    pub identity: Identity,
+    /// Memory for slabs, in bytes.
+    pub memory_bytes: usize,
+    /// The longest wait for the source, in milliseconds.
+    pub timeout_ms: Option<u64>,
+}
+
+/// What was saved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SaveSummary {
+    /// UUID of the snapshot.
+    pub uuid: [u8; 16],
+    /// Length of the stream in bytes.
+    pub stream_bytes: u64,
+    /// RAM, in bytes: all blocks together.
+    pub ram_bytes: u64,
+    /// Pages in the image; all others are zero.
+    pub nonzero_pages: u64,
+    /// Bytes of a page.
+    pub page_bytes: u64,
+    /// PAGE records, repeats counted.
+    pub normal_pages: u64,
+    /// The source could not have seen a failure: a socket without a return path.
+    pub source_could_not_see: bool,
+}
+
+/// How far a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// Bytes of RAM done (zero pages too).
+    pub done_bytes: u64,
+    /// Bytes of RAM in all; 0 while that is not known.
+    pub total_bytes: u64,
+    /// Bytes that went through the channel.
+    pub channel_bytes: u64,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Inspect(TargetFinder),
+    CreateTemporary(IoId, Geometry),
+    Stream,
+    /// Pages are being written; then the reserve's steps.
+    Settle { reserving: bool },
+    Tail,
+    Seal,
+    Publish(IoId),
+    /// Everything is durable, or failed; answers are on their way.
+    Answer,
+    Finished,
+}
+
+/// Saves one migration stream into one image.
+#[derive(Debug)]
+pub struct SaveMachine {
+    config: SaveConfig,
+    phase: Phase,
+    target: Option<Target>,
+    new_file: bool,
+    decoder: Decoder,
+    intake: Intake,
+    leader: Leader,
+    coverage: Option<Coverage>,
+    store: Option<Store>,
+    deferred: Option<PageUpdate>,
+    tail: Tail,
+    steps: StepRunner,
+    ids: Ids,
+    actions: VecDeque<Action>,
+    unsent_bytes: u64,
+    return_path: bool,
+    holding: bool,
+    nonzero_pages: u64,
+    failure: Option<Failure>,
+    /// The failure ends the job now: nothing is drained.
+    ending: bool,
+    watch: Watch,
+}
+
+impl SaveMachine {
+    /// A save as `config` says.
+    #[must_use]
+    pub fn new(config: SaveConfig) -> Self {
+        let (phase, target) = match (config.existing_length_bytes, config.create) {
+            (Some(length), _) => (Phase::Inspect(TargetFinder::new(length, config.overwrite)), None),
+            (None, Some(geometry)) => (Phase::Stream, Some(Target::NewFile(geometry))),
+            (None, None) => (Phase::Stream, None),
+        };
+        let mut machine = Self {
+            decoder: Decoder::new(config.stream.clone()),
+            tail: Tail::new(config.no_vmdesc),
+            phase,
+            target,
+            new_file: false,
+            intake: Intake::default(),
+            leader: Leader::new(),
+            coverage: None,
+            store: None,
+            deferred: None,
+            steps: StepRunner::default(),
+            ids: Ids::default(),
+            actions: VecDeque::new(),
+            unsent_bytes: 0,
+            return_path: false,
+            holding: false,
+            nonzero_pages: 0,
+            failure: None,
+            ending: false,
+            watch: Watch::new(config.timeout_ms),
+            config,
+        };
+        if let (Phase::Stream, Some(Target::NewFile(geometry))) = (&machine.phase, &machine.target) {
+            machine.phase = Phase::CreateTemporary(IoId(0), *geometry);
+        }
+        machine
+    }
+
+    /// A save that has failed already, for an error found before it could begin: drains the source, so that it does
+    /// not hurt the guest, and reports `failure`.
+    #[must_use]
+    pub fn refusing(config: SaveConfig, failure: Failure) -> Self {
+        let mut machine = Self::new(config);
+        machine.phase = Phase::Stream;
+        machine.ending = !machine.config.live;
+        machine.failure = Some(failure);
+        machine
+    }
+
+    /// How it ended, after [`Action::Finish`].
+    ///
+    /// # Errors
+    ///
+    /// Why nothing was saved.
+    pub fn outcome(&self) -> Result<SaveSummary, Failure> {
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone());
+        }
+        let page_bytes = u64::from(self.decoder.page_size());
+        Ok(SaveSummary {
+            uuid: self.config.identity.uuid,
+            stream_bytes: self.intake.received_bytes,
+            ram_bytes: self.coverage.as_ref().map_or(0, Coverage::total_pages) * page_bytes,
+            nonzero_pages: self.nonzero_pages,
+            page_bytes,
+            normal_pages: self.store.as_ref().map_or(0, |store| store.normal_pages),
+            source_could_not_see: self.config.can_answer && !self.return_path,
+        })
+    }
+
+    /// How far it is.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        let page_bytes = u64::from(self.decoder.page_size());
+        let coverage = self.coverage.as_ref();
+        Progress {
+            done_bytes: coverage.map_or(0, Coverage::seen_pages) * page_bytes,
+            total_bytes: coverage.map_or(0, Coverage::total_pages) * page_bytes,
+            channel_bytes: self.intake.received_bytes,
+        }
+    }
+
+    fn in_flight(&self) -> usize {
+        let inspecting = if let Phase::Inspect(finder) = &self.phase { finder.in_flight() } else { 0 };
+        let single = usize::from(matches!(self.phase, Phase::Publish(_)));
+        inspecting + single + self.steps.in_flight() + self.store.as_ref().map_or(0, Store::in_flight)
+    }
+
+    /// Something went wrong: nothing more is stored. The first failure is the one that is reported.
+    fn fail(&mut self, failure: Failure, pool: &mut Pool) {
+        let cannot_drain = !self.config.live
+            || matches!(failure, Failure::Stream(_) | Failure::Interrupted | Failure::Silent { .. })
+            || self.intake.ended
+            || matches!(self.phase, Phase::Settle { .. } | Phase::Tail | Phase::Seal | Phase::Publish(_) | Phase::Answer);
+        self.failure.get_or_insert(failure);
+        self.steps.abandon();
+        self.deferred = None;
+        if let Some(store) = &mut self.store {
+            store.abandon(pool);
+        }
+        if cannot_drain {
+            self.ending = true;
+        } else if matches!(self.phase, Phase::Inspect(_) | Phase::CreateTemporary(..)) {
+            self.phase = Phase::Stream;
+        }
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        self.unsent_bytes += bytes.len() as u64;
+        self.actions.push_back(Action::Send { header: Header::from(bytes), body: None });
+    }
+
+    /// Goes on as far as possible without waiting; false when only an event can help.
+    fn advance(&mut self, pool: &mut Pool) -> Result<bool, Failure> {
+        match &mut self.phase {
+            Phase::Inspect(finder) => match finder.poll(pool, &mut self.ids)? {
+                Some(Found::Action(action)) => self.actions.push_back(action),
+                Some(Found::Target(Target::NewFile(geometry))) => {
+                    self.phase = Phase::CreateTemporary(IoId(0), geometry);
+                }
+                Some(Found::Target(target)) => {
+                    self.target = Some(target);
+                    self.phase = Phase::Stream;
+                }
+                None => return Ok(false),
+            },
+            Phase::CreateTemporary(id, _) if *id == IoId(0) => {
+                *id = self.ids.next();
+                self.actions.push_back(Action::CreateTemporary { id: *id });
+            }
+            Phase::CreateTemporary(..) | Phase::Publish(_) | Phase::Finished => return Ok(false),
+            Phase::Stream => return self.advance_stream(pool),
+            Phase::Settle { reserving: false } => {
+                let Some(store) = self.store.as_mut().filter(|store| store.is_idle()) else { return Ok(false) };
+                self.nonzero_pages = store.index.nonzero_pages();
+                let vm_state = self.leader.vm_state(store, self.decoder.blocks(), &self.decoder, &self.config.identity);
+                let steps = store.writer.reserve(vm_state, &store.index, tail::FIRST_CAPACITY_BYTES);
+                self.steps.start(steps.map_err(could_not)?);
+                self.phase = Phase::Settle { reserving: true };
+            }
+            Phase::Settle { reserving: true } => {
+                if !self.steps.is_done() {
+                    return Ok(false);
+                }
+                self.phase = Phase::Tail;
+            }
+            Phase::Tail => return self.advance_tail(pool),
+            Phase::Seal => {
+                if !self.steps.is_done() {
+                    return Ok(false);
+                }
+                if self.new_file {
+                    let id = self.ids.next();
+                    self.actions.push_back(Action::Publish { id });
+                    self.phase = Phase::Publish(id);
+                } else {
+                    self.answer(0);
+                }
+            }
+            Phase::Answer => {
+                if self.unsent_bytes > 0 {
+                    return Ok(false);
+                }
+                self.phase = Phase::Finished;
+                self.actions.push_back(Action::Finish);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Tells the source how it ended, where it listens.
+    fn answer(&mut self, status: u32) {
+        if self.return_path && self.config.can_answer {
+            let mut bytes = Vec::new();
+            put_shut(&mut bytes, status);
+            self.send(&bytes);
+        }
+        self.phase = Phase::Answer;
+    }
+}
+
+impl Machine for SaveMachine {
+    fn handle(&mut self, event: Event<'_>, pool: &mut Pool) {
+        match event {
+            Event::Tick { now_ms } => match self.watch.tick(now_ms, self.intake.is_reading()) {
+                Ok(wake) => self.actions.extend(wake),
+                Err(failure) => self.fail(failure, pool),
+            },
+            Event::Input { bytes } => {
+                self.watch.heard();
+                self.intake.arrived(bytes);
+            }
+            Event::InputEnd => self.intake.stopped(),
+            Event::InputFailed(error) => {
+                self.intake.stopped();
+                self.fail(Failure::Io { doing: "read the stream", error }, pool);
+            }
+            Event::Done { id, result } => self.done(id, result, pool),
+            Event::Sent { bytes } => self.unsent_bytes = self.unsent_bytes.saturating_sub(bytes),
+            // A source that does not listen any more cannot be told; whether it is durable does not depend on it.
+            Event::OutputFailed(_) => {
+                self.unsent_bytes = 0;
+                self.config.can_answer = false;
+            }
+            Event::Answer(_) | Event::AnswerEnd => {}
+            Event::Interrupted => self.fail(Failure::Interrupted, pool),
+        }
+    }
+
+    fn poll(&mut self, pool: &mut Pool) -> Option<Action> {
+        loop {
+            if let Some(action) = self.actions.pop_front() {
+                return Some(action);
+            }
+            if matches!(self.phase, Phase::Finished) {
+                return None;
+            }
+            let result = if self.ending && !matches!(self.phase, Phase::Answer) {
+                if self.in_flight() > 0 {
+                    return None;
+                }
+                self.answer(1);
+                Ok(true)
+            } else {
+                self.advance(pool)
+            };
+            match result.and_then(|advanced| Ok((advanced, self.poll_disk(pool)?))) {
+                Ok((_, Some(action))) => return Some(action),
+                Ok((true, None)) => {}
+                Ok((false, None)) => return self.actions.pop_front(),
+                Err(failure) => self.fail(failure, pool),
+            }
+        }
+    }
+}
+
+impl SaveMachine {
+    fn poll_disk(&mut self, pool: &mut Pool) -> Result<Option<Action>, Failure> {
+        if self.failure.is_some() {
+            return Ok(None);
+        }
+        if let Some(store) = &mut self.store
+            && let Some(action) = store.poll(pool, &mut self.ids)?
+        {
+            return Ok(Some(action));
+        }
+        Ok(self.steps.poll(pool, &mut self.ids))
+    }
+
+    fn done(&mut self, id: IoId, result: Result<Completed, IoError>, pool: &mut Pool) {
+        let doing = match &mut self.phase {
+            Phase::Inspect(finder) => {
+                finder.done(id, result.as_ref().ok().cloned(), pool);
+                "read the image"
+            }
+            Phase::CreateTemporary(creating, geometry) if *creating == id => {
+                self.target = Some(Target::NewFile(*geometry));
+                self.new_file = true;
+                self.phase = Phase::Stream;
+                "create a new file beside the image"
+            }
+            Phase::Publish(publishing) if *publishing == id => {
+                if result.is_ok() {
+                    self.answer(0);
+                } else {
+                    self.phase = Phase::Seal;
+                }
+                "rename the new file over the image"
+            }
+            _ => {
+                let of_store = self.store.as_mut().is_some_and(|store| store.done(id, pool));
+                if !of_store {
+                    self.steps.done(id, result.as_ref().map(|_| ()), pool);
+                }
+                "write to the image"
+            }
+        };
+        if let Err(error) = result {
+            self.fail(Failure::Io { doing, error }, pool);
+        }
+    }
+}
+
+fn could_not(error: ImageError) -> Failure {
+    Failure::Image { error, class: Class::CouldNot }
+}

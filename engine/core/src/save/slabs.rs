@@ -1,0 +1,334 @@
+//! Pages gathered into slabs before they are written.
+//!
+//! QEMU sends pages one by one, in any order and any number of times; a disk wants few and large writes. A *slab* is a
+//! range of the virtual disk of one cluster, at least [`MIN_SLAB_BYTES`]. Pages collect in a slab's buffer; a full
+//! slab is written at once, others when room is needed. What a slab wrote can be read back: an XBZRLE delta needs the
+//! page before it, and pages smaller than a disk block share theirs with neighbours.
+
+use crate::ids::Ids;
+use crate::machine::{Action, IoId, Piece};
+use crate::pool::{BUFFER_ALIGNMENT_BYTES, BufferId, Pool};
+use snapshot_image::{GuestOffset, HostOffset, ImageError, SnapshotWriter};
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+
+/// Slabs are at least this large: measured, coalescing to 1 MiB matters more to a save than anything else.
+const MIN_SLAB_BYTES: u64 = 1 << 20;
+/// In a cluster that was never written, gaps up to this size are written as zeros rather than split a write in two.
+const GAP_BYTES: usize = 64 << 10;
+
+/// One bit per page of a slab.
+#[derive(Debug)]
+struct PageSet {
+    words: Box<[u64]>,
+    count: usize,
+}
+
+impl PageSet {
+    fn new(pages: usize) -> Self {
+        Self { words: vec![0; pages.div_ceil(64)].into(), count: 0 }
+    }
+
+    fn contains(&self, page: usize) -> bool {
+        self.words[page / 64] >> (page % 64) & 1 == 1
+    }
+
+    fn insert(&mut self, page: usize) {
+        let bit = 1 << (page % 64);
+        self.count += usize::from(self.words[page / 64] & bit == 0);
+        self.words[page / 64] |= bit;
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Pages may be put in.
+    Open,
+    /// Waits for, or is in, a write; its buffer is the disk's.
+    Writing,
+    /// Waits for, or is in, a read of what it wrote earlier into the second buffer.
+    Loading(BufferId),
+}
+
+#[derive(Debug)]
+struct Slab {
+    buffer: BufferId,
+    /// Pages whose content is in the buffer.
+    valid: PageSet,
+    state: State,
+    /// The rest of the slab was read back: it is whole without having been sent whole.
+    loaded: bool,
+    last_use: u64,
+}
+
+/// A place for one page in a slab's buffer, or a reason to wait.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Put the page here, then call [`Slabs::stored`].
+    Ready(BufferId, Range<usize>),
+    /// Ask again after the next completion.
+    Wait,
+}
+
+/// The slabs in memory, and which ones are on disk.
+#[derive(Debug)]
+pub(crate) struct Slabs {
+    slab_bytes: u64,
+    page_bytes: usize,
+    cluster_bytes: u64,
+    limit: usize,
+    cached: HashMap<u64, Slab>,
+    on_disk: Vec<u64>,
+    queue: VecDeque<u64>,
+    in_flight: HashMap<IoId, u64>,
+    clock: u64,
+}
+
+impl Slabs {
+    /// Slabs for clusters of `cluster_bytes`, in about `memory_bytes`.
+    pub(crate) fn new(page_bytes: u32, cluster_bytes: u64, memory_bytes: usize) -> Self {
+        let slab_bytes = cluster_bytes.max(MIN_SLAB_BYTES);
+        Self {
+            slab_bytes,
+            page_bytes: page_bytes as usize,
+            cluster_bytes,
+            limit: usize::try_from(memory_bytes as u64 / slab_bytes).unwrap_or(usize::MAX).max(4),
+            cached: HashMap::new(),
+            on_disk: Vec::new(),
+            queue: VecDeque::new(),
+            in_flight: HashMap::new(),
+            clock: 0,
+        }
+    }
+
+    fn slab_len(&self) -> usize {
+        // A slab is a few MiB at the most.
+        usize::try_from(self.slab_bytes).unwrap_or(usize::MAX)
+    }
+
+    fn is_on_disk(&self, slab: u64) -> bool {
+        usize::try_from(slab / 64).ok().and_then(|at| self.on_disk.get(at)).is_some_and(|word| word >> (slab % 64) & 1 == 1)
+    }
+
+    fn set_on_disk(&mut self, slab: u64) {
+        if let Ok(at) = usize::try_from(slab / 64) {
+            if at >= self.on_disk.len() {
+                self.on_disk.resize(at + 1, 0);
+            }
+            self.on_disk[at] |= 1 << (slab % 64);
+        }
+    }
+
+    /// Where the page at `guest` goes. With `content`, the place holds the page's present content.
+    pub(crate) fn place(&mut self, pool: &mut Pool, guest: GuestOffset, content: bool) -> Place {
+        let number = guest.0 / self.slab_bytes;
+        let start = usize::try_from(guest.0 % self.slab_bytes).unwrap_or(0);
+        let range = start..start + self.page_bytes;
+        let page = start / self.page_bytes;
+        self.clock += 1;
+        if !self.cached.contains_key(&number) && !self.open(pool, number) {
+            return Place::Wait;
+        }
+        let on_disk = self.is_on_disk(number);
+        let (clock, length) = (self.clock, self.slab_len());
+        let small_pages = self.page_bytes < BUFFER_ALIGNMENT_BYTES;
+        let Some(slab) = self.cached.get_mut(&number) else { return Place::Wait };
+        slab.last_use = clock;
+        if slab.state != State::Open {
+            return Place::Wait;
+        }
+        if !slab.valid.contains(page) {
+            if on_disk && (content || small_pages) {
+                slab.state = State::Loading(pool.take(length));
+                self.queue.push_back(number);
+                return Place::Wait;
+            }
+            if content {
+                pool.bytes_mut(slab.buffer)[range.clone()].fill(0);
+            }
+        }
+        Place::Ready(slab.buffer, range)
+    }
+
+    /// Opens a slab if there is room; else, and when room gets short, sends the longest unused one to disk.
+    fn open(&mut self, pool: &mut Pool, number: u64) -> bool {
+        let open = self.cached.values().filter(|slab| slab.state == State::Open).count();
+        if open > self.limit / 2
+            && let Some((&oldest, _)) =
+                self.cached.iter().filter(|(_, slab)| slab.state == State::Open).min_by_key(|(_, slab)| slab.last_use)
+        {
+            self.request_write(oldest);
+        }
+        if self.cached.len() >= self.limit {
+            return false;
+        }
+        let slab = Slab {
+            buffer: pool.take(self.slab_len()),
+            valid: PageSet::new(self.slab_len() / self.page_bytes),
+            state: State::Open,
+            loaded: false,
+            last_use: self.clock,
+        };
+        self.cached.insert(number, slab);
+        true
+    }
+
+    fn request_write(&mut self, number: u64) {
+        if let Some(slab) = self.cached.get_mut(&number)
+            && slab.state == State::Open
+        {
+            slab.state = State::Writing;
+            self.queue.push_back(number);
+        }
+    }
+
+    /// The page at `guest` has been put into its place.
+    pub(crate) fn stored(&mut self, guest: GuestOffset) {
+        let number = guest.0 / self.slab_bytes;
+        let page = usize::try_from(guest.0 % self.slab_bytes).unwrap_or(0) / self.page_bytes;
+        let pages = self.slab_len() / self.page_bytes;
+        if let Some(slab) = self.cached.get_mut(&number) {
+            slab.valid.insert(page);
+            if slab.valid.count == pages && !slab.loaded {
+                self.request_write(number);
+            }
+        }
+    }
+
+    /// Sends every slab to disk.
+    pub(crate) fn flush(&mut self) {
+        let open: Vec<u64> = self.cached.iter().filter(|(_, slab)| slab.state == State::Open).map(|(&n, _)| n).collect();
+        open.into_iter().for_each(|number| self.request_write(number));
+    }
+
+    /// Nothing is in memory or under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.cached.is_empty()
+    }
+
+    /// Operations under way.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// Forgets every page that is not in the hands of the disk: the save has failed.
+    pub(crate) fn abandon(&mut self, pool: &mut Pool) {
+        self.queue.clear();
+        let busy: Vec<u64> = self.in_flight.values().copied().collect();
+        self.cached.retain(|number, slab| {
+            if busy.contains(number) {
+                return true;
+            }
+            pool.release(slab.buffer);
+            if let State::Loading(second) = slab.state {
+                pool.release(second);
+            }
+            false
+        });
+    }
+
+    /// The next disk operation that may start.
+    pub(crate) fn poll(
+        &mut self,
+        pool: &mut Pool,
+        writer: &mut SnapshotWriter,
+        ids: &mut Ids,
+    ) -> Result<Option<Action>, ImageError> {
+        while let Some(number) = self.queue.pop_front() {
+            let Some(slab) = self.cached.get(&number) else { continue };
+            let id = ids.next();
+            let action = if let State::Loading(buffer) = slab.state {
+                // Every cluster of a slab on disk that was never written reads as the zeros it stands for; asking for
+                // its place allocates it, which small pages and XBZRLE (old, rare) can afford.
+                let pieces = pieces(writer, number * self.slab_bytes, self.cluster_bytes, vec![0..self.slab_len()])?;
+                Action::Read { id, buffer, pieces }
+            } else {
+                let fresh = !self.is_on_disk(number);
+                let buffer = slab.buffer;
+                let runs = runs(slab, self.page_bytes, self.slab_len(), fresh.then_some(pool.bytes_mut(buffer)));
+                let pieces = pieces(writer, number * self.slab_bytes, self.cluster_bytes, runs)?;
+                self.set_on_disk(number);
+                Action::Write { id, buffer, pieces }
+            };
+            self.in_flight.insert(id, number);
+            return Ok(Some(action));
+        }
+        Ok(None)
+    }
+
+    /// Takes note of a completion that went well; false if the operation is not one of these.
+    pub(crate) fn done(&mut self, id: IoId, pool: &mut Pool) -> bool {
+        let Some(number) = self.in_flight.remove(&id) else { return false };
+        let page_bytes = self.page_bytes;
+        let pages = self.slab_len() / page_bytes;
+        if let Some(slab) = self.cached.get_mut(&number) {
+            if let State::Loading(second) = slab.state {
+                let (from, to) = pool.pair(second, slab.buffer);
+                for page in (0..pages).filter(|&page| !slab.valid.contains(page)) {
+                    let range = page * page_bytes..(page + 1) * page_bytes;
+                    to[range.clone()].copy_from_slice(&from[range]);
+                }
+                (0..pages).for_each(|page| slab.valid.insert(page));
+                pool.release(second);
+                slab.state = State::Open;
+                slab.loaded = true;
+            } else {
+                pool.release(slab.buffer);
+                self.cached.remove(&number);
+            }
+        }
+        true
+    }
+}
+
+/// The byte ranges of a slab's buffer to be written. In a slab that was never on disk (`fresh` is its buffer) what lies
+/// between valid pages is zero: small gaps are filled, and so is the rest of a disk block.
+fn runs(slab: &Slab, page_bytes: usize, slab_len: usize, fresh: Option<&mut [u8]>) -> Vec<Range<usize>> {
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    let gap = if fresh.is_some() { GAP_BYTES } else { 0 };
+    for page in (0..slab_len / page_bytes).filter(|&page| slab.valid.contains(page)) {
+        let start = page * page_bytes;
+        match runs.last_mut() {
+            Some(run) if start - run.end <= gap => run.end = start + page_bytes,
+            _ => runs.push(start..start + page_bytes),
+        }
+    }
+    for run in &mut runs {
+        run.start -= run.start % BUFFER_ALIGNMENT_BYTES;
+        run.end = run.end.next_multiple_of(BUFFER_ALIGNMENT_BYTES);
+    }
+    if let Some(bytes) = fresh {
+        for page in 0..slab_len / page_bytes {
+            let range = page * page_bytes..(page + 1) * page_bytes;
+            if !slab.valid.contains(page) && runs.iter().any(|run| run.start <= range.start && range.end <= run.end) {
+                bytes[range].fill(0);
+            }
+        }
+    }
+    runs
+}
+
+/// Maps ranges of a slab's buffer to the image file, cluster by cluster; neighbours in both become one piece.
+fn pieces(
+    writer: &mut SnapshotWriter,
+    slab_start: u64,
+    cluster_bytes: u64,
+    runs: Vec<Range<usize>>,
+) -> Result<Vec<Piece>, ImageError> {
+    let mut pieces: Vec<Piece> = Vec::new();
+    for run in runs {
+        let mut start = run.start;
+        while start < run.end {
+            let guest = slab_start + start as u64;
+            let in_cluster = guest % cluster_bytes;
+            let end = run.end.min(start + usize::try_from(cluster_bytes - in_cluster).unwrap_or(usize::MAX));
+            let at = HostOffset(writer.host(GuestOffset(guest - in_cluster))?.0 + in_cluster);
+            match pieces.last_mut() {
+                Some(last) if last.range.end == start && last.at.0 + (last.range.len() as u64) == at.0 => last.range.end = end,
+                _ => pieces.push(Piece { at, range: start..end }),
+            }
+            start = end;
+        }
+    }
+    Ok(pieces)
+}

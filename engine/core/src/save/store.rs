@@ -1,0 +1,141 @@
+//! Puts page records into the image.
+
+use super::slabs::{Place, Slabs};
+use crate::failure::{Class, Failure};
+use crate::ids::Ids;
+use crate::machine::{Action, IoId};
+use crate::pool::{BufferId, Pool};
+use crate::zero::is_zero;
+use migration_stream::{compressed, xbzrle};
+use snapshot_image::{PageIndex, RamLayout, SnapshotWriter, page_checksum};
+use std::ops::Range;
+
+/// What a record says of its page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Content {
+    Zero,
+    /// The page itself.
+    Page,
+    /// A delta against the page's present content.
+    Xbzrle,
+    /// One zlib stream.
+    Compressed,
+}
+
+/// One page record; its data is a range of the input buffer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PageUpdate {
+    pub(crate) block: usize,
+    /// Byte offset in the block.
+    pub(crate) offset: u64,
+    pub(crate) content: Content,
+    pub(crate) data: Range<usize>,
+    /// Where the record stands in the stream.
+    pub(crate) at: u64,
+}
+
+/// The RAM part of a save.
+#[derive(Debug)]
+pub(crate) struct Store {
+    pub(crate) writer: SnapshotWriter,
+    pub(crate) layout: RamLayout,
+    pub(crate) index: PageIndex,
+    slabs: Slabs,
+    page_bytes: usize,
+    /// PAGE records seen, repeats counted.
+    pub(crate) normal_pages: u64,
+}
+
+impl Store {
+    pub(crate) fn new(writer: SnapshotWriter, layout: RamLayout, memory_bytes: usize) -> Self {
+        let page_size = layout.page_size();
+        Self {
+            slabs: Slabs::new(page_size, writer.cluster_size(), memory_bytes),
+            index: PageIndex::new(&layout),
+            writer,
+            layout,
+            page_bytes: page_size as usize,
+            normal_pages: 0,
+        }
+    }
+
+    /// Applies a record whose data lies in `input`; false: not yet, ask again after the next completion.
+    pub(crate) fn apply(&mut self, update: &PageUpdate, input: BufferId, pool: &mut Pool) -> Result<bool, Failure> {
+        let guest = self.layout.guest(update.block, update.offset);
+        let page = self.layout.page(guest);
+        let was_there = self.index.get(page);
+        let is_zero_page = match update.content {
+            Content::Zero => true,
+            Content::Page => is_zero(&pool.bytes(input)[update.data.clone()]),
+            Content::Xbzrle | Content::Compressed => false,
+        };
+        if is_zero_page && was_there.is_none() {
+            // It is zero already, in memory and on disk: new space of the image reads as zeros.
+            return Ok(true);
+        }
+        let needs_content = update.content == Content::Xbzrle && was_there.is_some();
+        let Place::Ready(buffer, range) = self.slabs.place(pool, guest, needs_content) else { return Ok(false) };
+        let (from, to) = pool.pair(input, buffer);
+        let (data, to) = (&from[update.data.clone()], &mut to[range]);
+        match update.content {
+            Content::Zero => to.fill(0),
+            Content::Page => to.copy_from_slice(data),
+            Content::Compressed => compressed::inflate(data, to).map_err(|error| error.at(update.at))?,
+            Content::Xbzrle => {
+                match was_there {
+                    Some(checksum) if page_checksum(to) != checksum => {
+                        let error = self.index.page_error(&self.layout, page, page_checksum(to));
+                        return Err(Failure::Image { error, class: Class::CouldNot });
+                    }
+                    Some(_) => {}
+                    None => to.fill(0),
+                }
+                xbzrle::decode(data, to).map_err(|error| error.at(update.at))?;
+            }
+        }
+        if is_zero_page || is_zero(to) {
+            self.index.clear(page);
+        } else {
+            self.index.set(page, page_checksum(to));
+        }
+        self.slabs.stored(guest);
+        Ok(true)
+    }
+
+    /// Begins to send everything to disk.
+    pub(crate) fn flush(&mut self) {
+        self.slabs.flush();
+    }
+
+    /// Everything has been written (not: made durable).
+    pub(crate) fn is_idle(&self) -> bool {
+        self.slabs.is_idle()
+    }
+
+    /// Operations under way.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.slabs.in_flight()
+    }
+
+    /// Nothing more is to be written.
+    pub(crate) fn abandon(&mut self, pool: &mut Pool) {
+        self.slabs.abandon(pool);
+    }
+
+    /// The next disk operation.
+    pub(crate) fn poll(&mut self, pool: &mut Pool, ids: &mut Ids) -> Result<Option<Action>, Failure> {
+        self.slabs
+            .poll(pool, &mut self.writer, ids)
+            .map_err(|error| Failure::Image { error, class: Class::CouldNot })
+    }
+
+    /// Takes note of a completion, good or bad; false if the operation is not one of these.
+    pub(crate) fn done(&mut self, id: IoId, pool: &mut Pool) -> bool {
+        self.slabs.done(id, pool)
+    }
+
+    /// Bytes of a page.
+    pub(crate) fn page_bytes(&self) -> usize {
+        self.page_bytes
+    }
+}

@@ -1,0 +1,227 @@
+//! Understands the stream record by record.
+
+use super::coverage::Coverage;
+use super::leader::Leader;
+use super::store::{Content, PageUpdate, Store};
+use super::target::Target;
+use super::{NEAR_THE_END_BYTES, Phase, SaveMachine, could_not};
+use crate::failure::{Failure, Unsupported};
+use crate::machine::Action;
+use crate::pool::{BufferId, Pool};
+use migration_stream::{Command, Record, Step as Decoded, put_pong};
+use snapshot_image::{RamLayout, SnapshotWriter};
+
+/// What a record that is no page asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Nothing,
+    /// The block list is known.
+    Layout,
+    /// RAM is in its last section.
+    NearTheEnd,
+    /// RAM travels on other channels.
+    Multifd,
+    OpenReturnPath,
+    Ping(u32),
+    /// RAM is complete.
+    Settle,
+}
+
+/// Keeps what has to be kept of a record.
+fn note(leader: &mut Leader, record: &Record<'_>, raw: &[u8], at: u64) -> Result<Then, Failure> {
+    leader.record(record, raw)?;
+    let postcopy = |command| Err(Unsupported::Postcopy { offset: at, command }.into());
+    Ok(match record {
+        Record::RamBlocks(_) => Then::Layout,
+        Record::SectionEnd(_) => Then::NearTheEnd,
+        Record::RamMultifdFlush => Then::Multifd,
+        Record::DeviceTail => Then::Settle,
+        Record::Command(command) => match command {
+            Command::OpenReturnPath => Then::OpenReturnPath,
+            Command::Ping(value) => Then::Ping(*value),
+            Command::PostcopyAdvise { .. } | Command::SwitchoverStart => Then::Nothing,
+            Command::EnableColo => return Err(Unsupported::Colo { offset: at }.into()),
+            Command::PostcopyListen => return postcopy("POSTCOPY_LISTEN"),
+            Command::PostcopyRun => return postcopy("POSTCOPY_RUN"),
+            Command::PostcopyRamDiscard(_) => return postcopy("POSTCOPY_RAM_DISCARD"),
+            Command::Packaged(_) => return postcopy("PACKAGED"),
+            Command::PostcopyResume => return postcopy("POSTCOPY_RESUME"),
+            Command::RecvBitmap(_) => return postcopy("RECV_BITMAP"),
+        },
+        _ => Then::Nothing,
+    })
+}
+
+impl SaveMachine {
+    /// Understands records until something has to be waited for; false when only an event can help.
+    pub(super) fn advance_stream(&mut self, pool: &mut Pool) -> Result<bool, Failure> {
+        if !self.steps.is_done() || self.intake.is_reading() {
+            return Ok(false);
+        }
+        let Some((input, _)) = self.intake.held() else { return self.refill(pool, 1) };
+        if let (Some(update), Some(store)) = (&self.deferred, &mut self.store) {
+            if !store.apply(update, input, pool)? {
+                return Ok(false);
+            }
+            self.deferred = None;
+        }
+        loop {
+            let Some((_, held)) = self.intake.held() else { return Ok(false) };
+            let at = self.decoder.offset();
+            let (len, record) = match self.decoder.step(&pool.bytes(input)[held.clone()])? {
+                Decoded::Record { len, record } => (len, record),
+                Decoded::Incomplete { .. } if self.intake.ended => {
+                    self.decoder.finish(&pool.bytes(input)[held])?;
+                    return Err(Unsupported::NoDevices.into());
+                }
+                Decoded::Incomplete { needed } => return self.refill(pool, needed),
+            };
+            let page = |block, offset, content, data: &[u8]| PageUpdate {
+                block,
+                offset,
+                content,
+                data: held.start + len - data.len()..held.start + len,
+                at,
+            };
+            let update = match record {
+                Record::RamPage { block, offset, data, .. } => page(block, offset, Content::Page, data),
+                Record::RamZero { block, offset, .. } => page(block, offset, Content::Zero, &[]),
+                Record::RamXbzrle { block, offset, data, .. } => page(block, offset, Content::Xbzrle, data),
+                Record::RamCompressed { block, offset, data, .. } => page(block, offset, Content::Compressed, data),
+                other => {
+                    let raw = &pool.bytes(input)[held.start..held.start + len];
+                    let then = note(&mut self.leader, &other, raw, at)?;
+                    self.intake.consume(len);
+                    self.carry_out(then, at, pool)?;
+                    return Ok(true);
+                }
+            };
+            self.intake.consume(len);
+            if !self.take_page(update, input, pool)? {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Asks for more input.
+    pub(super) fn refill(&mut self, pool: &mut Pool, needed: usize) -> Result<bool, Failure> {
+        let action = self.intake.refill(pool, needed).ok_or(Unsupported::TooLarge {
+            region: "one record of the stream",
+            limit_bytes: super::intake::RECORD_LIMIT_BYTES as u64,
+        })?;
+        self.actions.push_back(action);
+        Ok(false)
+    }
+
+    /// Stores a page; false if it has to wait.
+    fn take_page(&mut self, update: PageUpdate, input: BufferId, pool: &mut Pool) -> Result<bool, Failure> {
+        if let Some(coverage) = &mut self.coverage {
+            coverage.insert(update.block, update.offset);
+            if !self.holding && coverage.missing_pages() * u64::from(self.decoder.page_size()) <= NEAR_THE_END_BYTES {
+                self.hold_writer();
+            }
+        }
+        if self.failure.is_some() {
+            return Ok(true);
+        }
+        let Some(store) = &mut self.store else { return Ok(true) };
+        let stored = store.apply(&update, input, pool)?;
+        if !stored {
+            self.deferred = Some(update);
+        }
+        Ok(stored)
+    }
+
+    fn hold_writer(&mut self) {
+        if !self.holding && self.config.live {
+            self.holding = true;
+            self.actions.push_back(Action::HoldWriter);
+        }
+    }
+
+    fn carry_out(&mut self, then: Then, at: u64, pool: &mut Pool) -> Result<(), Failure> {
+        match then {
+            Then::Nothing => {}
+            Then::Layout => return self.lay_out(),
+            Then::NearTheEnd => self.hold_writer(),
+            Then::Multifd => return Err(Unsupported::Multifd.into()),
+            Then::OpenReturnPath => self.return_path = true,
+            Then::Ping(value) => {
+                if self.return_path && self.config.can_answer {
+                    let mut bytes = Vec::new();
+                    put_pong(&mut bytes, value);
+                    self.send(&bytes);
+                }
+            }
+            Then::Settle => {
+                if self.failure.is_some() {
+                    self.ending = true;
+                    return Ok(());
+                }
+                self.tail.offset = at;
+                self.phase = Phase::Settle { reserving: false };
+                self.check_ram_is_here()?;
+                if let Some(store) = &mut self.store {
+                    store.flush();
+                }
+            }
+        }
+        let _ = pool;
+        Ok(())
+    }
+
+    /// The block list is known: where every page goes, and whether the image is large enough.
+    fn lay_out(&mut self) -> Result<(), Failure> {
+        let layout = RamLayout::new(self.decoder.blocks(), self.decoder.page_size()).map_err(could_not)?;
+        self.coverage = Some(Coverage::new(&layout));
+        if self.failure.is_some() {
+            return Ok(());
+        }
+        let mut writer = match self.target.take() {
+            Some(Target::InPlace(container)) => SnapshotWriter::reuse(container, layout.total_bytes()),
+            Some(Target::NewFile(geometry)) => SnapshotWriter::create(geometry, layout.total_bytes()),
+            None => return Ok(()),
+        }
+        .map_err(could_not)?;
+        self.steps.start(writer.begin(self.config.identity.clone()));
+        self.store = Some(Store::new(writer, layout, self.config.memory_bytes));
+        Ok(())
+    }
+
+    /// RAM that travels elsewhere must not be stored as zeros.
+    fn check_ram_is_here(&self) -> Result<(), Failure> {
+        let (Some(coverage), Some(store)) = (&self.coverage, &self.store) else { return Ok(()) };
+        if store.page_records == 0 && coverage.missing_pages() > 0 {
+            return Err(Unsupported::Multifd.into());
+        }
+        if let Some(block) = coverage.untouched_block().filter(|_| self.decoder.ignores_shared()) {
+            return Err(Unsupported::IgnoreShared { block: self.decoder.blocks()[block].idstr.clone() }.into());
+        }
+        Ok(())
+    }
+
+    /// Takes in the device tail, and verifies it when it has ended.
+    pub(super) fn advance_tail(&mut self, pool: &mut Pool) -> Result<bool, Failure> {
+        if !self.steps.is_done() || self.intake.is_reading() {
+            return Ok(false);
+        }
+        if let Some((input, held)) = self.intake.held() {
+            self.tail.push(&pool.bytes(input)[held.clone()])?;
+            self.intake.consume(held.len());
+        }
+        if self.intake.ended || (self.return_path && self.tail.looks_whole()) {
+            self.tail.verify(&self.decoder)?;
+            if let Some(store) = &mut self.store {
+                self.steps.start(store.writer.seal(&self.tail.bytes).map_err(could_not)?);
+            }
+            self.phase = Phase::Seal;
+            return Ok(true);
+        }
+        if let (Some(capacity), Some(store)) = (self.tail.missing_capacity(), &mut self.store) {
+            self.tail.capacity = capacity;
+            self.steps.start(store.writer.grow_tail(capacity).map_err(could_not)?);
+            return Ok(true);
+        }
+        self.refill(pool, 1)
+    }
+}

@@ -1,0 +1,57 @@
+//! The device tail: from the first device section to the end of the stream.
+
+use crate::failure::{Failure, Unsupported};
+use migration_stream::Error;
+use migration_stream::tail::{TailContext, Trailer, cut, expected_end};
+
+/// Space reserved for the tail before a byte of it is read: more than an ordinary machine needs.
+pub(crate) const FIRST_CAPACITY_BYTES: u64 = 1 << 20;
+/// The most that a tail may have.
+const LIMIT_BYTES: u64 = 256 << 20;
+
+/// Collects the tail, and knows when it is whole.
+#[derive(Debug)]
+pub(crate) struct Tail {
+    pub(crate) bytes: Vec<u8>,
+    /// Where it starts in the stream.
+    pub(crate) offset: u64,
+    /// Space that the image has reserved for it.
+    pub(crate) capacity: u64,
+    no_vmdesc: bool,
+}
+
+impl Tail {
+    pub(crate) fn new(no_vmdesc: bool) -> Self {
+        Self { bytes: Vec::new(), offset: 0, capacity: FIRST_CAPACITY_BYTES, no_vmdesc }
+    }
+
+    /// Appends what has arrived.
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), Unsupported> {
+        self.bytes.extend_from_slice(bytes);
+        if self.bytes.len() as u64 > LIMIT_BYTES {
+            return Err(Unsupported::TooLarge { region: "device sections", limit_bytes: LIMIT_BYTES });
+        }
+        Ok(())
+    }
+
+    /// The capacity that has to be reserved before `more` further bytes may be read, if it is not there yet.
+    pub(crate) fn capacity_for(&self, more: u64) -> Option<u64> {
+        let needed = self.bytes.len() as u64 + more;
+        (needed > self.capacity).then(|| needed.next_multiple_of(FIRST_CAPACITY_BYTES) * 2)
+    }
+
+    /// What has come looks like the whole of it. A source that waits for an answer never closes its side, so there the
+    /// content has to tell.
+    pub(crate) fn looks_whole(&self) -> bool {
+        expected_end(&self.bytes) == Some(self.bytes.len() as u64)
+    }
+
+    /// Verifies the tail from its first to its last byte.
+    pub(crate) fn verify(&self, context: &TailContext<'_>) -> Result<(), Failure> {
+        let tail: Result<_, Error> = cut(&self.bytes, self.offset, context);
+        if matches!(tail?.trailer, Trailer::NoVmdesc) && !self.no_vmdesc {
+            return Err(Unsupported::NoVmdesc.into());
+        }
+        Ok(())
+    }
+}

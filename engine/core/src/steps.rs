@@ -1,0 +1,112 @@
+//! Carries out the image's write lists: writes in any order, barriers in theirs.
+
+use crate::ids::Ids;
+use crate::machine::{Action, IoError, IoId, Piece};
+use crate::pool::{BufferId, Pool};
+use snapshot_image::{HostOffset, Step};
+use std::collections::HashMap;
+
+/// The most bytes that one write carries.
+const WRITE_BYTES: usize = 1 << 20;
+/// The most writes under way at once.
+const WRITES_IN_FLIGHT: usize = 8;
+
+/// Runs a list of [`Step`]s: everything before a [`Step::Flush`] or [`Step::SetLength`] is complete before it starts,
+/// and it is complete before anything behind it starts. That is what makes the commit protocol hold.
+#[derive(Default)]
+pub(crate) struct StepRunner {
+    steps: Option<Box<dyn Iterator<Item = Step> + Send>>,
+    /// The next step, with how many of its bytes have been handed out.
+    current: Option<(Step, usize)>,
+    in_flight: HashMap<IoId, Option<BufferId>>,
+    barrier: bool,
+}
+
+impl std::fmt::Debug for StepRunner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "StepRunner {{ in_flight: {}, barrier: {} }}", self.in_flight.len(), self.barrier)
+    }
+}
+
+impl StepRunner {
+    /// Begins a list; the one before must be done.
+    pub(crate) fn start(&mut self, steps: impl IntoIterator<Item = Step, IntoIter: Send + 'static>) {
+        debug_assert!(self.is_done(), "a list of steps is still running");
+        self.steps = Some(Box::new(steps.into_iter()));
+    }
+
+    /// Nothing is left to do or under way.
+    pub(crate) fn is_done(&self) -> bool {
+        self.steps.is_none() && self.current.is_none() && self.in_flight.is_empty()
+    }
+
+    /// Operations under way.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// Starts nothing more; what is under way still has to be waited for.
+    pub(crate) fn abandon(&mut self) {
+        self.steps = None;
+        self.current = None;
+    }
+
+    /// The next operation that may start now.
+    pub(crate) fn poll(&mut self, pool: &mut Pool, ids: &mut Ids) -> Option<Action> {
+        if self.barrier || self.in_flight.len() >= WRITES_IN_FLIGHT {
+            return None;
+        }
+        if self.current.is_none() {
+            self.current = self.steps.as_mut().and_then(Iterator::next).map(|step| (step, 0));
+            if self.current.is_none() {
+                self.steps = None;
+                return None;
+            }
+        }
+        let (step, done) = self.current.as_mut()?;
+        if let Step::Write { at, bytes } = step {
+            let end = bytes.len().min(*done + WRITE_BYTES);
+            let part = &bytes[*done..end];
+            let buffer = pool.take(part.len());
+            pool.bytes_mut(buffer)[..part.len()].copy_from_slice(part);
+            let piece = Piece { at: HostOffset(at.0 + *done as u64), range: 0..part.len() };
+            if end == bytes.len() {
+                self.current = None;
+            } else {
+                *done = end;
+            }
+            let id = ids.next();
+            self.in_flight.insert(id, Some(buffer));
+            return Some(Action::Write { id, buffer, pieces: vec![piece] });
+        }
+        if !self.in_flight.is_empty() {
+            return None;
+        }
+        let (step, _) = self.current.take()?;
+        let id = ids.next();
+        self.in_flight.insert(id, None);
+        self.barrier = true;
+        Some(match step {
+            Step::SetLength(length_bytes) => Action::SetLength { id, length_bytes },
+            _ => Action::Flush { id },
+        })
+    }
+
+    /// Takes note of a completion; `None` if the operation is not one of these.
+    pub(crate) fn done(
+        &mut self,
+        id: IoId,
+        result: Result<(), &IoError>,
+        pool: &mut Pool,
+    ) -> Option<Result<(), IoError>> {
+        let buffer = self.in_flight.remove(&id)?;
+        self.barrier = false;
+        if let Some(buffer) = buffer {
+            pool.release(buffer);
+        }
+        if result.is_err() {
+            self.abandon();
+        }
+        Some(result.map_err(Clone::clone))
+    }
+}
