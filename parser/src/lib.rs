@@ -1,1 +1,67 @@
-//! Placeholder front page; written with the crate.
+//! The QEMU migration stream: bytes to records and back.
+//!
+//! A virtual machine's RAM and devices leave QEMU as one stream of big-endian records. This crate is the single place
+//! that knows its bytes; it performs no I/O by itself, reads no clock, and has no `unsafe`.
+//!
+//! | need | use |
+//! | --- | --- |
+//! | walk a stream that arrives piece by piece, in your own loop | [`Decoder`] and [`tail`] |
+//! | read a stream from a file, pipe or socket | [`StreamReader`] |
+//! | read a stream that is in memory | [`SliceReader`] |
+//! | write one | the `put_*` functions, or [`Record::put`] |
+//! | read the answers of a destination | [`return_path`] |
+//!
+//! ```
+//! use migration_stream::{Options, SliceReader};
+//!
+//! let error = SliceReader::new(b"\x1f\x8b\x08\x00", Options::default()).next_record().unwrap_err();
+//! assert_eq!(error.to_string(), "offset 0x0: not a migration stream: magic 0x1f8b0800 (gzip), expected 0x5145564d");
+//! ```
+//!
+//! # What a stream looks like
+//!
+//! A header and the *configuration*; sections, each START of which gives an id that PART and END repeat; the `ram`
+//! section with a block list and pages; commands; device sections (FULL); EOF; and the *vmdesc*, JSON that describes the
+//! device sections. Bodies have no lengths: a reader must know their grammar, or, for device sections, have the vmdesc.
+//!
+//! # What it does not do
+//!
+//! The channels of multifd and the files of mapped-ram are not read.
+#![forbid(unsafe_code)]
+
+mod command;
+mod configuration;
+mod decoder;
+mod dirty_bitmap;
+mod early;
+mod error;
+mod iterable;
+pub mod ram;
+mod reader;
+mod record;
+pub mod return_path;
+mod section;
+mod span;
+pub mod tail;
+mod vmdesc;
+
+pub use command::{Command, DiscardRange, PostcopyAdvise, put_command};
+pub use configuration::{Configuration, put_configuration, put_file_header};
+pub use decoder::{DEFAULT_MAX_RAM_BYTES, DEFAULT_PAGE_SIZE, Decoder, Options, Step};
+pub use dirty_bitmap::{ChunkKind, DirtyBitmapChunk, put_dirty_bitmap_chunk};
+pub use error::{Error, ErrorKind, name_text};
+pub use iterable::{
+    BLOCK_CHUNK_BYTES, BlockMigration, Htab, StorageAttributes, put_block_migration, put_htab,
+    put_storage_attributes,
+};
+pub use ram::block::{BlockList, RamBlock, put_ram_blocks};
+pub use ram::{
+    RAM_SECTION_VERSION, compressed, put_compressed_page, put_end_of_section, put_multifd_flush,
+    put_page_header, put_xbzrle_page, put_zero_page, xbzrle,
+};
+pub use reader::{ReadError, SliceReader, StreamReader};
+pub use record::Record;
+pub use section::{
+    QEMU_VM_EOF, SectionHeader, SectionId, put_section_end, put_section_footer, put_section_header,
+    put_section_part, put_str8,
+};

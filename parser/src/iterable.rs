@@ -1,0 +1,202 @@
+//! Other iterables whose bodies have a known grammar: `block`, `spapr/htab`, `s390-storage_attributes`.
+
+use crate::error::ErrorKind;
+use crate::section::{put_str8, str8};
+use crate::span::{Parsed, Span, take};
+use nom::Parser;
+use nom::number::streaming::{be_u16, be_u32, be_u64};
+
+/// A chunk of a disk in a `block` record is always this long, in bytes.
+pub const BLOCK_CHUNK_BYTES: usize = 1 << 20;
+
+/// A record of the `block` section (block migration, removed in 9.1; `block_load`, migration/block.c). The flag word
+/// is a be64: sector number << 9 and flags.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BlockMigration<'a> {
+    /// A chunk of a disk.
+    Chunk {
+        /// First sector.
+        sector: u64,
+        /// The disk.
+        device: &'a [u8],
+        /// 1 MiB, or none: all zero.
+        data: Option<&'a [u8]>,
+    },
+    /// Percentage done.
+    Progress(u64),
+    /// The body ends.
+    EndOfSection,
+}
+
+/// Parses a `block` record.
+///
+/// # Errors
+///
+/// `Value` for unknown flags.
+pub(crate) fn block_migration(input: Span<'_>) -> Parsed<'_, BlockMigration<'_>> {
+    let (rest, word) = be_u64.parse(input)?;
+    let sector = word >> 9;
+    match word & 0x1ff {
+        0x1 => {
+            let (rest, device) = str8(rest)?;
+            let (rest, data) = take(rest, BLOCK_CHUNK_BYTES)?;
+            Ok((rest, BlockMigration::Chunk { sector, device, data: Some(data) }))
+        }
+        0x9 => {
+            let (rest, device) = str8(rest)?;
+            Ok((rest, BlockMigration::Chunk { sector, device, data: None }))
+        }
+        0x4 => Ok((rest, BlockMigration::Progress(sector))),
+        0x2 if sector == 0 => Ok((rest, BlockMigration::EndOfSection)),
+        found => Err(input.reject(ErrorKind::Value {
+            what: "block flags",
+            found,
+            expected: "0x1, 0x2, 0x4 or 0x9",
+        })),
+    }
+}
+
+/// Writes what [`block_migration`] accepts.
+pub fn put_block_migration(out: &mut Vec<u8>, record: &BlockMigration<'_>) {
+    match record {
+        BlockMigration::Chunk { sector, device, data } => {
+            let flags = if data.is_some() { 0x1 } else { 0x9 };
+            out.extend_from_slice(&(sector << 9 | flags).to_be_bytes());
+            put_str8(out, device);
+            out.extend_from_slice(data.unwrap_or_default());
+        }
+        BlockMigration::Progress(percent) => out.extend_from_slice(&(percent << 9 | 0x4).to_be_bytes()),
+        BlockMigration::EndOfSection => out.extend_from_slice(&2u64.to_be_bytes()),
+    }
+}
+
+/// A record of the `spapr/htab` section (`htab_load`, hw/ppc/spapr.c).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Htab<'a> {
+    /// START's whole body: log2 of the table's size; all ones: none.
+    Shift(u32),
+    /// PART and END begin with a be32 0.
+    Header,
+    /// Consecutive entries of 16 bytes.
+    Entries {
+        /// First entry.
+        index: u32,
+        /// Entries that follow.
+        valid: u16,
+        /// Entries behind them that are empty.
+        invalid: u16,
+        /// `valid` times 16 bytes.
+        data: &'a [u8],
+    },
+    /// The body ends.
+    EndOfSection,
+}
+
+/// Parses START's body, or the be32 that begins PART's and END's.
+///
+/// # Errors
+///
+/// `Value` if PART or END begin with something else than 0.
+pub(crate) fn htab_header(input: Span<'_>, start: bool) -> Parsed<'_, Htab<'_>> {
+    let (rest, word) = be_u32.parse(input)?;
+    match (start, word) {
+        (true, shift) => Ok((rest, Htab::Shift(shift))),
+        (false, 0) => Ok((rest, Htab::Header)),
+        (false, found) => Err(input.reject(ErrorKind::Value {
+            what: "htab section header",
+            found: u64::from(found),
+            expected: "0",
+        })),
+    }
+}
+
+/// Parses a run of entries, or the zeros that end a body.
+///
+/// # Errors
+///
+/// `Incomplete` only.
+pub(crate) fn htab_entries(input: Span<'_>) -> Parsed<'_, Htab<'_>> {
+    let (rest, index) = be_u32.parse(input)?;
+    let (rest, valid) = be_u16.parse(rest)?;
+    let (rest, invalid) = be_u16.parse(rest)?;
+    if (index, valid, invalid) == (0, 0, 0) {
+        return Ok((rest, Htab::EndOfSection));
+    }
+    let (rest, data) = take(rest, usize::from(valid) * 16)?;
+    Ok((rest, Htab::Entries { index, valid, invalid, data }))
+}
+
+/// Writes what [`htab_header`] and [`htab_entries`] accept.
+pub fn put_htab(out: &mut Vec<u8>, record: &Htab<'_>) {
+    match record {
+        Htab::Shift(shift) => out.extend_from_slice(&shift.to_be_bytes()),
+        Htab::Header => out.extend_from_slice(&[0; 4]),
+        Htab::Entries { index, valid, invalid, data } => {
+            out.extend_from_slice(&index.to_be_bytes());
+            out.extend_from_slice(&valid.to_be_bytes());
+            out.extend_from_slice(&invalid.to_be_bytes());
+            out.extend_from_slice(data);
+        }
+        Htab::EndOfSection => out.extend_from_slice(&[0; 8]),
+    }
+}
+
+/// A record of the `s390-storage_attributes` section (`cmma_load`, hw/s390x/s390-stattrib.c): a be64 of
+/// guest frame number << 12 and flags.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StorageAttributes<'a> {
+    /// Attributes of consecutive frames, one byte each.
+    Values {
+        /// First guest frame number.
+        frame: u64,
+        /// One byte per frame.
+        values: &'a [u8],
+    },
+    /// The source is done; the body goes on.
+    Done,
+    /// The body ends.
+    EndOfSection,
+}
+
+/// The most attributes in one record: what QEMU reads from the kernel at once is far less.
+const ATTRIBUTES_LIMIT: u64 = 1 << 20;
+
+/// Parses a record.
+///
+/// # Errors
+///
+/// `Limit`, `Value` for unknown flags and for the error that the source reports.
+pub(crate) fn storage_attributes(input: Span<'_>) -> Parsed<'_, StorageAttributes<'_>> {
+    let (rest, word) = be_u64.parse(input)?;
+    let frame = word >> 12;
+    match word & 0xfff {
+        0x2 => {
+            let (after, count) = be_u64.parse(rest)?;
+            if count > ATTRIBUTES_LIMIT {
+                let (found, limit) = (count, ATTRIBUTES_LIMIT);
+                return Err(rest.reject(ErrorKind::Limit { what: "attribute count", found, limit }));
+            }
+            let (rest, values) = take(after, usize::try_from(count).unwrap_or(usize::MAX))?;
+            Ok((rest, StorageAttributes::Values { frame, values }))
+        }
+        0x8 if frame == 0 => Ok((rest, StorageAttributes::Done)),
+        0x1 if frame == 0 => Ok((rest, StorageAttributes::EndOfSection)),
+        found => {
+            let expected = "0x1, 0x2 or 0x8 (0x4 is an error of the source)";
+            Err(input.reject(ErrorKind::Value { what: "storage attribute flags", found, expected }))
+        }
+    }
+}
+
+/// Writes what [`storage_attributes`] accepts.
+pub fn put_storage_attributes(out: &mut Vec<u8>, record: &StorageAttributes<'_>) {
+    match record {
+        StorageAttributes::Values { frame, values } => {
+            out.extend_from_slice(&(frame << 12 | 0x2).to_be_bytes());
+            out.extend_from_slice(&(values.len() as u64).to_be_bytes());
+            out.extend_from_slice(values);
+        }
+        StorageAttributes::Done => out.extend_from_slice(&8u64.to_be_bytes()),
+        StorageAttributes::EndOfSection => out.extend_from_slice(&1u64.to_be_bytes()),
+    }
+}

@@ -1,0 +1,150 @@
+//! One record of a stream, whatever it is.
+
+use crate::command::{Command, put_command};
+use crate::configuration::{Configuration, put_configuration, put_file_header};
+use crate::dirty_bitmap::{DirtyBitmapChunk, put_dirty_bitmap_chunk};
+use crate::iterable::{
+    BlockMigration, Htab, StorageAttributes, put_block_migration, put_htab, put_storage_attributes,
+};
+use crate::ram::block::{BlockList, RamBlock, put_ram_blocks};
+use crate::ram::{
+    put_compressed_page, put_end_of_section, put_multifd_flush, put_page_header, put_xbzrle_page,
+    put_zero_page,
+};
+use crate::section::{
+    QEMU_VM_EOF, QEMU_VM_VMDESCRIPTION, SectionHeader, SectionId, length32, put_section_end,
+    put_section_footer, put_section_header, put_section_part,
+};
+
+/// One record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record<'a> {
+    /// The file header.
+    FileHeader,
+    /// The configuration section.
+    Configuration(Configuration),
+    /// Device sections before the RAM section, as they are: their lengths are not known before the vmdesc is.
+    EarlyDevices(&'a [u8]),
+    /// START of an iterable.
+    SectionStart(SectionHeader<'a>),
+    /// PART of an iterable.
+    SectionPart(SectionId),
+    /// END of an iterable.
+    SectionEnd(SectionId),
+    /// The footer of the section before.
+    Footer(SectionId),
+    /// The block list.
+    RamBlocks(BlockList),
+    /// A page with its content.
+    RamPage {
+        /// Index in the block list.
+        block: usize,
+        /// Byte offset in the block.
+        offset: u64,
+        /// The record names the block.
+        named: bool,
+        /// The page.
+        data: &'a [u8],
+    },
+    /// A zero page.
+    RamZero {
+        /// Index in the block list.
+        block: usize,
+        /// Byte offset in the block.
+        offset: u64,
+        /// The record names the block.
+        named: bool,
+    },
+    /// A page as the difference to its content before.
+    RamXbzrle {
+        /// Index in the block list.
+        block: usize,
+        /// Byte offset in the block.
+        offset: u64,
+        /// The record names the block.
+        named: bool,
+        /// The delta, for [`xbzrle::decode`](crate::ram::xbzrle::decode).
+        data: &'a [u8],
+    },
+    /// A compressed page.
+    RamCompressed {
+        /// Index in the block list.
+        block: usize,
+        /// Byte offset in the block.
+        offset: u64,
+        /// The record names the block.
+        named: bool,
+        /// One zlib stream, for [`compressed::inflate`](crate::ram::compressed::inflate).
+        data: &'a [u8],
+    },
+    /// The multifd channels synchronise: RAM travels there.
+    RamMultifdFlush,
+    /// The RAM body ends.
+    RamEndOfSection,
+    /// A chunk of a `dirty-bitmap` body.
+    DirtyBitmap(DirtyBitmapChunk<'a>),
+    /// A record of a `block` body.
+    BlockMigration(BlockMigration<'a>),
+    /// A record of a `spapr/htab` body.
+    Htab(Htab<'a>),
+    /// A record of an `s390-storage_attributes` body.
+    StorageAttributes(StorageAttributes<'a>),
+    /// A command.
+    Command(Command<'a>),
+    /// Nothing by itself: from here on stand device sections, EOF and vmdesc, for [`tail::cut`](crate::tail::cut).
+    DeviceTail,
+    /// A device section: its header and its body.
+    Full(SectionHeader<'a>, &'a [u8]),
+    /// The end mark.
+    Eof,
+    /// The description of all device sections, JSON.
+    VmDescription(&'a [u8]),
+}
+
+impl Record<'_> {
+    /// Writes the record as it stood in the stream; `blocks` is the block list that page records refer to.
+    pub fn put(&self, out: &mut Vec<u8>, blocks: &[RamBlock]) {
+        let name = |block: usize, named: bool| {
+            named.then(|| blocks.get(block).map_or(&[][..], |block| &block.idstr))
+        };
+        match self {
+            Record::FileHeader => put_file_header(out),
+            Record::Configuration(configuration) => put_configuration(out, configuration),
+            Record::EarlyDevices(bytes) => out.extend_from_slice(bytes),
+            Record::SectionStart(header) => put_section_header(out, false, header),
+            Record::SectionPart(id) => put_section_part(out, *id),
+            Record::SectionEnd(id) => put_section_end(out, *id),
+            Record::Footer(id) => put_section_footer(out, *id),
+            Record::RamBlocks(list) => put_ram_blocks(out, list),
+            Record::RamPage { block, offset, named, data } => {
+                put_page_header(out, name(*block, *named), *offset);
+                out.extend_from_slice(data);
+            }
+            Record::RamZero { block, offset, named } => put_zero_page(out, name(*block, *named), *offset),
+            Record::RamXbzrle { block, offset, named, data } => {
+                put_xbzrle_page(out, name(*block, *named), *offset, data);
+            }
+            Record::RamCompressed { block, offset, named, data } => {
+                put_compressed_page(out, name(*block, *named), *offset, data);
+            }
+            Record::RamMultifdFlush => put_multifd_flush(out),
+            Record::RamEndOfSection => put_end_of_section(out),
+            Record::DirtyBitmap(chunk) => put_dirty_bitmap_chunk(out, chunk),
+            Record::BlockMigration(record) => put_block_migration(out, record),
+            Record::Htab(record) => put_htab(out, record),
+            Record::StorageAttributes(record) => put_storage_attributes(out, record),
+            Record::Command(command) => put_command(out, command),
+            Record::DeviceTail => {}
+            Record::Full(header, body) => {
+                put_section_header(out, true, header);
+                out.extend_from_slice(body);
+            }
+            Record::Eof => out.push(QEMU_VM_EOF),
+            Record::VmDescription(json) => {
+                out.push(QEMU_VM_VMDESCRIPTION);
+                out.extend_from_slice(&length32(json.len()).to_be_bytes());
+                out.extend_from_slice(json);
+            }
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! The return path: what the destination tells the source.
+
+use crate::error::{Error, ErrorKind};
+use crate::section::put_str8;
+
+/// The longest message: a header of 4 bytes is not counted.
+const MESSAGE_LIMIT_BYTES: u16 = 512;
+
+/// A message (`enum mig_rp_message_type`, migration/migration.h).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReturnPathMessage<'a> {
+    /// 1: the destination is done; 0 is success.
+    Shut(u32),
+    /// 2: answer to PING.
+    Pong(u32),
+    /// 3 and 4: pages that are needed now; the block is the one of the message before if it is not named.
+    RequestPages {
+        /// Name of the block.
+        block: Option<&'a [u8]>,
+        /// Byte offset in the block.
+        start: u64,
+        /// Bytes.
+        length: u32,
+    },
+    /// 5: the bitmap of the pages of a block that have arrived follows, without a frame.
+    ReceivedBitmap(&'a [u8]),
+    /// 6: an interrupted postcopy can go on.
+    ResumeAck(u32),
+    /// 7: the destination agrees to the switchover (8.1).
+    SwitchoverAck,
+}
+
+/// Takes a message from the start of `input`: type (be16), length (be16), payload. Returns how long it is; `None` while
+/// it is not all there. `offset` is where `input` begins.
+///
+/// # Errors
+///
+/// `ReturnPath` for an unknown type or a length that it cannot have.
+pub fn return_path_message(
+    input: &[u8],
+    offset: u64,
+) -> Result<Option<(usize, ReturnPathMessage<'_>)>, Error> {
+    let Some((head, rest)) = input.split_first_chunk::<4>() else { return Ok(None) };
+    let found = u16::from_be_bytes([head[0], head[1]]);
+    let length = u16::from_be_bytes([head[2], head[3]]);
+    let wrong =
+        || Error { offset, path: "return path".to_owned(), kind: ErrorKind::ReturnPath { found, length } };
+    let expected = match found {
+        1 | 2 | 6 => length == 4,
+        3 => (14..=13 + 255).contains(&length),
+        4 => length == 12,
+        5 => (2..=256).contains(&length),
+        7 => length == 0,
+        _ => false,
+    };
+    if !expected || length > MESSAGE_LIMIT_BYTES {
+        return Err(wrong());
+    }
+    let Some(payload) = rest.get(..usize::from(length)) else { return Ok(None) };
+    let be32 =
+        |at: usize| u32::from_be_bytes([payload[at], payload[at + 1], payload[at + 2], payload[at + 3]]);
+    let be64 = |at: usize| u64::from(be32(at)) << 32 | u64::from(be32(at + 4));
+    let name = |at: usize| {
+        let name = &payload[at + 1..];
+        if usize::from(payload[at]) == name.len() { Ok(name) } else { Err(wrong()) }
+    };
+    let message = match found {
+        1 => ReturnPathMessage::Shut(be32(0)),
+        2 => ReturnPathMessage::Pong(be32(0)),
+        3 => ReturnPathMessage::RequestPages { block: Some(name(12)?), start: be64(0), length: be32(8) },
+        4 => ReturnPathMessage::RequestPages { block: None, start: be64(0), length: be32(8) },
+        5 => ReturnPathMessage::ReceivedBitmap(name(0)?),
+        6 => ReturnPathMessage::ResumeAck(be32(0)),
+        _ => ReturnPathMessage::SwitchoverAck,
+    };
+    Ok(Some((4 + payload.len(), message)))
+}
+
+/// Writes what [`return_path_message`] accepts.
+pub fn put_return_path_message(out: &mut Vec<u8>, message: &ReturnPathMessage<'_>) {
+    let mut payload = Vec::new();
+    let number: u16 = match message {
+        ReturnPathMessage::Shut(value)
+        | ReturnPathMessage::Pong(value)
+        | ReturnPathMessage::ResumeAck(value) => {
+            payload.extend_from_slice(&value.to_be_bytes());
+            match message {
+                ReturnPathMessage::Shut(_) => 1,
+                ReturnPathMessage::Pong(_) => 2,
+                _ => 6,
+            }
+        }
+        ReturnPathMessage::RequestPages { block, start, length } => {
+            payload.extend_from_slice(&start.to_be_bytes());
+            payload.extend_from_slice(&length.to_be_bytes());
+            block.iter().for_each(|name| put_str8(&mut payload, name));
+            if block.is_some() { 3 } else { 4 }
+        }
+        ReturnPathMessage::ReceivedBitmap(name) => {
+            put_str8(&mut payload, name);
+            5
+        }
+        ReturnPathMessage::SwitchoverAck => 7,
+    };
+    out.extend_from_slice(&number.to_be_bytes());
+    out.extend_from_slice(&u16::try_from(payload.len()).unwrap_or(u16::MAX).to_be_bytes());
+    out.extend_from_slice(&payload);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_survive_a_round_trip_and_every_cut_waits() {
+        let name = &b"pc.ram"[..];
+        for message in [
+            ReturnPathMessage::Shut(1),
+            ReturnPathMessage::Pong(42),
+            ReturnPathMessage::RequestPages { block: Some(name), start: 0x12_3456_7000, length: 4096 },
+            ReturnPathMessage::RequestPages { block: None, start: 0x1000, length: 2 << 20 },
+            ReturnPathMessage::ReceivedBitmap(name),
+            ReturnPathMessage::ResumeAck(1),
+            ReturnPathMessage::SwitchoverAck,
+        ] {
+            let mut bytes = Vec::new();
+            put_return_path_message(&mut bytes, &message);
+            assert_eq!(return_path_message(&bytes, 0).unwrap(), Some((bytes.len(), message)));
+            for cut in 0..bytes.len() {
+                assert_eq!(return_path_message(&bytes[..cut], 0).unwrap(), None);
+            }
+        }
+    }
+
+    #[test]
+    fn a_wrong_type_or_length_is_refused() {
+        let check = |bytes: &[u8], expected: &str| {
+            assert_eq!(return_path_message(bytes, 0x20).unwrap_err().to_string(), expected);
+        };
+        check(&[0, 0, 0, 0], "offset 0x20: return path: return path message type 0 of length 0");
+        check(&[0, 8, 0, 0], "offset 0x20: return path: return path message type 8 of length 0");
+        check(&[0, 3, 0xff, 0xff], "offset 0x20: return path: return path message type 3 of length 65535");
+        check(
+            &[0, 5, 0, 3, 9, b'a', b'b'],
+            "offset 0x20: return path: return path message type 5 of length 3",
+        );
+    }
+}
