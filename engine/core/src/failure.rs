@@ -98,7 +98,9 @@ pub enum Unsupported {
         block: Vec<u8>,
     },
     /// The source wants to finish in postcopy.
-    #[error("offset {offset:#x}: the source switches to postcopy ({command}); a stream can be stored in precopy only")]
+    #[error(
+        "offset {offset:#x}: the source switches to postcopy ({command}); a stream can be stored in precopy only"
+    )]
     Postcopy {
         /// Where the command stands.
         offset: u64,
@@ -112,7 +114,9 @@ pub enum Unsupported {
         offset: u64,
     },
     /// The stream ends after EOF, without a vmdesc.
-    #[error("the stream has no vmdesc, so its end cannot be verified; a source with suppress-vmdesc=on needs --no-vmdesc")]
+    #[error(
+        "the stream has no vmdesc, so its end cannot be verified; a source with suppress-vmdesc=on needs --no-vmdesc"
+    )]
     NoVmdesc,
     /// Nothing follows the RAM.
     #[error("the stream ends without a device section")]

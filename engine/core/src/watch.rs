@@ -49,6 +49,9 @@ mod tests {
         assert_eq!(watch.tick(1005, true).unwrap(), Some(Action::WakeAt { tick_ms: Some(2005) }));
         assert_eq!(watch.tick(2004, true).unwrap(), None);
         assert_eq!(watch.tick(2005, false).unwrap(), Some(Action::WakeAt { tick_ms: Some(3005) }));
-        assert_eq!(watch.tick(3005, true).unwrap_err().to_string(), "the peer was silent for 1 s (--timeout)");
+        assert_eq!(
+            watch.tick(3005, true).unwrap_err().to_string(),
+            "the peer was silent for 1 s (--timeout)"
+        );
     }
 }

@@ -17,7 +17,13 @@ impl MetadataReads {
     }
 
     /// Starts a read of `length` bytes at `at`, unless one is under way.
-    pub(crate) fn start(&mut self, at: HostOffset, length: usize, pool: &mut Pool, ids: &mut Ids) -> Option<Action> {
+    pub(crate) fn start(
+        &mut self,
+        at: HostOffset,
+        length: usize,
+        pool: &mut Pool,
+        ids: &mut Ids,
+    ) -> Option<Action> {
         if self.reading.is_some() {
             return None;
         }

@@ -179,7 +179,8 @@ impl RevertMachine {
     }
 
     fn send(&mut self, header: Header, body: Option<crate::machine::Body>) {
-        self.handed_out_bytes += (header.bytes().len() + body.as_ref().map_or(0, |body| body.range.len())) as u64;
+        self.handed_out_bytes +=
+            (header.bytes().len() + body.as_ref().map_or(0, |body| body.range.len())) as u64;
         self.actions.push_back(Action::Send { header, body });
     }
 
@@ -256,7 +257,8 @@ impl RevertMachine {
             }
         }
         let footers = decoder.has_footers().unwrap_or(false);
-        self.emitter = Some(Emitter::new(ram.unwrap_or(SectionId(0)), footers, self.reader.layout().page_size()));
+        self.emitter =
+            Some(Emitter::new(ram.unwrap_or(SectionId(0)), footers, self.reader.layout().page_size()));
         self.send(Header::Long(leader), None);
         self.phase = Phase::Ram;
         Ok(())
@@ -265,7 +267,10 @@ impl RevertMachine {
     /// Reads ahead, and hands out the next slice if it is there and the channel can take it.
     fn advance_ram(&mut self, pool: &mut Pool) -> Result<bool, Failure> {
         let mut advanced = false;
-        if !self.planned_all && self.ring.held_bytes() < READ_AHEAD_BYTES && self.ring.len() < READ_AHEAD_SLICES {
+        if !self.planned_all
+            && self.ring.held_bytes() < READ_AHEAD_BYTES
+            && self.ring.len() < READ_AHEAD_SLICES
+        {
             match self.plan.next(&mut self.reader, pool, &mut self.ids).map_err(wrong)? {
                 Planned::Slice(slice, read, buffer_bytes) => {
                     let (id, action) = read.unzip();
@@ -294,10 +299,12 @@ impl RevertMachine {
 impl Machine for RevertMachine {
     fn handle(&mut self, event: Event<'_>, pool: &mut Pool) {
         match event {
-            Event::Tick { now_ms } => match self.watch.tick(now_ms, self.sent_bytes < self.handed_out_bytes) {
-                Ok(wake) => self.actions.extend(wake),
-                Err(failure) => self.fail(failure),
-            },
+            Event::Tick { now_ms } => {
+                match self.watch.tick(now_ms, self.sent_bytes < self.handed_out_bytes) {
+                    Ok(wake) => self.actions.extend(wake),
+                    Err(failure) => self.fail(failure),
+                }
+            }
             Event::Done { id, result } => self.done(id, result, pool),
             Event::Sent { bytes } => {
                 self.sent_bytes += bytes;
@@ -311,7 +318,11 @@ impl Machine for RevertMachine {
                 self.sent_bytes = self.handed_out_bytes;
             }
             Event::Interrupted => self.fail(Failure::Interrupted),
-            Event::Input { .. } | Event::InputEnd | Event::InputFailed(_) | Event::Answer(_) | Event::AnswerEnd => {}
+            Event::Input { .. }
+            | Event::InputEnd
+            | Event::InputFailed(_)
+            | Event::Answer(_)
+            | Event::AnswerEnd => {}
         }
     }
 

@@ -42,7 +42,9 @@ impl Plan {
     ) -> Result<Planned, ImageError> {
         let layout = reader.layout();
         let page_bytes = u64::from(layout.page_size());
-        let Some(length) = layout.blocks().get(self.block).map(|block| block.used_length) else { return Ok(Planned::End) };
+        let Some(length) = layout.blocks().get(self.block).map(|block| block.used_length) else {
+            return Ok(Planned::End);
+        };
         if self.offset >= length {
             *self = Self { block: self.block + 1, offset: 0 };
             return self.next(reader, pool, ids);
@@ -56,7 +58,8 @@ impl Plan {
             Lookup::Need(at, length) => return Ok(Planned::Need(at, length)),
             Lookup::Ready(present) => (present, left.min(in_slice)),
         };
-        let mut slice = Slice { block: self.block, offset: self.offset, pages, present: Vec::new(), buffer: None };
+        let mut slice =
+            Slice { block: self.block, offset: self.offset, pages, present: Vec::new(), buffer: None };
         if present.is_empty() {
             slice.pages = self.zero_run(first_page, pages, left, reader)?;
             self.offset += slice.pages * page_bytes;
@@ -64,13 +67,18 @@ impl Plan {
         }
         slice.present = present
             .iter()
-            .map(|page| SlicePage { at: u32::try_from(page.page - first_page).unwrap_or(u32::MAX), checksum: page.checksum })
+            .map(|page| SlicePage {
+                at: u32::try_from(page.page - first_page).unwrap_or(u32::MAX),
+                checksum: page.checksum,
+            })
             .collect();
         let pieces = match pieces(&slice.present, page_bytes, guest, reader)? {
             Lookup::Need(at, length) => return Ok(Planned::Need(at, length)),
             Lookup::Ready(pieces) => pieces,
         };
-        let buffer_bytes = usize::try_from(pages * page_bytes).unwrap_or(usize::MAX).next_multiple_of(BUFFER_ALIGNMENT_BYTES);
+        let buffer_bytes = usize::try_from(pages * page_bytes)
+            .unwrap_or(usize::MAX)
+            .next_multiple_of(BUFFER_ALIGNMENT_BYTES);
         let buffer = pool.take(buffer_bytes);
         slice.buffer = Some(buffer);
         self.offset += pages * page_bytes;
@@ -79,7 +87,13 @@ impl Plan {
     }
 
     /// Prolongs a run of zero pages over the following slices, as far as that is known without reading.
-    fn zero_run(&self, first: u64, pages: u64, left: u64, reader: &mut SnapshotReader) -> Result<u64, ImageError> {
+    fn zero_run(
+        &self,
+        first: u64,
+        pages: u64,
+        left: u64,
+        reader: &mut SnapshotReader,
+    ) -> Result<u64, ImageError> {
         let mut run = pages;
         while run < left.min(ZERO_RUN_PAGES) {
             let more = (left - run).min(pages.max(1));
@@ -120,7 +134,9 @@ fn pieces(
             let start = usize::try_from(extent.guest.0 - guest.0).unwrap_or(usize::MAX);
             let range = start..start + usize::try_from(extent.length).unwrap_or(usize::MAX);
             match pieces.last_mut() {
-                Some(last) if last.range.end == range.start && last.at.0 + (last.range.len() as u64) == host.0 => {
+                Some(last)
+                    if last.range.end == range.start && last.at.0 + (last.range.len() as u64) == host.0 =>
+                {
                     last.range.end = range.end;
                 }
                 _ => pieces.push(Piece { at: host, range }),

@@ -83,7 +83,9 @@ impl Leader {
     }
 
     fn check_limits(&self) -> Result<(), Unsupported> {
-        for (region, bytes) in [("the sections before RAM", &self.bytes), ("iterables other than RAM", &self.third)] {
+        for (region, bytes) in
+            [("the sections before RAM", &self.bytes), ("iterables other than RAM", &self.third)]
+        {
             if bytes.len() as u64 > REGION_LIMIT_BYTES {
                 return Err(Unsupported::TooLarge { region, limit_bytes: REGION_LIMIT_BYTES });
             }

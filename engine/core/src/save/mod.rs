@@ -108,7 +108,9 @@ enum Phase {
     CreateTemporary(IoId, Geometry),
     Stream,
     /// Pages are being written; then the reserve's steps.
-    Settle { reserving: bool },
+    Settle {
+        reserving: bool,
+    },
     Tail,
     Seal,
     Publish(IoId),
@@ -237,7 +239,10 @@ impl SaveMachine {
         let cannot_drain = !self.config.live
             || matches!(failure, Failure::Stream(_) | Failure::Interrupted | Failure::Silent { .. })
             || self.intake.ended
-            || matches!(self.phase, Phase::Settle { .. } | Phase::Tail | Phase::Seal | Phase::Publish(_) | Phase::Answer);
+            || matches!(
+                self.phase,
+                Phase::Settle { .. } | Phase::Tail | Phase::Seal | Phase::Publish(_) | Phase::Answer
+            );
         self.failure.get_or_insert(failure);
         self.steps.abandon();
         self.deferred = None;
@@ -277,9 +282,12 @@ impl SaveMachine {
             Phase::CreateTemporary(..) | Phase::Publish(_) | Phase::Finished => return Ok(false),
             Phase::Stream => return self.advance_stream(pool),
             Phase::Settle { reserving: false } => {
-                let Some(store) = self.store.as_mut().filter(|store| store.is_idle()) else { return Ok(false) };
+                let Some(store) = self.store.as_mut().filter(|store| store.is_idle()) else {
+                    return Ok(false);
+                };
                 self.nonzero_pages = store.index.nonzero_pages();
-                let vm_state = self.leader.vm_state(store, self.decoder.blocks(), &self.decoder, &self.config.identity);
+                let vm_state =
+                    self.leader.vm_state(store, self.decoder.blocks(), &self.decoder, &self.config.identity);
                 let steps = store.writer.reserve(vm_state, &store.index, tail::FIRST_CAPACITY_BYTES);
                 self.steps.start(steps.map_err(could_not)?);
                 self.phase = Phase::Settle { reserving: true };

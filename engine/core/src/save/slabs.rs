@@ -107,7 +107,10 @@ impl Slabs {
     }
 
     fn is_on_disk(&self, slab: u64) -> bool {
-        usize::try_from(slab / 64).ok().and_then(|at| self.on_disk.get(at)).is_some_and(|word| word >> (slab % 64) & 1 == 1)
+        usize::try_from(slab / 64)
+            .ok()
+            .and_then(|at| self.on_disk.get(at))
+            .is_some_and(|word| word >> (slab % 64) & 1 == 1)
     }
 
     fn set_on_disk(&mut self, slab: u64) {
@@ -154,8 +157,11 @@ impl Slabs {
     fn open(&mut self, pool: &mut Pool, number: u64) -> bool {
         let open = self.cached.values().filter(|slab| slab.state == State::Open).count();
         if open > self.limit / 2
-            && let Some((&oldest, _)) =
-                self.cached.iter().filter(|(_, slab)| slab.state == State::Open).min_by_key(|(_, slab)| slab.last_use)
+            && let Some((&oldest, _)) = self
+                .cached
+                .iter()
+                .filter(|(_, slab)| slab.state == State::Open)
+                .min_by_key(|(_, slab)| slab.last_use)
         {
             self.request_write(oldest);
         }
@@ -197,7 +203,8 @@ impl Slabs {
 
     /// Sends every slab to disk.
     pub(crate) fn flush(&mut self) {
-        let open: Vec<u64> = self.cached.iter().filter(|(_, slab)| slab.state == State::Open).map(|(&n, _)| n).collect();
+        let open: Vec<u64> =
+            self.cached.iter().filter(|(_, slab)| slab.state == State::Open).map(|(&n, _)| n).collect();
         open.into_iter().for_each(|number| self.request_write(number));
     }
 
@@ -240,12 +247,14 @@ impl Slabs {
             let action = if let State::Loading(buffer) = slab.state {
                 // Every cluster of a slab on disk that was never written reads as the zeros it stands for; asking for
                 // its place allocates it, which small pages and XBZRLE (old, rare) can afford.
-                let pieces = pieces(writer, number * self.slab_bytes, self.cluster_bytes, vec![0..self.slab_len()])?;
+                let pieces =
+                    pieces(writer, number * self.slab_bytes, self.cluster_bytes, vec![0..self.slab_len()])?;
                 Action::Read { id, buffer, pieces }
             } else {
                 let fresh = !self.is_on_disk(number);
                 let buffer = slab.buffer;
-                let runs = runs(slab, self.page_bytes, self.slab_len(), fresh.then_some(pool.bytes_mut(buffer)));
+                let runs =
+                    runs(slab, self.page_bytes, self.slab_len(), fresh.then_some(pool.bytes_mut(buffer)));
                 let pieces = pieces(writer, number * self.slab_bytes, self.cluster_bytes, runs)?;
                 self.set_on_disk(number);
                 Action::Write { id, buffer, pieces }
@@ -300,7 +309,9 @@ fn runs(slab: &Slab, page_bytes: usize, slab_len: usize, fresh: Option<&mut [u8]
     if let Some(bytes) = fresh {
         for page in 0..slab_len / page_bytes {
             let range = page * page_bytes..(page + 1) * page_bytes;
-            if !slab.valid.contains(page) && runs.iter().any(|run| run.start <= range.start && range.end <= run.end) {
+            if !slab.valid.contains(page)
+                && runs.iter().any(|run| run.start <= range.start && range.end <= run.end)
+            {
                 bytes[range].fill(0);
             }
         }
@@ -324,7 +335,9 @@ fn pieces(
             let end = run.end.min(start + usize::try_from(cluster_bytes - in_cluster).unwrap_or(usize::MAX));
             let at = HostOffset(writer.host(GuestOffset(guest - in_cluster))?.0 + in_cluster);
             match pieces.last_mut() {
-                Some(last) if last.range.end == start && last.at.0 + (last.range.len() as u64) == at.0 => last.range.end = end,
+                Some(last) if last.range.end == start && last.at.0 + (last.range.len() as u64) == at.0 => {
+                    last.range.end = end
+                }
                 _ => pieces.push(Piece { at, range: start..end }),
             }
             start = end;

@@ -60,7 +60,12 @@ impl Store {
     }
 
     /// Applies a record whose data lies in `input`; false: not yet, ask again after the next completion.
-    pub(crate) fn apply(&mut self, update: &PageUpdate, input: BufferId, pool: &mut Pool) -> Result<bool, Failure> {
+    pub(crate) fn apply(
+        &mut self,
+        update: &PageUpdate,
+        input: BufferId,
+        pool: &mut Pool,
+    ) -> Result<bool, Failure> {
         let guest = self.layout.guest(update.block, update.offset);
         let page = self.layout.page(guest);
         let was_there = self.index.get(page);
@@ -74,7 +79,9 @@ impl Store {
             return Ok(true);
         }
         let needs_content = update.content == Content::Xbzrle && was_there.is_some();
-        let Place::Ready(buffer, range) = self.slabs.place(pool, guest, needs_content) else { return Ok(false) };
+        let Place::Ready(buffer, range) = self.slabs.place(pool, guest, needs_content) else {
+            return Ok(false);
+        };
         let (from, to) = pool.pair(input, buffer);
         let (data, to) = (&from[update.data.clone()], &mut to[range]);
         match update.content {

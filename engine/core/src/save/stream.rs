@@ -87,7 +87,9 @@ impl SaveMachine {
                 Record::RamPage { block, offset, data, .. } => page(block, offset, Content::Page, data),
                 Record::RamZero { block, offset, .. } => page(block, offset, Content::Zero, &[]),
                 Record::RamXbzrle { block, offset, data, .. } => page(block, offset, Content::Xbzrle, data),
-                Record::RamCompressed { block, offset, data, .. } => page(block, offset, Content::Compressed, data),
+                Record::RamCompressed { block, offset, data, .. } => {
+                    page(block, offset, Content::Compressed, data)
+                }
                 other => {
                     let raw = &pool.bytes(input)[held.start..held.start + len];
                     let then = note(&mut self.leader, &other, raw, at)?;
@@ -117,7 +119,9 @@ impl SaveMachine {
     fn take_page(&mut self, update: PageUpdate, input: BufferId, pool: &mut Pool) -> Result<bool, Failure> {
         if let Some(coverage) = &mut self.coverage {
             coverage.insert(update.block, update.offset);
-            if !self.holding && coverage.missing_pages() * u64::from(self.decoder.page_size()) <= NEAR_THE_END_BYTES {
+            if !self.holding
+                && coverage.missing_pages() * u64::from(self.decoder.page_size()) <= NEAR_THE_END_BYTES
+            {
                 self.hold_writer();
             }
         }
@@ -195,7 +199,9 @@ impl SaveMachine {
             return Err(Unsupported::Multifd.into());
         }
         if let Some(block) = coverage.untouched_block().filter(|_| self.decoder.ignores_shared()) {
-            return Err(Unsupported::IgnoreShared { block: self.decoder.blocks()[block].idstr.clone() }.into());
+            return Err(
+                Unsupported::IgnoreShared { block: self.decoder.blocks()[block].idstr.clone() }.into()
+            );
         }
         Ok(())
     }

@@ -1,0 +1,135 @@
+//! What can be wrong with an image.
+
+use crate::types::GuestOffset;
+
+/// Why an image cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ImageError {
+    /// It is something else.
+    #[error("not a qcow2 image: magic {found:#010x}{}, expected 0x514649fb", what_it_is(*.found))]
+    NotQcow2 {
+        /// The first four bytes.
+        found: u32,
+    },
+    /// It is too short to be an image.
+    #[error("not a qcow2 image: {found} bytes long")]
+    TooShort {
+        /// Its length.
+        found: u64,
+    },
+    /// A version without the fields that are needed.
+    #[error("qcow2 version {found}, expected 3 (qemu-img amend -o compat=1.1)")]
+    Version {
+        /// The version.
+        found: u32,
+    },
+    /// The cluster size.
+    #[error("cluster size {found} bytes, expected 64 KiB to 2 MiB")]
+    ClusterSize {
+        /// The size.
+        found: u64,
+    },
+    /// A feature with which a snapshot cannot be stored or found.
+    #[error("the image has {0}; it was not made for a snapshot and is left alone")]
+    Foreign(&'static str),
+    /// Unknown incompatible features.
+    #[error("unknown incompatible features {bits:#x}")]
+    UnknownFeatures {
+        /// The bits.
+        bits: u64,
+    },
+    /// Somebody's disk.
+    #[error("the image holds data at guest offset {:#x} that is no snapshot; it is left alone", .at.0)]
+    HoldsData {
+        /// Where the data was found first.
+        at: GuestOffset,
+    },
+    /// It cannot hold the RAM.
+    #[error(
+        "the image is too small: virtual size {found} bytes, this guest needs {needed} (qemu-img create -o size={needed})"
+    )]
+    TooSmall {
+        /// Its virtual size.
+        found: u64,
+        /// What is needed.
+        needed: u64,
+    },
+    /// More than any format here can hold.
+    #[error("{what} {found}, at most {limit} can be")]
+    Limit {
+        /// What.
+        what: &'static str,
+        /// How much.
+        found: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// A QCOW2 structure is damaged.
+    #[error("damaged qcow2 {structure} at offset {at:#x}: {what}")]
+    Damaged {
+        /// Which.
+        structure: &'static str,
+        /// Where in the file.
+        at: u64,
+        /// What is wrong.
+        what: String,
+    },
+    /// It holds no snapshot.
+    #[error("not a complete snapshot: {0}")]
+    NoSnapshot(&'static str),
+    /// The extension and its feature bit do not go together.
+    #[error("changed by another program, or damaged: {0} (--unverified reads it without checks)")]
+    Unverifiable(&'static str),
+    /// A checksum.
+    #[error("{what} at guest offset {:#x}: checksum {found:#010x}, expected {expected:#010x}", .at.0)]
+    Checksum {
+        /// Of what.
+        what: &'static str,
+        /// Where.
+        at: GuestOffset,
+        /// What was computed.
+        found: u32,
+        /// What is stored.
+        expected: u32,
+    },
+    /// A page's checksum.
+    #[error(
+        "ram block \"{}\" offset {offset:#x}: page checksum {found:#010x}, expected {expected:#010x}",
+        .block.escape_ascii()
+    )]
+    Page {
+        /// The block's name.
+        block: Vec<u8>,
+        /// The page's byte offset in it.
+        offset: u64,
+        /// What was computed.
+        found: u32,
+        /// What is stored.
+        expected: u32,
+    },
+    /// A field of the snapshot's own structures.
+    #[error("snapshot {what} {found:#x}, expected {expected}")]
+    Value {
+        /// The field.
+        what: &'static str,
+        /// Its value.
+        found: u64,
+        /// What it can be.
+        expected: &'static str,
+    },
+    /// The leader of the snapshot.
+    #[error("snapshot leader: {0}")]
+    Leader(migration_stream::Error),
+}
+
+fn what_it_is(magic: u32) -> &'static str {
+    match magic.to_be_bytes() {
+        [0, 0, 0, 0] => " (a raw image, or nothing)",
+        [b'Q', b'E', b'V', b'M'] => " (a migration stream)",
+        [b'L', b'i', b'b', b'v'] => " (a libvirt save file)",
+        [b'K', b'D', b'M', b'V'] => " (vmdk)",
+        [b'v', b'h', b'd', b'x'] => " (vhdx)",
+        _ => "",
+    }
+}

@@ -1,0 +1,198 @@
+//! Which pages are not zero, and their checksums.
+
+use crate::types::page_checksum;
+
+/// Pages that one leaf stands for.
+pub(crate) const LEAF_PAGES: u64 = 8192;
+const BITMAP_BYTES: usize = (LEAF_PAGES / 8) as usize;
+/// Bytes before the bitmap: leaf number (be64), count of pages (be32), 4 zero bytes, UUID (16).
+const LEAF_HEADER_BYTES: usize = 32;
+
+/// Pages of one leaf in memory: a checksum each, and whether the page is there at all.
+#[derive(Debug, Clone)]
+struct Pages {
+    present: Box<[u64]>,
+    checksums: Box<[u32]>,
+    count: u32,
+}
+
+/// The pages of a snapshot while it is being made. Costs 4 bytes and a bit per page, in chunks that are there only once
+/// a page in them is.
+#[derive(Debug, Clone, Default)]
+pub struct PageIndex {
+    leaves: Vec<Option<Pages>>,
+    nonzero_pages: u64,
+}
+
+fn place(page: u64) -> (usize, usize) {
+    // Page numbers are bounded by the layout, and a leaf's share of them by its size.
+    (
+        usize::try_from(page / LEAF_PAGES).unwrap_or(usize::MAX),
+        usize::try_from(page % LEAF_PAGES).unwrap_or(0),
+    )
+}
+
+impl PageIndex {
+    /// An index of no pages.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Pages that are not zero.
+    #[must_use]
+    pub fn nonzero_pages(&self) -> u64 {
+        self.nonzero_pages
+    }
+
+    /// The page has this checksum now.
+    pub fn set(&mut self, page: u64, checksum: u32) {
+        let (leaf, at) = place(page);
+        if leaf >= self.leaves.len() {
+            self.leaves.resize(leaf + 1, None);
+        }
+        let pages = self.leaves[leaf].get_or_insert_with(|| Pages {
+            present: vec![0; BITMAP_BYTES / 8].into(),
+            checksums: vec![0; usize::try_from(LEAF_PAGES).unwrap_or(0)].into(),
+            count: 0,
+        });
+        let bit = 1 << (at % 64);
+        if pages.present[at / 64] & bit == 0 {
+            pages.present[at / 64] |= bit;
+            pages.count += 1;
+            self.nonzero_pages += 1;
+        }
+        pages.checksums[at] = checksum;
+    }
+
+    /// The page is zero now.
+    pub fn clear(&mut self, page: u64) {
+        let (leaf, at) = place(page);
+        if let Some(Some(pages)) = self.leaves.get_mut(leaf) {
+            let bit = 1 << (at % 64);
+            if pages.present[at / 64] & bit != 0 {
+                pages.present[at / 64] &= !bit;
+                pages.count -= 1;
+                self.nonzero_pages -= 1;
+            }
+        }
+    }
+
+    /// The page's checksum; `None` if it is zero.
+    #[must_use]
+    pub fn get(&self, page: u64) -> Option<u32> {
+        let (leaf, at) = place(page);
+        let pages = self.leaves.get(leaf)?.as_ref()?;
+        (pages.present[at / 64] >> (at % 64) & 1 == 1).then(|| pages.checksums[at])
+    }
+
+    /// Numbers of the leaves with pages in them, and the length of each when encoded.
+    pub(crate) fn occupied(&self) -> impl Iterator<Item = (u64, usize)> + '_ {
+        (0u64..).zip(&self.leaves).filter_map(|(number, leaf)| {
+            let count = leaf.as_ref()?.count as usize;
+            (count > 0).then_some((number, LEAF_HEADER_BYTES + BITMAP_BYTES + 4 * count))
+        })
+    }
+
+    /// Leaves, empty ones included.
+    pub(crate) fn leaf_count(&self) -> u64 {
+        self.leaves.len() as u64
+    }
+
+    /// A leaf's bytes: header, bitmap (bit i of byte i/8), checksums (be32) of the pages in the bitmap.
+    pub(crate) fn encode_leaf(&self, number: u64, uuid: &[u8; 16]) -> Vec<u8> {
+        let mut out = Vec::new();
+        let Some(Some(pages)) = usize::try_from(number).ok().and_then(|at| self.leaves.get(at)) else {
+            return out;
+        };
+        out.extend_from_slice(&number.to_be_bytes());
+        out.extend_from_slice(&pages.count.to_be_bytes());
+        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(uuid);
+        pages.present.iter().for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
+        for (at, checksum) in pages.checksums.iter().enumerate() {
+            if pages.present[at / 64] >> (at % 64) & 1 == 1 {
+                out.extend_from_slice(&checksum.to_be_bytes());
+            }
+        }
+        out
+    }
+}
+
+/// A leaf that was read back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Leaf {
+    bitmap: Vec<u8>,
+    checksums: Vec<u32>,
+}
+
+impl Leaf {
+    /// A leaf without pages.
+    pub(crate) fn empty() -> Self {
+        Self { bitmap: vec![0; BITMAP_BYTES], checksums: Vec::new() }
+    }
+
+    /// Reads what [`PageIndex::encode_leaf`] wrote; `None` if it is another leaf, or of another snapshot, or does not
+    /// add up.
+    pub(crate) fn decode(bytes: &[u8], number: u64, uuid: &[u8; 16]) -> Option<Self> {
+        let (header, rest) = bytes.split_at_checked(LEAF_HEADER_BYTES)?;
+        let (bitmap, rest) = rest.split_at_checked(BITMAP_BYTES)?;
+        let count: usize = bitmap.iter().map(|byte| byte.count_ones() as usize).sum();
+        let same = header[..8] == number.to_be_bytes() && header[16..] == uuid[..];
+        if !same || rest.len() != 4 * count || header[8..12] != u32::try_from(count).ok()?.to_be_bytes() {
+            return None;
+        }
+        let checksums = rest.chunks_exact(4).map(|c| u32::from_be_bytes([c[0], c[1], c[2], c[3]])).collect();
+        Some(Self { bitmap: bitmap.to_vec(), checksums })
+    }
+
+    /// The pages from `first` to `end` (numbers within the leaf) that are not zero, with their checksums.
+    pub(crate) fn pages(&self, first: usize, end: usize) -> Vec<(usize, u32)> {
+        let before = |at: usize| -> usize {
+            let whole: usize = self.bitmap[..at / 8].iter().map(|byte| byte.count_ones() as usize).sum();
+            whole + (0..at % 8).filter(|bit| self.bitmap[at / 8] >> bit & 1 == 1).count()
+        };
+        let mut next = if first < end { before(first) } else { 0 };
+        let mut found = Vec::new();
+        for at in first..end {
+            if self.bitmap[at / 8] >> (at % 8) & 1 == 1 {
+                found.push((at, self.checksums[next]));
+                next += 1;
+            }
+        }
+        found
+    }
+}
+
+/// Checksum of a leaf or an index page; never 0 for something that is there, for 0 stands for nothing.
+pub(crate) fn piece_checksum(bytes: &[u8]) -> u32 {
+    page_checksum(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leaf_survives_its_encoding_and_knows_where_it_belongs() {
+        let mut index = PageIndex::new();
+        for page in [0, 1, 8191, 8192, 100_000] {
+            index.set(page, u32::try_from(page).unwrap() ^ 0xdead_beef);
+        }
+        index.set(7, 7);
+        index.clear(7);
+        assert_eq!(
+            (index.nonzero_pages(), index.get(7), index.get(8192)),
+            (5, None, Some(8192 ^ 0xdead_beef))
+        );
+        let bytes = index.encode_leaf(0, &[9; 16]);
+        assert_eq!(index.occupied().next(), Some((0, bytes.len())));
+        let leaf = Leaf::decode(&bytes, 0, &[9; 16]).unwrap();
+        let sum = |page: u32| (page as usize, page ^ 0xdead_beef);
+        assert_eq!(leaf.pages(0, 8192), [sum(0), sum(1), sum(8191)]);
+        assert_eq!(leaf.pages(1, 8191), [sum(1)]);
+        assert_eq!(Leaf::decode(&bytes, 1, &[9; 16]), None);
+        assert_eq!(Leaf::decode(&bytes, 0, &[8; 16]), None);
+        assert_eq!(Leaf::decode(&bytes[..bytes.len() - 1], 0, &[9; 16]), None);
+    }
+}

@@ -1,0 +1,113 @@
+//! Where RAM lies in the virtual disk.
+
+use crate::error::ImageError;
+use crate::types::GuestOffset;
+
+/// RAM blocks begin at multiples of this, in bytes.
+pub(crate) const BLOCK_ALIGNMENT_BYTES: u64 = 1 << 20;
+/// The most RAM that fits below the VM-state area, whatever the cluster size: 1 PiB is more than any machine has.
+const RAM_LIMIT_BYTES: u64 = 1 << 50;
+
+/// A RAM block as the image knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageBlock {
+    /// Its name.
+    pub name: Vec<u8>,
+    /// Its length in bytes.
+    pub used_length: u64,
+    /// Its host page size in bytes, if the source told it.
+    pub host_page_size: Option<u64>,
+}
+
+/// The blocks in the order of the stream's list, each at the next 1 MiB boundary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RamLayout {
+    blocks: Vec<ImageBlock>,
+    starts: Vec<u64>,
+    page_size: u32,
+    total_bytes: u64,
+}
+
+impl RamLayout {
+    /// The layout of `blocks`.
+    ///
+    /// # Errors
+    ///
+    /// `Limit` if they are more than an image can hold; `Value` for a page size that is none.
+    pub fn new(blocks: Vec<ImageBlock>, page_size: u32) -> Result<Self, ImageError> {
+        if !page_size.is_power_of_two() || !(1 << 10..=1 << 16).contains(&page_size) {
+            let found = u64::from(page_size);
+            return Err(ImageError::Value {
+                what: "page size",
+                found,
+                expected: "a power of two, 1 KiB to 64 KiB",
+            });
+        }
+        let mut starts = Vec::with_capacity(blocks.len());
+        let mut end = 0u64;
+        for block in &blocks {
+            let start = end.next_multiple_of(BLOCK_ALIGNMENT_BYTES);
+            starts.push(start);
+            end = start.saturating_add(block.used_length);
+            if end > RAM_LIMIT_BYTES {
+                return Err(ImageError::Limit {
+                    what: "RAM size in bytes",
+                    found: end,
+                    limit: RAM_LIMIT_BYTES,
+                });
+            }
+            if block.used_length % u64::from(page_size) != 0 || block.used_length == 0 {
+                let expected = "a multiple of the page size";
+                return Err(ImageError::Value { what: "block length", found: block.used_length, expected });
+            }
+        }
+        Ok(Self { blocks, starts, page_size, total_bytes: end })
+    }
+
+    /// The blocks.
+    #[must_use]
+    pub fn blocks(&self) -> &[ImageBlock] {
+        &self.blocks
+    }
+
+    /// Target page size in bytes.
+    #[must_use]
+    pub fn page_size(&self) -> u32 {
+        self.page_size
+    }
+
+    /// Bytes of virtual disk that RAM takes.
+    #[must_use]
+    pub fn total_bytes(&self) -> u64 {
+        self.total_bytes
+    }
+
+    /// Where the byte `offset` of block number `block` lies.
+    #[must_use]
+    pub fn guest(&self, block: usize, offset: u64) -> GuestOffset {
+        GuestOffset(self.starts[block] + offset)
+    }
+
+    /// Number of the page at `guest`, counted from the start of the virtual disk.
+    #[must_use]
+    pub fn page(&self, guest: GuestOffset) -> u64 {
+        guest.0 / u64::from(self.page_size)
+    }
+
+    /// Block and byte offset of page number `page`; `None` for one between two blocks.
+    #[must_use]
+    pub fn locate(&self, page: u64) -> Option<(usize, u64)> {
+        let guest = page * u64::from(self.page_size);
+        let block = self.starts.partition_point(|&start| start <= guest).checked_sub(1)?;
+        let offset = guest - self.starts[block];
+        (offset < self.blocks[block].used_length).then_some((block, offset))
+    }
+
+    /// The error that the page's content is not what was saved.
+    #[must_use]
+    pub fn page_error(&self, page: u64, found: u32, expected: u32) -> ImageError {
+        let (block, offset) = self.locate(page).unwrap_or_default();
+        let name = self.blocks.get(block).map_or(Vec::new(), |block| block.name.clone());
+        ImageError::Page { block: name, offset, found, expected }
+    }
+}
