@@ -1,1 +1,22 @@
-//! Placeholder front page; written with the crate.
+//! Saves a running QEMU VM into one image, and reverts it: the machines of `snapshot-engine` on a real disk and a real
+//! channel.
+//!
+//! [`save`] and [`revert`] are the whole jobs of the program `qemu-snapshot`; [`Cli`] is its command line. One thread
+//! runs one machine; disk operations are carried out by io_uring, Linux AIO or worker threads.
+
+mod block_options;
+mod channel;
+mod cli;
+mod descriptor;
+mod disk;
+mod event_loop;
+mod image_file;
+mod job;
+mod lock;
+mod progress;
+
+pub use block_options::{Aio, ImageSpec, SpecError};
+pub use channel::{Channel, Uri};
+pub use cli::{Cli, ProgressMode};
+pub use image_file::{ImageFile, OpenError};
+pub use job::{revert, save};

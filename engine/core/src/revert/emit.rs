@@ -81,7 +81,7 @@ impl RevertMachine {
                 let found = page_checksum(&bytes[start..start + emitter.page_bytes]);
                 if found != expected {
                     let number = first_page + u64::from(page.at);
-                    return Err(wrong(self.reader.page_error(number, found, expected)));
+                    return Err(wrong(layout.page_error(number, found, expected)));
                 }
             }
         }

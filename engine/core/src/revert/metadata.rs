@@ -3,7 +3,7 @@
 use crate::ids::Ids;
 use crate::machine::{Action, IoId, Piece};
 use crate::pool::{BUFFER_ALIGNMENT_BYTES, BufferId, Pool};
-use snapshot_image::{HostOffset, ImageError, SnapshotReader};
+use snapshot_image::{HostOffset, SnapshotReader};
 
 /// One metadata read at a time: what is asked for depends on what came before.
 #[derive(Debug, Default)]
@@ -34,17 +34,21 @@ impl MetadataReads {
         Some(Action::Read { id, buffer, pieces: vec![Piece { at, range }] })
     }
 
-    /// Takes note of a completion; `None` if it is not this read's.
+    /// Takes note of a completion; false if it is not this read's.
     pub(crate) fn done(
         &mut self,
         id: IoId,
         arrived: bool,
         reader: &mut SnapshotReader,
         pool: &mut Pool,
-    ) -> Option<Result<(), ImageError>> {
-        let (_, buffer, at, length) = self.reading.take_if(|(reading, ..)| *reading == id)?;
-        let result = if arrived { reader.supply(at, &pool.bytes(buffer)[..length]) } else { Ok(()) };
+    ) -> bool {
+        let Some((_, buffer, at, length)) = self.reading.take_if(|(reading, ..)| *reading == id) else {
+            return false;
+        };
+        if arrived {
+            reader.supply(at, &pool.bytes(buffer)[..length]);
+        }
         pool.release(buffer);
-        Some(result)
+        true
     }
 }

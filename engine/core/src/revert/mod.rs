@@ -27,11 +27,13 @@ use metadata::MetadataReads;
 use migration_stream::{Decoder, Record, SectionId, Step as Decoded};
 use plan::{Plan, Planned};
 use ring::Ring;
-use snapshot_image::{ImageError, Lookup, Open, ReadOptions, SnapshotReader, Verification};
+use snapshot_image::{HostOffset, ImageError, Open, ReadOptions, SnapshotReader, Verification};
 use std::collections::VecDeque;
 
 /// Slices are read ahead while they hold less than this.
 const READ_AHEAD_BYTES: usize = 16 << 20;
+/// And while they are fewer than this: runs of zero pages hold nothing.
+const READ_AHEAD_SLICES: usize = 64;
 /// Output is handed out while less than this has not left: more would only wait in the driver.
 const UNSENT_BYTES: u64 = 2 << 20;
 /// Blocks up to this size may be a device's or the firmware's, filled by the destination before it loads: their zero
@@ -223,7 +225,7 @@ impl RevertMachine {
     }
 
     /// Starts a metadata read; false while one is under way.
-    fn read_metadata(&mut self, at: snapshot_image::HostOffset, length: usize, pool: &mut Pool) -> bool {
+    fn read_metadata(&mut self, at: HostOffset, length: usize, pool: &mut Pool) -> bool {
         match self.metadata.start(at, length, pool, &mut self.ids) {
             Some(action) => {
                 self.actions.push_back(action);
@@ -342,11 +344,7 @@ impl Machine for RevertMachine {
 
 impl RevertMachine {
     fn done(&mut self, id: IoId, result: Result<Completed, IoError>, pool: &mut Pool) {
-        if let Some(supplied) = self.metadata.done(id, result.is_ok(), &mut self.reader, pool) {
-            if let Err(error) = supplied {
-                self.fail(wrong(error));
-            }
-        } else {
+        if !self.metadata.done(id, result.is_ok(), &mut self.reader, pool) {
             self.ring.done(id);
         }
         if let Err(error) = result {

@@ -53,6 +53,11 @@ impl Ring {
         self.held_bytes
     }
 
+    /// Slices under way.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     /// Reads under way.
     pub(crate) fn in_flight(&self) -> usize {
         self.entries.iter().filter(|entry| entry.reading.is_some()).count()

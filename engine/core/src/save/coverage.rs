@@ -27,7 +27,7 @@ impl Coverage {
         }
     }
 
-    /// Takes note of `page` (its number in the virtual disk) of block `block`.
+    /// Takes note of page number `page` (in the virtual disk) of block `block`.
     pub(crate) fn insert(&mut self, block: usize, page: u64) {
         let Ok(at) = usize::try_from(page / CHUNK_PAGES) else { return };
         if at >= self.chunks.len() {

@@ -5,9 +5,9 @@ use crate::pool::{BufferId, Pool};
 use std::ops::Range;
 
 /// What one read may bring at the most, as long as records are small.
-const INPUT_BYTES: usize = 1 << 20;
+pub(crate) const INPUT_BYTES: usize = 1 << 20;
 /// A record (early devices, a block list) may need this much at once.
-const RECORD_LIMIT_BYTES: usize = 80 << 20;
+pub(crate) const RECORD_LIMIT_BYTES: usize = 80 << 20;
 
 /// Bytes of the stream, in one buffer that is refilled behind a partial record.
 #[derive(Debug, Default)]

@@ -1,7 +1,8 @@
 //! What of a stream is kept as it is: the leader and the third region.
 
 use crate::failure::Unsupported;
-use migration_stream::{Record, SectionId, put_ram_blocks};
+use migration_stream::{Decoder, Record, SectionId, put_ram_blocks};
+use snapshot_image::VmState;
 
 /// The most bytes of leader, and of third region, that are kept in memory.
 const REGION_LIMIT_BYTES: u64 = 64 << 20;
@@ -80,6 +81,19 @@ impl Leader {
             Region::Ram => {}
         }
         self.check_limits()
+    }
+
+    /// What the image keeps of it. `normal_pages` is the number of PAGE records; `decoder` has walked the stream.
+    pub(crate) fn vm_state(&mut self, decoder: &Decoder, normal_pages: u64) -> VmState {
+        VmState {
+            leader: std::mem::take(&mut self.bytes),
+            third: std::mem::take(&mut self.third),
+            ram_list_offset: self.ram_start.unwrap_or(0),
+            ram_start_is_last: self.ram_start_is_last,
+            footers: decoder.has_footers() == Some(true),
+            optional_fields: decoder.blocks().iter().any(|block| block.guest_physical_address.is_some()),
+            normal_pages,
+        }
     }
 
     fn check_limits(&self) -> Result<(), Unsupported> {

@@ -27,7 +27,7 @@ mod stream;
 mod tail;
 mod target;
 
-use crate::failure::{Class, Failure, Unsupported};
+use crate::failure::{Class, Failure};
 use crate::ids::Ids;
 use crate::machine::{Action, Completed, Event, Header, IoError, IoId, Machine};
 use crate::pool::Pool;
@@ -37,9 +37,11 @@ use coverage::Coverage;
 use intake::Intake;
 use leader::Leader;
 pub(crate) use leader::RAM_IDSTR;
-use migration_stream::{Decoder, put_shut};
-use snapshot_image::{Geometry, Identity, ImageError};
+use migration_stream::Decoder;
+use migration_stream::return_path::{ReturnPathMessage, put_return_path_message};
+use snapshot_image::{Geometry, Identity, ImageError, RamLayout};
 use std::collections::VecDeque;
+use std::sync::Arc;
 use store::{PageUpdate, Store};
 use tail::Tail;
 use target::{Found, Target, TargetFinder};
@@ -129,7 +131,7 @@ pub struct SaveMachine {
     decoder: Decoder,
     intake: Intake,
     leader: Leader,
-    coverage: Option<Coverage>,
+    coverage: Option<(Coverage, RamLayout)>,
     store: Option<Store>,
     deferred: Option<PageUpdate>,
     tail: Tail,
@@ -208,7 +210,7 @@ impl SaveMachine {
         Ok(SaveSummary {
             uuid: self.config.identity.uuid,
             stream_bytes: self.intake.received_bytes,
-            ram_bytes: self.coverage.as_ref().map_or(0, Coverage::total_pages) * page_bytes,
+            ram_bytes: self.coverage.as_ref().map_or(0, |(coverage, _)| coverage.total_pages()) * page_bytes,
             nonzero_pages: self.nonzero_pages,
             page_bytes,
             normal_pages: self.store.as_ref().map_or(0, |store| store.normal_pages),
@@ -222,8 +224,8 @@ impl SaveMachine {
         let page_bytes = u64::from(self.decoder.page_size());
         let coverage = self.coverage.as_ref();
         Progress {
-            done_bytes: coverage.map_or(0, Coverage::seen_pages) * page_bytes,
-            total_bytes: coverage.map_or(0, Coverage::total_pages) * page_bytes,
+            done_bytes: coverage.map_or(0, |(coverage, _)| coverage.seen_pages()) * page_bytes,
+            total_bytes: coverage.map_or(0, |(coverage, _)| coverage.total_pages()) * page_bytes,
             channel_bytes: self.intake.received_bytes,
         }
     }
@@ -286,9 +288,9 @@ impl SaveMachine {
                     return Ok(false);
                 };
                 self.nonzero_pages = store.index.nonzero_pages();
-                let vm_state =
-                    self.leader.vm_state(store, self.decoder.blocks(), &self.decoder, &self.config.identity);
-                let steps = store.writer.reserve(vm_state, &store.index, tail::FIRST_CAPACITY_BYTES);
+                let vm_state = self.leader.vm_state(&self.decoder, store.normal_pages);
+                let pages = Arc::new(std::mem::take(&mut store.index));
+                let steps = store.writer.reserve(vm_state, &store.layout, &pages, tail::FIRST_CAPACITY_BYTES);
                 self.steps.start(steps.map_err(could_not)?);
                 self.phase = Phase::Settle { reserving: true };
             }
@@ -326,7 +328,7 @@ impl SaveMachine {
     fn answer(&mut self, status: u32) {
         if self.return_path && self.config.can_answer {
             let mut bytes = Vec::new();
-            put_shut(&mut bytes, status);
+            put_return_path_message(&mut bytes, &ReturnPathMessage::Shut(status));
             self.send(&bytes);
         }
         self.phase = Phase::Answer;

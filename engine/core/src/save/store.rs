@@ -6,7 +6,7 @@ use crate::ids::Ids;
 use crate::machine::{Action, IoId};
 use crate::pool::{BufferId, Pool};
 use crate::zero::is_zero;
-use migration_stream::{compressed, xbzrle};
+use migration_stream::{Error, ErrorKind, compressed, xbzrle};
 use snapshot_image::{PageIndex, RamLayout, SnapshotWriter, page_checksum};
 use std::ops::Range;
 
@@ -41,7 +41,6 @@ pub(crate) struct Store {
     pub(crate) layout: RamLayout,
     pub(crate) index: PageIndex,
     slabs: Slabs,
-    page_bytes: usize,
     /// PAGE records seen, repeats counted.
     pub(crate) normal_pages: u64,
 }
@@ -51,10 +50,9 @@ impl Store {
         let page_size = layout.page_size();
         Self {
             slabs: Slabs::new(page_size, writer.cluster_size(), memory_bytes),
-            index: PageIndex::new(&layout),
+            index: PageIndex::new(),
             writer,
             layout,
-            page_bytes: page_size as usize,
             normal_pages: 0,
         }
     }
@@ -87,17 +85,17 @@ impl Store {
         match update.content {
             Content::Zero => to.fill(0),
             Content::Page => to.copy_from_slice(data),
-            Content::Compressed => compressed::inflate(data, to).map_err(|error| error.at(update.at))?,
+            Content::Compressed => compressed::inflate(data, to).map_err(|kind| at(update, kind))?,
             Content::Xbzrle => {
                 match was_there {
                     Some(checksum) if page_checksum(to) != checksum => {
-                        let error = self.index.page_error(&self.layout, page, page_checksum(to));
+                        let error = self.layout.page_error(page, page_checksum(to), checksum);
                         return Err(Failure::Image { error, class: Class::CouldNot });
                     }
                     Some(_) => {}
                     None => to.fill(0),
                 }
-                xbzrle::decode(data, to).map_err(|error| error.at(update.at))?;
+                xbzrle::decode(data, to).map_err(|kind| at(update, kind))?;
             }
         }
         if is_zero_page || is_zero(to) {
@@ -140,9 +138,8 @@ impl Store {
     pub(crate) fn done(&mut self, id: IoId, pool: &mut Pool) -> bool {
         self.slabs.done(id, pool)
     }
+}
 
-    /// Bytes of a page.
-    pub(crate) fn page_bytes(&self) -> usize {
-        self.page_bytes
-    }
+fn at(update: &PageUpdate, kind: ErrorKind) -> Error {
+    Error { offset: update.at, path: "page record".to_owned(), kind }
 }

@@ -8,8 +8,9 @@ use super::{NEAR_THE_END_BYTES, Phase, SaveMachine, could_not};
 use crate::failure::{Failure, Unsupported};
 use crate::machine::Action;
 use crate::pool::{BufferId, Pool};
-use migration_stream::{Command, Record, Step as Decoded, put_pong};
-use snapshot_image::{RamLayout, SnapshotWriter};
+use migration_stream::return_path::{ReturnPathMessage, put_return_path_message};
+use migration_stream::{Command, Record, Step as Decoded};
+use snapshot_image::{ImageBlock, RamLayout, SnapshotWriter};
 
 /// What a record that is no page asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,11 +40,11 @@ fn note(leader: &mut Leader, record: &Record<'_>, raw: &[u8], at: u64) -> Result
         Record::Command(command) => match command {
             Command::OpenReturnPath => Then::OpenReturnPath,
             Command::Ping(value) => Then::Ping(*value),
-            Command::PostcopyAdvise { .. } | Command::SwitchoverStart => Then::Nothing,
+            Command::PostcopyAdvise(_) | Command::SwitchoverStart => Then::Nothing,
             Command::EnableColo => return Err(Unsupported::Colo { offset: at }.into()),
             Command::PostcopyListen => return postcopy("POSTCOPY_LISTEN"),
             Command::PostcopyRun => return postcopy("POSTCOPY_RUN"),
-            Command::PostcopyRamDiscard(_) => return postcopy("POSTCOPY_RAM_DISCARD"),
+            Command::PostcopyRamDiscard { .. } => return postcopy("POSTCOPY_RAM_DISCARD"),
             Command::Packaged(_) => return postcopy("PACKAGED"),
             Command::PostcopyResume => return postcopy("POSTCOPY_RESUME"),
             Command::RecvBitmap(_) => return postcopy("RECV_BITMAP"),
@@ -94,7 +95,7 @@ impl SaveMachine {
                     let raw = &pool.bytes(input)[held.start..held.start + len];
                     let then = note(&mut self.leader, &other, raw, at)?;
                     self.intake.consume(len);
-                    self.carry_out(then, at, pool)?;
+                    self.carry_out(then, at)?;
                     return Ok(true);
                 }
             };
@@ -117,8 +118,9 @@ impl SaveMachine {
 
     /// Stores a page; false if it has to wait.
     fn take_page(&mut self, update: PageUpdate, input: BufferId, pool: &mut Pool) -> Result<bool, Failure> {
-        if let Some(coverage) = &mut self.coverage {
-            coverage.insert(update.block, update.offset);
+        if let Some((coverage, layout)) = &mut self.coverage {
+            let page = layout.page(layout.guest(update.block, update.offset));
+            coverage.insert(update.block, page);
             if !self.holding
                 && coverage.missing_pages() * u64::from(self.decoder.page_size()) <= NEAR_THE_END_BYTES
             {
@@ -129,6 +131,7 @@ impl SaveMachine {
             return Ok(true);
         }
         let Some(store) = &mut self.store else { return Ok(true) };
+        store.normal_pages += u64::from(update.content != Content::Zero);
         let stored = store.apply(&update, input, pool)?;
         if !stored {
             self.deferred = Some(update);
@@ -143,7 +146,7 @@ impl SaveMachine {
         }
     }
 
-    fn carry_out(&mut self, then: Then, at: u64, pool: &mut Pool) -> Result<(), Failure> {
+    fn carry_out(&mut self, then: Then, at: u64) -> Result<(), Failure> {
         match then {
             Then::Nothing => {}
             Then::Layout => return self.lay_out(),
@@ -153,7 +156,7 @@ impl SaveMachine {
             Then::Ping(value) => {
                 if self.return_path && self.config.can_answer {
                     let mut bytes = Vec::new();
-                    put_pong(&mut bytes, value);
+                    put_return_path_message(&mut bytes, &ReturnPathMessage::Pong(value));
                     self.send(&bytes);
                 }
             }
@@ -170,14 +173,18 @@ impl SaveMachine {
                 }
             }
         }
-        let _ = pool;
         Ok(())
     }
 
     /// The block list is known: where every page goes, and whether the image is large enough.
     fn lay_out(&mut self) -> Result<(), Failure> {
-        let layout = RamLayout::new(self.decoder.blocks(), self.decoder.page_size()).map_err(could_not)?;
-        self.coverage = Some(Coverage::new(&layout));
+        let blocks = self.decoder.blocks().iter().map(|block| ImageBlock {
+            name: block.idstr.clone(),
+            used_length: block.used_length,
+            host_page_size: block.host_page_size,
+        });
+        let layout = RamLayout::new(blocks.collect(), self.decoder.page_size()).map_err(could_not)?;
+        self.coverage = Some((Coverage::new(&layout), layout.clone()));
         if self.failure.is_some() {
             return Ok(());
         }
@@ -187,18 +194,20 @@ impl SaveMachine {
             None => return Ok(()),
         }
         .map_err(could_not)?;
-        self.steps.start(writer.begin(self.config.identity.clone()));
+        self.steps.start(writer.begin(self.config.identity));
         self.store = Some(Store::new(writer, layout, self.config.memory_bytes));
         Ok(())
     }
 
     /// RAM that travels elsewhere must not be stored as zeros.
     fn check_ram_is_here(&self) -> Result<(), Failure> {
-        let (Some(coverage), Some(store)) = (&self.coverage, &self.store) else { return Ok(()) };
-        if store.page_records == 0 && coverage.missing_pages() > 0 {
+        let (Some((coverage, _)), Some(store)) = (&self.coverage, &self.store) else { return Ok(()) };
+        let ignores_shared =
+            self.decoder.configuration().is_some_and(|c| c.has_capability("x-ignore-shared"));
+        if store.normal_pages == 0 && coverage.missing_pages() > 0 {
             return Err(Unsupported::Multifd.into());
         }
-        if let Some(block) = coverage.untouched_block().filter(|_| self.decoder.ignores_shared()) {
+        if let Some(block) = coverage.untouched_block().filter(|_| ignores_shared) {
             return Err(
                 Unsupported::IgnoreShared { block: self.decoder.blocks()[block].idstr.clone() }.into()
             );

@@ -1,11 +1,12 @@
 //! The device tail: from the first device section to the end of the stream.
 
+use super::intake::INPUT_BYTES;
 use crate::failure::{Failure, Unsupported};
-use migration_stream::Error;
-use migration_stream::tail::{TailContext, Trailer, cut, expected_end};
+use migration_stream::Decoder;
+use migration_stream::tail::{Trailer, cut, expected_end};
 
 /// Space reserved for the tail before a byte of it is read: more than an ordinary machine needs.
-pub(crate) const FIRST_CAPACITY_BYTES: u64 = 1 << 20;
+pub(crate) const FIRST_CAPACITY_BYTES: u64 = 2 << 20;
 /// The most that a tail may have.
 const LIMIT_BYTES: u64 = 256 << 20;
 
@@ -34,9 +35,9 @@ impl Tail {
         Ok(())
     }
 
-    /// The capacity that has to be reserved before `more` further bytes may be read, if it is not there yet.
-    pub(crate) fn capacity_for(&self, more: u64) -> Option<u64> {
-        let needed = self.bytes.len() as u64 + more;
+    /// The capacity that has to be reserved before more may be read, if it is not there yet.
+    pub(crate) fn missing_capacity(&self) -> Option<u64> {
+        let needed = self.bytes.len() as u64 + INPUT_BYTES as u64;
         (needed > self.capacity).then(|| needed.next_multiple_of(FIRST_CAPACITY_BYTES) * 2)
     }
 
@@ -47,9 +48,9 @@ impl Tail {
     }
 
     /// Verifies the tail from its first to its last byte.
-    pub(crate) fn verify(&self, context: &TailContext<'_>) -> Result<(), Failure> {
-        let tail: Result<_, Error> = cut(&self.bytes, self.offset, context);
-        if matches!(tail?.trailer, Trailer::NoVmdesc) && !self.no_vmdesc {
+    pub(crate) fn verify(&self, decoder: &Decoder) -> Result<(), Failure> {
+        let tail = cut(&self.bytes, self.offset, decoder)?;
+        if matches!(tail.trailer, Trailer::NoVmdesc) && !self.no_vmdesc {
             return Err(Unsupported::NoVmdesc.into());
         }
         Ok(())

@@ -1,0 +1,57 @@
+//! `qemu-snapshot`: parses the command line, does the job, and turns its end into an exit status.
+
+use clap::{CommandFactory, Parser};
+use qemu_snapshot::{Cli, revert, save};
+use snapshot_engine::{Class, Failure, uuid_text};
+use snapshot_image::Verification;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Some(shell) = cli.completions {
+        clap_complete::generate(shell, &mut Cli::command(), "qemu-snapshot", &mut io::stdout());
+        return ExitCode::SUCCESS;
+    }
+    if cli.man {
+        let page = clap_mangen::Man::new(Cli::command());
+        return page.render(&mut io::stdout()).map_or(ExitCode::from(2), |()| ExitCode::SUCCESS);
+    }
+    match if cli.revert { run_revert(&cli) } else { run_save(&cli) } {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            say(&format!("error: {failure}"));
+            ExitCode::from(match failure.class() {
+                Class::InputWrong => 1,
+                Class::CouldNot => 2,
+            })
+        }
+    }
+}
+
+/// One line on stderr; if nobody reads it, so be it.
+fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "qemu-snapshot: {text}");
+}
+
+fn run_save(cli: &Cli) -> Result<(), Failure> {
+    let summary = save(cli)?;
+    if summary.source_could_not_see {
+        say("warning: the source opened no return path, so on a socket it could not have seen a failure");
+    }
+    say(&format!(
+        "saved {} of {} MiB of RAM that are not zero, snapshot {}",
+        summary.nonzero_pages * summary.page_bytes >> 20,
+        summary.ram_bytes >> 20,
+        uuid_text(&summary.uuid)
+    ));
+    Ok(())
+}
+
+fn run_revert(cli: &Cli) -> Result<(), Failure> {
+    let summary = revert(cli)?;
+    if let Verification::Unverified(why) = summary.verification {
+        say(&format!("warning: unverified: {why}"));
+    }
+    Ok(())
+}

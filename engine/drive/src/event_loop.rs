@@ -1,0 +1,342 @@
+//! Runs a machine: starts what it wants done, waits, and tells it what happened.
+
+use crate::channel::Channel;
+use crate::disk::{DiskQueue, Finished, Work, io_error};
+use crate::image_file::ImageFile;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::SeekFrom;
+use snapshot_engine::machine::{Body, Header};
+use snapshot_engine::{Action, BufferId, Completed, Event, IoError, IoId, Machine, Pool};
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+/// Pieces that one write gathers; the kernel takes 1024.
+const GATHERED_PIECES: usize = 512;
+/// Before the thread sleeps it looks this many times again: a wake-up costs more than a few looks.
+const SPINS: u32 = 50;
+/// How often progress is shown.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+
+/// What a machine works with.
+#[derive(Debug)]
+pub(crate) struct Driver {
+    pub(crate) channel: Channel,
+    pub(crate) image: Option<ImageFile>,
+    pub(crate) disk: DiskQueue,
+    /// Becomes readable on SIGTERM and SIGINT.
+    pub(crate) signals: Option<UnixStream>,
+    /// A revert reads what the destination answers.
+    pub(crate) listens: bool,
+}
+
+struct Run<'a> {
+    driver: &'a mut Driver,
+    pool: Pool,
+    output: VecDeque<(Header, Option<Body>)>,
+    /// Bytes of the first piece that have left.
+    sent_of_first: usize,
+    reading: Option<(BufferId, Range<usize>)>,
+    holding: bool,
+    wake: Option<u64>,
+    done: VecDeque<(IoId, Result<Completed, IoError>)>,
+    start: Instant,
+    answers_ended: bool,
+    interrupted: bool,
+}
+
+/// Runs `machine` until it has finished; `progress` is called now and then.
+///
+/// # Errors
+///
+/// Only what no machine could be told of: `poll(2)` itself fails.
+pub(crate) fn run<M: Machine>(
+    machine: &mut M,
+    driver: &mut Driver,
+    mut progress: impl FnMut(&M),
+) -> io::Result<()> {
+    let mut run = Run {
+        driver,
+        pool: Pool::default(),
+        output: VecDeque::new(),
+        sent_of_first: 0,
+        reading: None,
+        holding: false,
+        wake: None,
+        done: VecDeque::new(),
+        start: Instant::now(),
+        answers_ended: false,
+        interrupted: false,
+    };
+    machine.handle(Event::Tick { now_ms: 0 }, &mut run.pool);
+    let mut shown = Instant::now();
+    loop {
+        while let Some(action) = machine.poll(&mut run.pool) {
+            if action == Action::Finish {
+                progress(machine);
+                return Ok(());
+            }
+            run.start(action);
+        }
+        let mut happened = false;
+        for _ in 0..SPINS {
+            happened = run.look(machine)?;
+            if happened {
+                break;
+            }
+            std::hint::spin_loop();
+        }
+        if !happened {
+            run.wait(shown + PROGRESS_INTERVAL)?;
+        }
+        if shown.elapsed() >= PROGRESS_INTERVAL {
+            progress(machine);
+            shown = Instant::now();
+        }
+    }
+}
+
+impl Run<'_> {
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn start(&mut self, action: Action) {
+        let plain =
+            |result: io::Result<()>| result.map(|()| Completed::Plain).map_err(|error| io_error(&error));
+        let no_file = || IoError("there is no image file".to_owned());
+        match action {
+            Action::ReadInput { buffer, range } => self.reading = Some((buffer, range)),
+            Action::HoldWriter => self.holding = !self.driver.channel.hold_writer(),
+            Action::CreateTemporary { id } => {
+                let result = self.driver.image.as_mut().map_or(Ok(()), ImageFile::create_temporary);
+                self.done.push_back((id, plain(result)));
+            }
+            Action::Publish { id } => {
+                let result = self.driver.image.as_mut().map_or(Ok(()), ImageFile::publish);
+                self.done.push_back((id, plain(result)));
+            }
+            Action::SetLength { id, length_bytes } => {
+                let result = self.driver.file().map(|file| plain(file.set_len(length_bytes)));
+                self.done.push_back((id, result.unwrap_or_else(|| Err(no_file()))));
+            }
+            Action::NextData { id, from } => {
+                let result =
+                    self.driver.file().map(|file| next_data(&file, from.0).map_err(|error| io_error(&error)));
+                self.done.push_back((id, result.unwrap_or_else(|| Err(no_file()))));
+            }
+            Action::Read { id, buffer, pieces } => {
+                let lent = self.pool.lend(buffer);
+                self.submit(id, Work::Read(buffer, lent, pieces));
+            }
+            Action::Write { id, buffer, pieces } => {
+                let lent = self.pool.lend(buffer);
+                self.submit(id, Work::Write(buffer, lent, pieces));
+            }
+            Action::Flush { id } => self.submit(id, Work::Flush),
+            Action::Send { header, body } => self.output.push_back((header, body)),
+            Action::WakeAt { tick_ms } => self.wake = tick_ms,
+            Action::Finish => {}
+        }
+    }
+
+    fn submit(&mut self, id: IoId, work: Work) {
+        match self.driver.file() {
+            Some(file) => self.driver.disk.submit(&file, id, work),
+            None => {
+                if let Work::Read(name, buffer, _) | Work::Write(name, buffer, _) = work {
+                    self.pool.give_back(name, buffer);
+                }
+                self.done.push_back((id, Err(IoError("there is no image file".to_owned()))));
+            }
+        }
+    }
+
+    /// Tells the machine what has happened; false if nothing has.
+    fn look<M: Machine>(&mut self, machine: &mut M) -> io::Result<bool> {
+        let mut happened = false;
+        for Finished { id, buffer, result } in self.driver.disk.finished() {
+            if let Some((name, buffer)) = buffer {
+                self.pool.give_back(name, buffer);
+            }
+            self.done.push_back((id, result));
+        }
+        while let Some((id, result)) = self.done.pop_front() {
+            machine.handle(Event::Done { id, result }, &mut self.pool);
+            happened = true;
+        }
+        if self.wake.is_some_and(|wake| wake <= self.now_ms()) {
+            self.wake = None;
+            machine.handle(Event::Tick { now_ms: self.now_ms() }, &mut self.pool);
+            happened = true;
+        }
+        let ready = self.poll_channel(Some(Duration::ZERO))?;
+        if ready.signal && !self.interrupted {
+            self.interrupted = true;
+            machine.handle(Event::Interrupted, &mut self.pool);
+            happened = true;
+        }
+        if ready.input {
+            happened |= self.read_input(machine);
+        }
+        if ready.answers {
+            happened |= self.read_answers(machine);
+        }
+        if ready.output {
+            happened |= self.write_output(machine);
+        }
+        Ok(happened)
+    }
+
+    fn read_input<M: Machine>(&mut self, machine: &mut M) -> bool {
+        let (Some((buffer, range)), Some(input)) = (self.reading.take(), self.driver.channel.input()) else {
+            return false;
+        };
+        let place = &mut self.pool.bytes_mut(buffer)[range.clone()];
+        match rustix::io::read(input, place) {
+            Ok(0) => machine.handle(Event::InputEnd, &mut self.pool),
+            Ok(bytes) => machine.handle(Event::Input { bytes }, &mut self.pool),
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {
+                self.reading = Some((buffer, range));
+                return false;
+            }
+            Err(error) => machine.handle(Event::InputFailed(io_error(&error.into())), &mut self.pool),
+        }
+        if self.holding {
+            self.holding = !self.driver.channel.hold_writer();
+        }
+        true
+    }
+
+    fn read_answers<M: Machine>(&mut self, machine: &mut M) -> bool {
+        let Some(input) = self.driver.channel.input() else { return false };
+        let mut bytes = [0; 4096];
+        match rustix::io::read(input, &mut bytes) {
+            Ok(0) => {
+                self.answers_ended = true;
+                machine.handle(Event::AnswerEnd, &mut self.pool);
+            }
+            Ok(length) => machine.handle(Event::Answer(&bytes[..length]), &mut self.pool),
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => return false,
+            Err(_) => {
+                self.answers_ended = true;
+                machine.handle(Event::AnswerEnd, &mut self.pool);
+            }
+        }
+        true
+    }
+
+    /// Writes as much as the channel takes at once.
+    fn write_output<M: Machine>(&mut self, machine: &mut M) -> bool {
+        let Some(output) = self.driver.channel.output() else { return false };
+        let mut slices = Vec::with_capacity(GATHERED_PIECES + 1);
+        let mut skip = self.sent_of_first;
+        for (header, body) in &self.output {
+            let body =
+                body.as_ref().map_or(&[][..], |body| &self.pool.bytes(body.buffer)[body.range.clone()]);
+            for bytes in [header.bytes(), body] {
+                let from = skip.min(bytes.len());
+                skip -= from;
+                if from < bytes.len() {
+                    slices.push(IoSlice::new(&bytes[from..]));
+                }
+            }
+            if slices.len() >= GATHERED_PIECES {
+                break;
+            }
+        }
+        let written = rustix::io::writev(output, &slices);
+        drop(slices);
+        match written {
+            Ok(0) => return false,
+            Ok(bytes) => {
+                let mut rest = bytes + self.sent_of_first;
+                while let Some((header, body)) = self.output.front() {
+                    let length = header.bytes().len() + body.as_ref().map_or(0, |body| body.range.len());
+                    if rest < length {
+                        break;
+                    }
+                    rest -= length;
+                    self.output.pop_front();
+                }
+                self.sent_of_first = rest;
+                machine.handle(Event::Sent { bytes: bytes as u64 }, &mut self.pool);
+            }
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => return false,
+            Err(error) => {
+                self.output.clear();
+                self.sent_of_first = 0;
+                machine.handle(Event::OutputFailed(io_error(&error.into())), &mut self.pool);
+            }
+        }
+        true
+    }
+
+    fn wait(&mut self, at_the_latest: Instant) -> io::Result<()> {
+        let mut until = at_the_latest;
+        if let Some(wake) = self.wake {
+            until = until.min(self.start + Duration::from_millis(wake));
+        }
+        self.poll_channel(Some(
+            until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)),
+        ))?;
+        Ok(())
+    }
+
+    /// Waits until something can be done, at most `time`.
+    fn poll_channel(&mut self, time: Option<Duration>) -> io::Result<Ready> {
+        let channel = &self.driver.channel;
+        let signal = self.driver.disk.signal();
+        let mut fds = vec![PollFd::new(&signal, PollFlags::IN)];
+        let signals = self.driver.signals.as_ref().map(AsFd::as_fd);
+        let wanted = [
+            (channel.input(), self.reading.is_some(), PollFlags::IN),
+            (channel.input(), self.driver.listens && !self.answers_ended, PollFlags::IN),
+            (channel.output(), !self.output.is_empty(), PollFlags::OUT),
+            (signals, !self.interrupted, PollFlags::IN),
+        ];
+        let places = wanted.map(|(fd, wanted, flags)| {
+            fds.push(PollFd::from_borrowed_fd(fd.filter(|_| wanted)?, flags));
+            Some(fds.len() - 1)
+        });
+        let time = time.map(|time| Timespec {
+            tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(time.subsec_nanos()),
+        });
+        match poll(&mut fds, time.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let is_ready = |at: Option<usize>| at.is_some_and(|at| !fds[at].revents().is_empty());
+        let [input, answers, output, signal] = places.map(is_ready);
+        Ok(Ready { input, answers, output, signal })
+    }
+}
+
+struct Ready {
+    input: bool,
+    answers: bool,
+    output: bool,
+    signal: bool,
+}
+
+/// Where the next data lies (lseek(2), SEEK_DATA). A file system that cannot tell has data everywhere.
+fn next_data(file: &std::fs::File, from: u64) -> io::Result<Completed> {
+    let start = match rustix::fs::seek(file, SeekFrom::Data(from)) {
+        Ok(start) => start,
+        Err(rustix::io::Errno::NXIO) => return Ok(Completed::Data(None)),
+        Err(rustix::io::Errno::INVAL) => return Ok(Completed::Data(Some(from..file.metadata()?.len()))),
+        Err(error) => return Err(error.into()),
+    };
+    let end = rustix::fs::seek(file, SeekFrom::Hole(start))?;
+    Ok(Completed::Data(Some(start..end)))
+}
+
+impl Driver {
+    fn file(&self) -> Option<std::sync::Arc<std::fs::File>> {
+        self.image.as_ref().and_then(|image| image.file.clone())
+    }
+}
