@@ -1,1 +1,37 @@
-//! Placeholder front page; written with the crate.
+//! The test bed: real QEMUs, a guest that checks its own memory, and the built tool.
+//!
+//! A test asks for what it needs and gives up visibly where that is missing:
+//!
+//! ```no_run
+//! use snapshot_tests::{Config, Guest, Qemu, Version};
+//!
+//! let Some(binary) = Version::V10_0.binary_or_skip() else { return };
+//! let Some(guest) = Guest::built_or_skip() else { return };
+//! let mut source = Qemu::start(&binary, guest, Config::default());
+//! source.console().wait_ready();
+//! ```
+//!
+//! * [`Version`], [`Binary`]: which QEMUs there are, and where.
+//! * [`Qemu`], [`Config`]: one running machine; killed when dropped, its last words printed if the test fails.
+//! * [`Qmp`]: its monitor, every answer within a deadline.
+//! * [`Guest`], [`Console`]: the guest in `guest/`, and what it says about its memory.
+//! * [`tool`]: the `qemu-snapshot` binary of this build.
+//!
+//! The library panics where a test would: a call that cannot go on ends the test with the reason.
+
+mod console;
+mod guest;
+mod migration;
+mod policy;
+mod qemu;
+mod qmp;
+pub mod tool;
+mod version;
+
+pub use console::{Console, Report};
+pub use guest::{Guest, Workload};
+pub use migration::Outcome;
+pub use policy::skip_or_fail;
+pub use qemu::{Boot, Config, Qemu, Ram};
+pub use qmp::{Qmp, QmpError};
+pub use version::{Binary, Version};

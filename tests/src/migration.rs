@@ -1,0 +1,157 @@
+//! Saves and reverts of a running machine.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use crate::{policy::skip_or_fail, qemu::Qemu, qmp::QmpError};
+
+const POLL: Duration = Duration::from_millis(10);
+
+/// How a migration ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// `query-migrate` says so.
+    Completed,
+    /// `query-migrate` says so, with its `error-desc`; or the QEMU that was to load a stream has ended.
+    Failed(String),
+    /// `migrate_cancel`.
+    Cancelled,
+}
+
+impl Qemu {
+    /// Switches migration capabilities on or off.
+    ///
+    /// # Panics
+    ///
+    /// If QEMU refuses.
+    pub fn set_capabilities(&mut self, capabilities: &[(&str, bool)]) {
+        let list = capability_list(capabilities);
+        self.execute("migrate-set-capabilities", json!({ "capabilities": list }));
+    }
+
+    /// Switches background snapshots on. False where the kernel cannot do it (write protection by userfaultfd): the
+    /// test is to return, this has said why, or failed in CI.
+    ///
+    /// # Panics
+    ///
+    /// If QEMU refuses for another reason.
+    #[must_use]
+    pub fn background_snapshot_or_skip(&mut self) -> bool {
+        let list = capability_list(&[("background-snapshot", true)]);
+        match self.qmp().execute("migrate-set-capabilities", json!({ "capabilities": list })) {
+            Ok(_) => true,
+            Err(QmpError::Refused(why)) if why.contains("not supported by host kernel") => {
+                skip_or_fail("background snapshots need write protection by userfaultfd (Linux 5.7)");
+                false
+            }
+            Err(error) => panic!("background-snapshot: {error:?}"),
+        }
+    }
+
+    /// Sets migration parameters, as an object of QMP's `migrate-set-parameters`.
+    ///
+    /// # Panics
+    ///
+    /// If QEMU refuses.
+    pub fn set_parameters(&mut self, parameters: Value) {
+        self.execute("migrate-set-parameters", parameters);
+    }
+
+    /// Lets the source send as fast as it can and stop its guest as late as it likes.
+    ///
+    /// # Panics
+    ///
+    /// If QEMU refuses.
+    pub fn set_fast(&mut self) {
+        self.set_parameters(json!({ "max-bandwidth": 8_u64 << 30, "downtime-limit": 300 }));
+    }
+
+    /// Starts a migration to `uri`.
+    ///
+    /// # Panics
+    ///
+    /// If QEMU refuses.
+    pub fn start_save(&mut self, uri: &str) {
+        self.execute("migrate", json!({ "uri": uri }));
+    }
+
+    /// Waits for the migration that was started to end.
+    ///
+    /// # Panics
+    ///
+    /// If it has not within `limit`, or QEMU is gone.
+    pub fn wait_save(&mut self, limit: Duration) -> Outcome {
+        let end = Instant::now() + limit;
+        loop {
+            let info = self.execute("query-migrate", json!({}));
+            if let Some(outcome) = outcome_of(&info) {
+                return outcome;
+            }
+            assert!(Instant::now() < end, "{}: no end of the migration: {info}", self.version());
+            thread::sleep(POLL);
+        }
+    }
+
+    /// Migrates to `uri` and waits for the end, two minutes at most.
+    ///
+    /// # Panics
+    ///
+    /// If QEMU refuses, is gone, or does not come to an end.
+    pub fn save(&mut self, uri: &str) -> Outcome {
+        self.start_save(uri);
+        self.wait_save(Duration::from_secs(120))
+    }
+
+    /// Loads a stream from `uri` into a machine that was started to wait for one. Completed: the machine is in the run
+    /// state that the stream tells.
+    ///
+    /// # Panics
+    ///
+    /// If QEMU refuses the address, or does not come to an end within two minutes.
+    pub fn revert(&mut self, uri: &str) -> Outcome {
+        let end = Instant::now() + Duration::from_secs(120);
+        match self.qmp().execute("migrate-incoming", json!({ "uri": uri })) {
+            Ok(_) => {}
+            Err(QmpError::Closed) => return self.ended(),
+            Err(error) => panic!("migrate-incoming: {error:?}"),
+        }
+        loop {
+            let info = match self.qmp().execute("query-migrate", json!({})) {
+                Ok(info) => info,
+                Err(QmpError::Closed) => return self.ended(),
+                Err(error) => panic!("query-migrate: {error:?}"),
+            };
+            if let Some(outcome) = outcome_of(&info) {
+                // "completed" may come a moment before the run state changes.
+                if outcome != Outcome::Completed || self.run_state() != "inmigrate" {
+                    return outcome;
+                }
+            }
+            assert!(Instant::now() < end, "{}: no end of the revert: {info}", self.version());
+            thread::sleep(POLL);
+        }
+    }
+
+    /// A destination that refuses a stream ends, and says why on stderr.
+    fn ended(&mut self) -> Outcome {
+        let status = self.wait_exit(Duration::from_secs(30)).expect("a QEMU with a closed monitor ends");
+        Outcome::Failed(format!("{status}: {}", self.stderr()))
+    }
+}
+
+fn capability_list(capabilities: &[(&str, bool)]) -> Vec<Value> {
+    capabilities.iter().map(|(name, on)| json!({ "capability": name, "state": on })).collect()
+}
+
+fn outcome_of(info: &Value) -> Option<Outcome> {
+    match info["status"].as_str()? {
+        "completed" => Some(Outcome::Completed),
+        "failed" => Some(Outcome::Failed(info["error-desc"].as_str().unwrap_or("").to_owned())),
+        "cancelled" => Some(Outcome::Cancelled),
+        _ => None,
+    }
+}

@@ -1,0 +1,273 @@
+//! One running QEMU.
+
+use std::{
+    fs::{self, File},
+    io::Write,
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    console::Console,
+    guest::{Guest, Workload},
+    qmp::{Qmp, QmpError},
+    version::{Binary, Version},
+};
+
+const POLL: Duration = Duration::from_millis(10);
+
+/// What a machine's RAM is made of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Ram {
+    /// Private anonymous memory, as without any option.
+    #[default]
+    Private,
+    /// A file that several QEMUs may share: what it holds is there when the machine starts.
+    SharedFile(PathBuf),
+    /// A shared memory file descriptor.
+    SharedMemfd,
+}
+
+/// How a machine comes to its guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Boot {
+    /// QEMU's own firmware loads the guest by the multiboot protocol.
+    #[default]
+    Multiboot,
+    /// The guest is the firmware: nobody else's code or tables are in memory.
+    Firmware,
+}
+
+/// A machine to start. The default is a `pc` with 64 MiB and a guest that rewrites its memory at a steady rate.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `-machine`: a name, with properties behind commas if wanted.
+    pub machine: String,
+    /// RAM in MiB.
+    pub memory_mib: u32,
+    /// What the RAM is made of.
+    pub ram: Ram,
+    /// How the guest is loaded.
+    pub boot: Boot,
+    /// How hard the guest works. A machine that waits for a stream takes it over with the guest.
+    pub workload: Workload,
+    /// Start with `-incoming defer`.
+    pub incoming: bool,
+    /// More arguments.
+    pub more: Vec<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            machine: "pc".to_owned(),
+            memory_mib: 64,
+            ram: Ram::Private,
+            boot: Boot::Multiboot,
+            workload: Workload::STEADY,
+            incoming: false,
+            more: Vec::new(),
+        }
+    }
+}
+
+impl Config {
+    /// The same machine, waiting for a stream.
+    #[must_use]
+    pub fn incoming(&self) -> Self {
+        Self { incoming: true, ..self.clone() }
+    }
+
+    fn arguments(&self, guest: &Guest, home: &Path) -> Vec<String> {
+        let mut machine = self.machine.clone();
+        let mut arguments = Vec::new();
+        let mut add = |words: &[&str]| arguments.extend(words.iter().map(|&word| word.to_owned()));
+        add(&["-accel", "tcg", "-nodefaults", "-no-user-config", "-display", "none"]);
+        let size = format!("id=pc.ram,size={}M,share=on", self.memory_mib);
+        // The object's id becomes the RAM block's name; pc.ram is the name without any option.
+        match &self.ram {
+            Ram::Private => {}
+            Ram::SharedFile(path) => {
+                let path = path.display().to_string().replace(',', ",,");
+                add(&["-object", &format!("memory-backend-file,{size},mem-path={path}")]);
+            }
+            Ram::SharedMemfd => add(&["-object", &format!("memory-backend-memfd,{size}")]),
+        }
+        if self.ram != Ram::Private {
+            machine.push_str(",memory-backend=pc.ram");
+        }
+        add(&["-machine", &machine, "-m", &format!("{}M", self.memory_mib)]);
+        let options = self.workload.command_line();
+        match self.boot {
+            Boot::Multiboot => add(&["-kernel", &guest.kernel.display().to_string(), "-append", &options]),
+            Boot::Firmware => add(&[
+                "-bios",
+                &guest.firmware.display().to_string(),
+                "-fw_cfg",
+                &format!("name=opt/guest,string={options}"),
+            ]),
+        }
+        let qmp = format!("unix:{},server=on,wait=off", home.join("qmp").display());
+        add(&["-qmp", &qmp, "-debugcon", &format!("file:{}", home.join("console").display())]);
+        if self.incoming {
+            add(&["-incoming", "defer"]);
+        }
+        arguments.extend(self.more.iter().cloned());
+        arguments
+    }
+}
+
+/// A running machine. Dropping it kills QEMU and removes its files; if the test is failing then, what QEMU and the guest
+/// said last is printed.
+#[derive(Debug)]
+pub struct Qemu {
+    child: Child,
+    qmp: Qmp,
+    console: Console,
+    version: Version,
+    home: tempfile::TempDir,
+}
+
+impl Qemu {
+    /// Starts the machine and connects to its monitor.
+    ///
+    /// # Panics
+    ///
+    /// If QEMU does not start: with its stderr.
+    #[must_use]
+    pub fn start(binary: &Binary, guest: &Guest, config: Config) -> Self {
+        let home = tempfile::Builder::new().prefix("qemu-").tempdir().expect("a temporary folder");
+        let stderr = File::create(home.path().join("stderr")).expect("a temporary file");
+        // setpriv: a test program that is killed takes its QEMUs with it.
+        let mut child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "--"])
+            .arg(&binary.path)
+            .args(config.arguments(guest, home.path()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(stderr)
+            .spawn()
+            .expect("setpriv of util-linux is on every Linux system");
+        let path = home.path().join("qmp");
+        let qmp = Qmp::connect(&path, || matches!(child.try_wait(), Ok(None)));
+        let qmp = qmp.unwrap_or_else(|error| {
+            end(&mut child);
+            let words = fs::read_to_string(home.path().join("stderr")).unwrap_or_default();
+            panic!("{} did not start: {error:?}: {words}", binary.version);
+        });
+        let console = Console::new(&home.path().join("console"));
+        Self { child, qmp, console, version: binary.version, home }
+    }
+
+    /// The guest's console.
+    #[must_use]
+    pub fn console(&self) -> Console {
+        self.console.clone()
+    }
+
+    /// Which release it is.
+    #[must_use]
+    pub const fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The monitor.
+    pub fn qmp(&mut self) -> &mut Qmp {
+        &mut self.qmp
+    }
+
+    /// Process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A folder for the test's own files; removed with the machine.
+    #[must_use]
+    pub fn home(&self) -> &Path {
+        self.home.path()
+    }
+
+    /// Runs a monitor command that has to succeed.
+    ///
+    /// # Panics
+    ///
+    /// If it does not.
+    pub fn execute(&mut self, command: &str, arguments: Value) -> Value {
+        let version = self.version;
+        let done = self.qmp.execute(command, arguments);
+        done.unwrap_or_else(|error| panic!("{version}: {command}: {error:?}: {}", self.stderr()))
+    }
+
+    /// The machine's run state: `running`, `paused`, `inmigrate`, and so on.
+    ///
+    /// # Panics
+    ///
+    /// If QEMU does not answer.
+    pub fn run_state(&mut self) -> String {
+        self.execute("query-status", json!({}))["status"].as_str().expect("documented").to_owned()
+    }
+
+    /// Everything QEMU, and what it started by `exec:`, wrote to stderr.
+    #[must_use]
+    pub fn stderr(&self) -> String {
+        fs::read(self.home.path().join("stderr"))
+            .map_or_else(|_| String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// How QEMU ended, if it did within `limit`.
+    ///
+    /// # Panics
+    ///
+    /// If the process cannot be waited for.
+    pub fn wait_exit(&mut self, limit: Duration) -> Option<ExitStatus> {
+        let end = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("our own child") {
+                return Some(status);
+            }
+            if Instant::now() > end {
+                return None;
+            }
+            thread::sleep(POLL);
+        }
+    }
+
+    /// Ends the machine by the monitor, so that QEMU closes its files in order.
+    ///
+    /// # Panics
+    ///
+    /// If QEMU does not end, or not well.
+    pub fn quit(mut self) {
+        match self.qmp.execute("quit", json!({})) {
+            Ok(_) | Err(QmpError::Closed) => {}
+            Err(error) => panic!("quit: {error:?}"),
+        }
+        let status = self.wait_exit(Duration::from_secs(30)).expect("QEMU quits");
+        assert!(status.success(), "{status}, signal {:?}: {}", status.signal(), self.stderr());
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        end(&mut self.child);
+        if thread::panicking() {
+            let console = fs::read(self.home.path().join("console")).unwrap_or_default();
+            let console = String::from_utf8_lossy(&console).into_owned();
+            let last = console.lines().rev().take(5).collect::<Vec<_>>();
+            let words = format!("{} stderr: {}\nguest, last first: {last:?}\n", self.version, self.stderr());
+            let _ = std::io::stderr().write_all(words.as_bytes());
+        }
+    }
+}
+
+/// Kills and reaps a child that may have ended already.
+fn end(child: &mut Child) {
+    let _ = child.kill();
+    let _ = child.wait();
+}
