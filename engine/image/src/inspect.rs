@@ -22,7 +22,7 @@ pub struct Container {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Inspection {
     /// Nothing: a snapshot may be written into it.
-    Empty(Container),
+    Empty(Box<Container>),
     /// A snapshot; its UUID, where it has one.
     Snapshot(Geometry, Option<[u8; 16]>),
     /// What an interrupted save left.
@@ -170,7 +170,7 @@ impl Inspector {
         };
         let (l2, blocks) = (std::mem::take(&mut self.l2), std::mem::take(&mut self.refcount_blocks));
         let tables = Tables::open(header, l1, l2, refcounts, blocks, self.file_length);
-        Ok(Lookup::Ready(Some(Inspect::Done(Inspection::Empty(Container { tables })))))
+        Ok(Lookup::Ready(Some(Inspect::Done(Inspection::Empty(Box::new(Container { tables }))))))
     }
 
     /// Every cluster in use belongs to one thing only, and its refcount says so.

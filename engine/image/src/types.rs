@@ -63,7 +63,7 @@ impl Geometry {
     /// Clusters that one refcount block counts.
     #[must_use]
     pub fn refcount_block_entries(&self) -> u64 {
-        self.cluster_bytes() * 8 >> self.refcount_order
+        (self.cluster_bytes() * 8) >> self.refcount_order
     }
 
     /// Where the VM-state area of a disk of `size` bytes begins (QEMU's `qcow2_vm_state_offset`).

@@ -96,7 +96,7 @@ impl SnapshotWriter {
     /// # Errors
     ///
     /// `TooSmall`, with the size that is needed.
-    pub fn reuse(container: Container, ram_bytes: u64) -> Result<Self, ImageError> {
+    pub fn reuse(container: Box<Container>, ram_bytes: u64) -> Result<Self, ImageError> {
         let found = container.tables.header.size;
         if found < ram_bytes {
             return Err(ImageError::TooSmall { found, needed: ram_bytes.next_multiple_of(1 << 20) });

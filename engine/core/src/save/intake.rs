@@ -51,8 +51,9 @@ impl Intake {
         self.ended = true;
     }
 
-    /// Asks for more so that `needed` bytes in all can be held; `None` if that is more than any record may need.
-    pub(crate) fn refill(&mut self, pool: &mut Pool, needed: usize) -> Option<Action> {
+    /// Asks for at most `most` bytes more, so that `needed` in all can be held; `None` if that is more than any record
+    /// may need.
+    pub(crate) fn refill(&mut self, pool: &mut Pool, needed: usize, most: usize) -> Option<Action> {
         if needed > RECORD_LIMIT_BYTES {
             return None;
         }
@@ -75,6 +76,7 @@ impl Intake {
         self.buffer = Some(buffer);
         self.held = 0..self.held.len();
         self.reading = true;
-        Some(Action::ReadInput { buffer, range: self.held.end..self.capacity })
+        let end = self.capacity.min(self.held.end + most);
+        Some(Action::ReadInput { buffer, range: self.held.end..end })
     }
 }

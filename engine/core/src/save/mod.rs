@@ -106,7 +106,7 @@ pub struct Progress {
 
 #[derive(Debug)]
 enum Phase {
-    Inspect(TargetFinder),
+    Inspect(Box<TargetFinder>),
     CreateTemporary(IoId, Geometry),
     Stream,
     /// Pages are being written; then the reserve's steps.
@@ -153,7 +153,9 @@ impl SaveMachine {
     #[must_use]
     pub fn new(config: SaveConfig) -> Self {
         let (phase, target) = match (config.existing_length_bytes, config.create) {
-            (Some(length), _) => (Phase::Inspect(TargetFinder::new(length, config.overwrite)), None),
+            (Some(length), _) => {
+                (Phase::Inspect(Box::new(TargetFinder::new(length, config.overwrite))), None)
+            }
             (None, Some(geometry)) => (Phase::Stream, Some(Target::NewFile(geometry))),
             (None, None) => (Phase::Stream, None),
         };

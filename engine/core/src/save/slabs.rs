@@ -248,7 +248,7 @@ impl Slabs {
                 // Every cluster of a slab on disk that was never written reads as the zeros it stands for; asking for
                 // its place allocates it, which small pages and XBZRLE (old, rare) can afford.
                 let pieces =
-                    pieces(writer, number * self.slab_bytes, self.cluster_bytes, vec![0..self.slab_len()])?;
+                    pieces(writer, number * self.slab_bytes, self.cluster_bytes, [0..self.slab_len()])?;
                 Action::Read { id, buffer, pieces }
             } else {
                 let fresh = !self.is_on_disk(number);
@@ -324,7 +324,7 @@ fn pieces(
     writer: &mut SnapshotWriter,
     slab_start: u64,
     cluster_bytes: u64,
-    runs: Vec<Range<usize>>,
+    runs: impl IntoIterator<Item = Range<usize>>,
 ) -> Result<Vec<Piece>, ImageError> {
     let mut pieces: Vec<Piece> = Vec::new();
     for run in runs {

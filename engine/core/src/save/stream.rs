@@ -1,8 +1,10 @@
 //! Understands the stream record by record.
 
 use super::coverage::Coverage;
+use super::intake::INPUT_BYTES;
 use super::leader::Leader;
 use super::store::{Content, PageUpdate, Store};
+use super::tail::TAIL_READ_BYTES;
 use super::target::Target;
 use super::{NEAR_THE_END_BYTES, Phase, SaveMachine, could_not};
 use crate::failure::{Failure, Unsupported};
@@ -59,7 +61,7 @@ impl SaveMachine {
         if !self.steps.is_done() || self.intake.is_reading() {
             return Ok(false);
         }
-        let Some((input, _)) = self.intake.held() else { return self.refill(pool, 1) };
+        let Some((input, _)) = self.intake.held() else { return self.refill(pool, 1, INPUT_BYTES) };
         if let (Some(update), Some(store)) = (&self.deferred, &mut self.store) {
             if !store.apply(update, input, pool)? {
                 return Ok(false);
@@ -75,7 +77,7 @@ impl SaveMachine {
                     self.decoder.finish(&pool.bytes(input)[held])?;
                     return Err(Unsupported::NoDevices.into());
                 }
-                Decoded::Incomplete { needed } => return self.refill(pool, needed),
+                Decoded::Incomplete { needed } => return self.refill(pool, needed, needed.max(INPUT_BYTES)),
             };
             let page = |block, offset, content, data: &[u8]| PageUpdate {
                 block,
@@ -107,8 +109,8 @@ impl SaveMachine {
     }
 
     /// Asks for more input.
-    pub(super) fn refill(&mut self, pool: &mut Pool, needed: usize) -> Result<bool, Failure> {
-        let action = self.intake.refill(pool, needed).ok_or(Unsupported::TooLarge {
+    pub(super) fn refill(&mut self, pool: &mut Pool, needed: usize, most: usize) -> Result<bool, Failure> {
+        let action = self.intake.refill(pool, needed, most).ok_or(Unsupported::TooLarge {
             region: "one record of the stream",
             limit_bytes: super::intake::RECORD_LIMIT_BYTES as u64,
         })?;
@@ -237,6 +239,6 @@ impl SaveMachine {
             self.steps.start(store.writer.grow_tail(capacity).map_err(could_not)?);
             return Ok(true);
         }
-        self.refill(pool, 1)
+        self.refill(pool, 1, TAIL_READ_BYTES)
     }
 }

@@ -1,12 +1,13 @@
 //! The device tail: from the first device section to the end of the stream.
 
-use super::intake::INPUT_BYTES;
 use crate::failure::{Failure, Unsupported};
 use migration_stream::Decoder;
 use migration_stream::tail::{Trailer, cut, expected_end};
 
-/// Space reserved for the tail before a byte of it is read: more than an ordinary machine needs.
-pub(crate) const FIRST_CAPACITY_BYTES: u64 = 2 << 20;
+/// Space reserved for the tail before a byte of it is read: as much as an ordinary machine needs.
+pub(crate) const FIRST_CAPACITY_BYTES: u64 = 512 << 10;
+/// What one read of the tail brings at the most: no more is read than space has been reserved for.
+pub(crate) const TAIL_READ_BYTES: usize = 64 << 10;
 /// The most that a tail may have.
 const LIMIT_BYTES: u64 = 256 << 20;
 
@@ -37,7 +38,7 @@ impl Tail {
 
     /// The capacity that has to be reserved before more may be read, if it is not there yet.
     pub(crate) fn missing_capacity(&self) -> Option<u64> {
-        let needed = self.bytes.len() as u64 + INPUT_BYTES as u64;
+        let needed = (self.bytes.len() + TAIL_READ_BYTES) as u64;
         (needed > self.capacity).then(|| needed.next_multiple_of(FIRST_CAPACITY_BYTES) * 2)
     }
 

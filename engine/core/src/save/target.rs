@@ -10,7 +10,7 @@ use snapshot_image::{Container, Geometry, HostOffset, Inspect, Inspection, Inspe
 #[derive(Debug)]
 pub(crate) enum Target {
     /// Into the image as it is: it is empty.
-    InPlace(Container),
+    InPlace(Box<Container>),
     /// Into a new file, renamed over the image at the commit point.
     NewFile(Geometry),
 }
@@ -20,7 +20,14 @@ pub(crate) enum Target {
 pub(crate) struct TargetFinder {
     inspector: Inspector,
     overwrite: bool,
-    reading: Option<(IoId, Option<(BufferId, HostOffset, usize)>)>,
+    reading: Option<(IoId, Asked)>,
+}
+
+/// What was asked for.
+#[derive(Debug)]
+enum Asked {
+    Part(BufferId, HostOffset, usize),
+    Data,
 }
 
 impl TargetFinder {
@@ -43,13 +50,13 @@ impl TargetFinder {
             Inspect::Need(at, length) => {
                 let id = ids.next();
                 let buffer = pool.take(length);
-                self.reading = Some((id, Some((buffer, at, length))));
+                self.reading = Some((id, Asked::Part(buffer, at, length)));
                 let range = 0..length.next_multiple_of(BUFFER_ALIGNMENT_BYTES);
                 Found::Action(Action::Read { id, buffer, pieces: vec![Piece { at, range }] })
             }
             Inspect::NextData(from) => {
                 let id = ids.next();
-                self.reading = Some((id, None));
+                self.reading = Some((id, Asked::Data));
                 Found::Action(Action::NextData { id, from })
             }
             Inspect::Done(Inspection::Empty(container)) => Found::Target(Target::InPlace(container)),
@@ -70,16 +77,16 @@ impl TargetFinder {
 
     /// Takes note of a completion; false if the operation is not this one. `what` is `None` after an error.
     pub(crate) fn done(&mut self, id: IoId, what: Option<Completed>, pool: &mut Pool) -> bool {
-        let Some((_, read)) = self.reading.take_if(|(reading, _)| *reading == id) else { return false };
-        match (read, what) {
-            (Some((buffer, at, length)), what) => {
+        let Some((_, asked)) = self.reading.take_if(|(reading, _)| *reading == id) else { return false };
+        match (asked, what) {
+            (Asked::Part(buffer, at, length), what) => {
                 if what.is_some() {
                     self.inspector.supply(at, &pool.bytes(buffer)[..length]);
                 }
                 pool.release(buffer);
             }
-            (None, Some(Completed::Data(data))) => self.inspector.supply_data(data),
-            (None, _) => {}
+            (Asked::Data, Some(Completed::Data(data))) => self.inspector.supply_data(data),
+            (Asked::Data, _) => {}
         }
         true
     }

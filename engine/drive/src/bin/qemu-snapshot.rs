@@ -41,7 +41,7 @@ fn run_save(cli: &Cli) -> Result<(), Failure> {
     }
     say(&format!(
         "saved {} of {} MiB of RAM that are not zero, snapshot {}",
-        summary.nonzero_pages * summary.page_bytes >> 20,
+        (summary.nonzero_pages * summary.page_bytes) >> 20,
         summary.ram_bytes >> 20,
         uuid_text(&summary.uuid)
     ));

@@ -193,7 +193,7 @@ impl Header {
 
     fn parse_extensions(&mut self, bytes: &[u8]) -> Result<(), ImageError> {
         let mut at = be32(bytes, 100) as usize;
-        if !(104..=HEADER_BYTES).contains(&at) || at % 8 != 0 {
+        if !(104..=HEADER_BYTES).contains(&at) || !at.is_multiple_of(8) {
             return Err(damaged(100, format!("header length {at}")));
         }
         loop {

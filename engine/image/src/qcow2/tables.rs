@@ -62,7 +62,7 @@ pub(crate) fn mapping(
     if host == 0 {
         return Ok(Mapping::Hole);
     }
-    if host % cluster_bytes != 0 || host >= file_length {
+    if !host.is_multiple_of(cluster_bytes) || host >= file_length {
         let what =
             format!("entry {entry:#x} points outside the file ({file_length} bytes) or into a cluster");
         return Err(ImageError::Damaged { structure: "L2 table", at, what });
@@ -81,7 +81,9 @@ pub(crate) fn l2_place(
     if host == 0 {
         return Ok(None);
     }
-    if host % cluster_bytes != 0 || host.checked_add(cluster_bytes).is_none_or(|end| end > file_length) {
+    if !host.is_multiple_of(cluster_bytes)
+        || host.checked_add(cluster_bytes).is_none_or(|end| end > file_length)
+    {
         let what =
             format!("entry {entry:#x} points outside the file ({file_length} bytes) or into a cluster");
         return Err(ImageError::Damaged { structure: "L1 table", at, what });
