@@ -248,7 +248,7 @@ impl Slabs {
                 // Every cluster of a slab on disk that was never written reads as the zeros it stands for; asking for
                 // its place allocates it, which small pages and XBZRLE (old, rare) can afford.
                 let pieces =
-                    pieces(writer, number * self.slab_bytes, self.cluster_bytes, [0..self.slab_len()])?;
+                    pieces(writer, number * self.slab_bytes, self.cluster_bytes, Some(0..self.slab_len()))?;
                 Action::Read { id, buffer, pieces }
             } else {
                 let fresh = !self.is_on_disk(number);
