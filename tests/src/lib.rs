@@ -15,12 +15,13 @@
 //! * [`Qemu`], [`Config`]: one running machine; killed when dropped, its last words printed if the test fails.
 //! * [`Qmp`]: its monitor, every answer within a deadline.
 //! * [`Guest`], [`Console`]: the guest in `guest/`, and what it says about its memory.
-//! * [`tool`]: the `qemu-snapshot` binary of this build.
+//! * [`tool`], [`image`]: the `qemu-snapshot` binary of this build, and judges of what it writes.
 //!
 //! The library panics where a test would: a call that cannot go on ends the test with the reason.
 
 mod console;
 mod guest;
+pub mod image;
 mod migration;
 mod policy;
 mod qemu;
@@ -32,6 +33,6 @@ pub use console::{Console, Report};
 pub use guest::{Guest, Workload};
 pub use migration::Outcome;
 pub use policy::skip_or_fail;
-pub use qemu::{Boot, Config, Qemu, Ram};
+pub use qemu::{Boot, Config, Qemu, Ram, with_each_qemu};
 pub use qmp::{Qmp, QmpError};
 pub use version::{Binary, Version};

@@ -122,6 +122,16 @@ impl Config {
     }
 }
 
+/// Runs `check` with the guest and every QEMU of [`Version::ALL`] that is there; says so where one is not.
+pub fn with_each_qemu(check: impl Fn(&Binary, &Guest)) {
+    let Some(guest) = Guest::built_or_skip() else { return };
+    for version in Version::ALL {
+        if let Some(binary) = version.binary_or_skip() {
+            check(&binary, guest);
+        }
+    }
+}
+
 /// A running machine. Dropping it kills QEMU and removes its files; if the test is failing then, what QEMU and the guest
 /// said last is printed.
 #[derive(Debug)]

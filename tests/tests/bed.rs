@@ -3,17 +3,7 @@
 
 use std::{fs, io::Seek, os::fd::AsFd};
 
-use snapshot_tests::{Binary, Boot, Config, Guest, Outcome, Qemu, Ram, Version, Workload};
-
-/// Runs `check` with every QEMU that is there.
-fn with_each_qemu(check: impl Fn(&Binary, &Guest)) {
-    let Some(guest) = Guest::built_or_skip() else { return };
-    for version in Version::ALL {
-        if let Some(binary) = version.binary_or_skip() {
-            check(&binary, guest);
-        }
-    }
-}
+use snapshot_tests::{Binary, Boot, Config, Guest, Outcome, Qemu, Ram, Version, Workload, with_each_qemu};
 
 fn small() -> Config {
     Config { memory_mib: 32, ..Config::default() }

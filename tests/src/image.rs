@@ -1,0 +1,61 @@
+//! Judges of an image: QEMU's own programs, and the tool's exit status.
+
+use std::{
+    ffi::OsStr,
+    fs::File,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use crate::{policy::skip_or_fail, tool, version::in_path};
+
+/// `qemu-img` in `PATH`. Where there is none, the test is to return: this has said why, or failed in CI.
+#[must_use]
+pub fn qemu_img_or_skip() -> Option<PathBuf> {
+    let found = in_path("qemu-img");
+    if found.is_none() {
+        skip_or_fail("no qemu-img in PATH: run .ci/qemu");
+    }
+    found
+}
+
+/// Runs `qemu-img` with `arguments`, which has to succeed, and gives its stdout.
+///
+/// # Panics
+///
+/// If it fails: with what it said.
+pub fn qemu_img<A: AsRef<OsStr>>(program: &Path, arguments: impl IntoIterator<Item = A>) -> String {
+    let mut command = Command::new(program);
+    let output = command.args(arguments).output().expect("qemu-img was found");
+    assert!(output.status.success(), "{command:?}: {}", text(&output));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Panics unless `qemu-img check` finds nothing wrong in `image`, leaks included.
+///
+/// # Panics
+///
+/// That is its job.
+pub fn assert_clean(program: &Path, image: &Path) {
+    let said =
+        qemu_img(program, [OsStr::new("check"), OsStr::new("-f"), OsStr::new("qcow2"), image.as_os_str()]);
+    assert!(said.contains("No errors were found on the image."), "{said}");
+}
+
+/// Runs `qemu-snapshot` with `arguments`, with the file `input` as its stdin (none: empty), and waits for it.
+///
+/// # Panics
+///
+/// If it cannot be started, or `input` cannot be opened.
+pub fn run_tool<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>, input: Option<&Path>) -> Output {
+    let stdin = input.map_or_else(Stdio::null, |path| File::open(path).expect("the input is there").into());
+    let mut command = Command::new(tool::qemu_snapshot());
+    command.args(arguments).stdin(stdin).output().expect("the tool was built")
+}
+
+/// Status, stdout's length and stderr of a program that ended: for messages.
+#[must_use]
+pub fn text(output: &Output) -> String {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    format!("{}, {} bytes on stdout, stderr: {stderr}", output.status, output.stdout.len())
+}

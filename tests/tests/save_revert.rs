@@ -1,0 +1,148 @@
+//! The main job with real QEMU: a guest is saved into an image and reverted from it, goes on from the saved moment, and
+//! itself verifies every page of its memory.
+
+use std::{fs, path::Path};
+
+use snapshot_tests::{
+    Binary, Config, Guest, Outcome, Qemu, Ram, Version, Workload,
+    image::{assert_clean, qemu_img_or_skip},
+    tool::qemu_snapshot,
+    with_each_qemu,
+};
+
+/// How QEMU and the tool are connected.
+#[derive(Clone, Copy, Debug)]
+enum How {
+    BackgroundSnapshot,
+    Precopy,
+}
+
+fn small() -> Config {
+    Config { memory_mib: 48, ..Config::default() }
+}
+
+fn exec(options: &str, image: &Path) -> String {
+    format!("exec:{} {options} {}", qemu_snapshot().display(), image.display())
+}
+
+/// Saves a guest that has verified its memory once; gives it with the number of its passes before the save. [`None`]
+/// where this machine cannot do it.
+fn saved(binary: &Binary, guest: &Guest, config: Config, how: How, image: &Path) -> Option<(Qemu, u32)> {
+    let mut source = Qemu::start(binary, guest, config);
+    source.console().wait_ready();
+    source.console().wait_passes(1);
+    source.set_fast();
+    if matches!(how, How::BackgroundSnapshot) && !source.background_snapshot_or_skip() {
+        return None;
+    }
+    let passes = source.console().passes();
+    assert_eq!(source.save(&exec("--create", image)), Outcome::Completed, "{}", source.stderr());
+    Some((source, passes))
+}
+
+/// Reverts `image` into a new QEMU; the guest completes two whole passes, later ones than `after`.
+fn reverts(binary: &Binary, guest: &Guest, config: &Config, options: &str, image: &Path, after: u32) {
+    let mut destination = Qemu::start(binary, guest, config.incoming());
+    let outcome = destination.revert(&exec(&format!("--revert {options}"), image));
+    assert_eq!(outcome, Outcome::Completed, "{}", destination.stderr());
+    assert_eq!(destination.run_state(), "running");
+    destination.console().wait_passes(3);
+    assert!(destination.console().passes() >= after + 3, "goes on from the saved moment");
+    destination.quit();
+}
+
+/// RAM + 1 % + 8 clusters + VM state, of clusters of 1 MiB, however often pages were sent. Of RAM there is more than
+/// what `-m` tells: firmware and its tables are five small blocks, each at a cluster of its own.
+fn assert_size(image: &Path, memory_mib: u32) {
+    const SMALL_BLOCKS: u64 = 5;
+    const VM_STATE: u64 = 1;
+    let allowed = (u64::from(memory_mib) << 20) * 101 / 100 + ((SMALL_BLOCKS + VM_STATE + 8) << 20);
+    let found = fs::metadata(image).expect("the image is there").len();
+    assert!(found <= allowed, "{found} bytes of image for {memory_mib} MiB, {allowed} allowed");
+}
+
+fn round_trip(binary: &Binary, guest: &Guest, config: Config, how: How, options: &str) {
+    let Some(qemu_img) = qemu_img_or_skip() else { return };
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let image = folder.path().join("vm.qcow2");
+    let Some((mut source, passes)) = saved(binary, guest, config.clone(), how, &image) else { return };
+    match how {
+        How::BackgroundSnapshot => {
+            assert_eq!(source.run_state(), "running");
+            source.console().wait_passes(2);
+        }
+        How::Precopy => assert_eq!(source.run_state(), "postmigrate"),
+    }
+    assert_clean(&qemu_img, &image);
+    assert_size(&image, config.memory_mib);
+    reverts(binary, guest, &config, options, &image, passes);
+}
+
+#[test]
+fn background_snapshot_of_a_running_guest_reverts() {
+    with_each_qemu(|binary, guest| {
+        round_trip(binary, guest, small(), How::BackgroundSnapshot, "");
+    });
+}
+
+#[test]
+fn background_snapshot_of_a_busy_q35_reverts_into_fresh_ram() {
+    with_each_qemu(|binary, guest| {
+        let config = Config { machine: "q35".to_owned(), workload: Workload::BUSY, ..small() };
+        round_trip(binary, guest, config, How::BackgroundSnapshot, "--fresh-ram");
+    });
+}
+
+/// Pages are sent many times, zero after normal and normal after zero.
+#[test]
+fn precopy_of_a_busy_guest_reverts() {
+    with_each_qemu(|binary, guest| {
+        let workload = Workload { dirty_pages: 2_000, ..Workload::BUSY };
+        round_trip(binary, guest, Config { workload, ..small() }, How::Precopy, "");
+    });
+}
+
+#[test]
+fn precopy_of_a_mostly_empty_guest_reverts() {
+    with_each_qemu(|binary, guest| {
+        let workload = Workload { used_percent: 10, ..Workload::STEADY };
+        round_trip(binary, guest, Config { workload, ..small() }, How::Precopy, "--fresh-ram");
+    });
+}
+
+#[test]
+fn snapshot_of_7_2_reverts_into_10_0() {
+    let Some(guest) = Guest::built_or_skip() else { return };
+    let (Some(old), Some(new)) = (Version::V7_2.binary_or_skip(), Version::V10_0.binary_or_skip()) else {
+        return;
+    };
+    for kind in ["pc", "q35"] {
+        let config = Config { machine: Binary::common_machine(kind), ..small() };
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let image = folder.path().join("vm.qcow2");
+        let saved = saved(&old, guest, config.clone(), How::BackgroundSnapshot, &image);
+        let Some((source, passes)) = saved else { return };
+        drop(source);
+        reverts(&new, guest, &config, "", &image, passes);
+    }
+}
+
+/// Zero pages have to be sent: the destination's memory may hold something already.
+#[test]
+fn revert_overwrites_old_contents_of_a_shared_ram_file() {
+    with_each_qemu(|binary, guest| {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let image = folder.path().join("vm.qcow2");
+        let workload = Workload { used_percent: 50, ..Workload::STEADY };
+        let config = Config { workload, ..small() };
+        let Some((source, passes)) = saved(binary, guest, config.clone(), How::BackgroundSnapshot, &image)
+        else {
+            return;
+        };
+        drop(source);
+        let ram = folder.path().join("ram");
+        fs::write(&ram, vec![0xa5; (config.memory_mib as usize) << 20]).expect("the RAM fits on disk");
+        let config = Config { ram: Ram::SharedFile(ram), ..config };
+        reverts(binary, guest, &config, "", &image, passes);
+    });
+}
