@@ -17,15 +17,21 @@
 //! * [`Guest`], [`Console`]: the guest in `guest/`, and what it says about its memory.
 //! * [`tool`], [`image`]: the `qemu-snapshot` binary of this build, and judges of what it writes.
 //!
+//! * [`ram`]: what a stream holds in the end.
+//! * [`corpus`]: streams captured before; [`Recorder`] captures those that need both ends.
+//!
 //! The library panics where a test would: a call that cannot go on ends the test with the reason.
 
 mod console;
+pub mod corpus;
 mod guest;
 pub mod image;
 mod migration;
 mod policy;
 mod qemu;
 mod qmp;
+pub mod ram;
+mod recorder;
 pub mod tool;
 mod version;
 
@@ -35,4 +41,5 @@ pub use migration::Outcome;
 pub use policy::skip_or_fail;
 pub use qemu::{Boot, Config, Qemu, Ram, with_each_qemu};
 pub use qmp::{Qmp, QmpError};
+pub use recorder::{Recorder, Recording};
 pub use version::{Binary, Version};

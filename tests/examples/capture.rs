@@ -1,0 +1,264 @@
+//! Captures the corpus anew: small streams of real QEMUs, with nobody's firmware in them. Run by `corpus/capture`.
+//!
+//! The guest is the machine's whole firmware, ACPI tables are off and there is no device with an option ROM, so every
+//! page in a stream is the guest's own or zero.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    io::Read,
+    path::Path,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+use snapshot_tests::{
+    Binary, Boot, Config, Guest, Outcome, Qemu, Recorder, Version, Workload, corpus, image::qemu_img_or_skip,
+};
+
+/// Level of packing: small files matter, time does not.
+const LEVEL: i32 = 19;
+const MEMORY_MIB: u32 = 4;
+
+/// How a stream is taken.
+#[derive(Clone, Copy)]
+enum How {
+    /// To a pipe; the guest is stopped at the end.
+    Pipe,
+    /// To a pipe, so slowly that a busy guest is sent in several rounds.
+    Rounds,
+    /// Over sockets to a second QEMU, so that there is a return path.
+    Socket,
+    /// The same, and the switch to postcopy while RAM is on its way.
+    Postcopy,
+}
+
+/// One stream to capture.
+struct Capture {
+    name: &'static str,
+    versions: &'static [Version],
+    machine: &'static str,
+    capabilities: &'static [&'static str],
+    more: &'static [&'static str],
+    workload: Workload,
+    how: How,
+}
+
+/// The guest's pages are what makes a stream large.
+const FEW_PAGES: Workload =
+    Workload { used_percent: 4, rewrite: 1, interval: 4096, dirty_pages: 0, limit_mib: 0 };
+const BUSY: Workload = Workload { rewrite: 64, ..FEW_PAGES };
+const BOTH: &[Version] = &Version::ALL;
+const OLD: &[Version] = &[Version::V7_2];
+const NEW: &[Version] = &[Version::V10_0];
+
+const PLAIN: Capture = Capture {
+    name: "pc",
+    versions: BOTH,
+    machine: "pc",
+    capabilities: &[],
+    more: &[],
+    workload: FEW_PAGES,
+    how: How::Pipe,
+};
+
+const UUID: &str = "00112233-4455-6677-8899-aabbccddeeff";
+
+/// A disk of nothing with a dirty bitmap, which QMP adds.
+const BITMAP_NODE: &[&str] = &["-blockdev", "driver=null-co,node-name=disk0,size=67108864,read-zeroes=on"];
+
+const CAPTURES: &[Capture] = &[
+    PLAIN,
+    Capture { name: "q35", machine: "q35", ..PLAIN },
+    Capture { name: "pc-background", capabilities: &["background-snapshot"], workload: BUSY, ..PLAIN },
+    Capture { name: "q35-background", machine: "q35", capabilities: &["background-snapshot"], ..PLAIN },
+    Capture { name: "pc-rounds", workload: BUSY, how: How::Rounds, ..PLAIN },
+    Capture { name: "pc-xbzrle", capabilities: &["xbzrle"], workload: BUSY, how: How::Rounds, ..PLAIN },
+    Capture { name: "pc-compress", versions: OLD, capabilities: &["compress"], ..PLAIN },
+    Capture { name: "pc-no-footers", more: &["-global", "migration.send-section-footer=off"], ..PLAIN },
+    Capture {
+        name: "pc-no-configuration",
+        versions: OLD,
+        more: &["-global", "migration.send-configuration=off"],
+        ..PLAIN
+    },
+    Capture { name: "pc-no-vmdesc", machine: "pc,suppress-vmdesc=on", ..PLAIN },
+    Capture {
+        name: "pc-nothing",
+        versions: NEW,
+        machine: "pc,suppress-vmdesc=on",
+        more: &[
+            "-global",
+            "migration.send-configuration=off",
+            "-global",
+            "migration.send-section-footer=off",
+        ],
+        ..PLAIN
+    },
+    Capture { name: "pc-uuid", capabilities: &["validate-uuid"], more: &["-uuid", UUID], ..PLAIN },
+    Capture { name: "pc-dirty-bitmap", capabilities: &["dirty-bitmaps"], more: BITMAP_NODE, ..PLAIN },
+    Capture { name: "pc-postcopy-ram", capabilities: &["postcopy-ram"], how: How::Socket, ..PLAIN },
+    Capture { name: "pc-return-path", capabilities: &["return-path"], how: How::Socket, ..PLAIN },
+    Capture {
+        name: "pc-postcopy",
+        capabilities: &["postcopy-ram"],
+        workload: BUSY,
+        how: How::Postcopy,
+        ..PLAIN
+    },
+];
+
+fn main() {
+    let guest = Guest::built_or_skip().expect("gcc and binutils are needed");
+    let _ = qemu_img_or_skip().expect("qemu-utils is needed");
+    let only = std::env::args().nth(1);
+    let mut manifest = String::new();
+    for capture in CAPTURES {
+        for &version in capture.versions {
+            let name = format!("qemu-{}-{}", version.number(), capture.name);
+            if only.as_ref().is_some_and(|only| !name.contains(only.as_str())) {
+                continue;
+            }
+            let binary = version.binary().expect("both QEMUs are needed: .ci/qemu");
+            let folder = tempfile::tempdir().expect("a temporary folder");
+            for (suffix, bytes) in capture.take(&binary, guest, folder.path()) {
+                let name = format!("{name}{suffix}");
+                let (packed, sum) = keep(&name, &bytes, folder.path());
+                println!("{name}: {} bytes, packed {packed}", bytes.len());
+                writeln!(manifest, "{sum}  {name}.bin  {}", capture.described(version)).expect("a string");
+            }
+        }
+    }
+    if only.is_none() {
+        fs::write(corpus::folder().join("../MANIFEST"), manifest).expect("the corpus can be written");
+    }
+}
+
+impl Capture {
+    fn config(&self) -> Config {
+        Config {
+            machine: format!("{},acpi=off", self.machine),
+            memory_mib: MEMORY_MIB,
+            boot: Boot::Firmware,
+            workload: self.workload,
+            more: self.more.iter().map(|&word| word.to_owned()).collect(),
+            ..Config::default()
+        }
+    }
+
+    /// What the manifest says behind a stream's name.
+    fn described(&self, version: Version) -> String {
+        let how = match self.how {
+            How::Pipe => "to a pipe",
+            How::Rounds => "to a pipe, several rounds",
+            How::Socket => "over a socket",
+            How::Postcopy => "over a socket, switched to postcopy",
+        };
+        let machine = format!("-machine {},acpi=off -m {MEMORY_MIB}M", self.machine);
+        let capabilities = match self.capabilities {
+            [] => "none".to_owned(),
+            some => some.join(" "),
+        };
+        format!(
+            "{version}; {machine} {}; guest: {}; capabilities: {capabilities}; {how}",
+            self.more.join(" "),
+            self.workload.command_line()
+        )
+    }
+
+    /// The streams, each with the end of its name.
+    fn take(&self, binary: &Binary, guest: &Guest, folder: &Path) -> Vec<(&'static str, Vec<u8>)> {
+        let mut source = Qemu::start(binary, guest, self.config());
+        source.console().wait_ready();
+        source.console().wait_passes(2);
+        let on: Vec<_> = self.capabilities.iter().map(|&name| (name, true)).collect();
+        source.set_capabilities(&on);
+        if self.capabilities.contains(&"dirty-bitmaps") {
+            for (name, granularity) in [("bitmap0", 65_536), ("bitmap1", 4_194_304)] {
+                let bitmap =
+                    json!({ "node": "disk0", "name": name, "granularity": granularity, "persistent": false });
+                source.execute("block-dirty-bitmap-add", bitmap);
+            }
+        }
+        match self.how {
+            How::Pipe | How::Rounds => {
+                let file = folder.join("stream");
+                let uri = format!("exec:cat > {}", file.display());
+                if matches!(self.how, How::Rounds) {
+                    in_rounds(&mut source, &uri);
+                } else {
+                    source.set_fast();
+                    source.start_save(&uri);
+                }
+                assert_eq!(source.wait_save(Duration::from_secs(60)), Outcome::Completed);
+                vec![("", fs::read(&file).expect("just written"))]
+            }
+            How::Socket | How::Postcopy => self.over_socket(source, binary, guest, folder),
+        }
+    }
+
+    fn over_socket(
+        &self,
+        mut source: Qemu,
+        binary: &Binary,
+        guest: &Guest,
+        folder: &Path,
+    ) -> Vec<(&'static str, Vec<u8>)> {
+        let mut destination = Qemu::start(binary, guest, self.config().incoming());
+        let on: Vec<_> = self.capabilities.iter().map(|&name| (name, true)).collect();
+        destination.set_capabilities(&on);
+        let (near, far) = (folder.join("near"), folder.join("far"));
+        destination.execute("migrate-incoming", json!({ "uri": format!("unix:{}", far.display()) }));
+        let recorder = Recorder::start(&near, far);
+        if matches!(self.how, How::Postcopy) {
+            source.set_parameters(json!({ "max-bandwidth": 200_000, "downtime-limit": 1 }));
+        }
+        source.start_save(&format!("unix:{}", near.display()));
+        if matches!(self.how, How::Postcopy) {
+            wait_rounds(&mut source, 2);
+            source.execute("migrate-start-postcopy", json!({}));
+            source.set_fast();
+        }
+        assert_eq!(source.wait_save(Duration::from_secs(60)), Outcome::Completed);
+        destination.console().wait_passes(2);
+        drop((source, destination));
+        let recording = recorder.finish();
+        vec![("", recording.forward), (".rp", recording.back)]
+    }
+}
+
+/// Saves so slowly that the guest dirties pages that were sent already, until three rounds have begun.
+fn in_rounds(source: &mut Qemu, uri: &str) {
+    source.set_parameters(json!({ "max-bandwidth": 1_000_000, "downtime-limit": 1 }));
+    source.start_save(uri);
+    wait_rounds(source, 4);
+    source.set_fast();
+}
+
+fn wait_rounds(source: &mut Qemu, rounds: u64) {
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        let info = source.execute("query-migrate", json!({}));
+        if info["ram"]["dirty-sync-count"].as_u64().is_some_and(|count| count >= rounds) {
+            return;
+        }
+        assert!(Instant::now() < end && info["status"] != "failed", "no {rounds} rounds: {info}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Packs a stream into the corpus; gives the packed length and the SHA-256 of the unpacked one.
+fn keep(name: &str, bytes: &[u8], folder: &Path) -> (usize, String) {
+    let packed = zstd::encode_all(bytes, LEVEL).expect("memory is enough");
+    fs::write(corpus::folder().join(format!("{name}.bin.zst")), &packed).expect("the corpus can be written");
+    let plain = folder.join("plain");
+    fs::write(&plain, bytes).expect("a temporary file");
+    let file = fs::File::open(&plain).expect("just written");
+    let mut sum = Command::new("sha256sum").stdin(file).stdout(Stdio::piped()).spawn().expect("coreutils");
+    let mut text = String::new();
+    sum.stdout.take().expect("piped").read_to_string(&mut text).expect("hex digits");
+    assert!(sum.wait().expect("our own child").success(), "sha256sum");
+    (packed.len(), text.split_whitespace().next().expect("the sum").to_owned())
+}

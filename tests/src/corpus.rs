@@ -1,0 +1,41 @@
+//! The streams in `corpus/valid/`, captured from real QEMUs by `corpus/capture`.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Where the corpus lies.
+#[must_use]
+pub fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../corpus/valid")
+}
+
+/// The stream called `name`, without `.bin.zst`.
+///
+/// # Panics
+///
+/// If there is none of this name.
+#[must_use]
+pub fn stream(name: &str) -> Vec<u8> {
+    let path = folder().join(format!("{name}.bin.zst"));
+    let packed = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    zstd::decode_all(packed.as_slice()).expect("packed by corpus/capture")
+}
+
+/// Names of all streams that go from a source to its destination (not the answers, `.rp`), sorted.
+///
+/// # Panics
+///
+/// If the corpus is not there.
+#[must_use]
+pub fn names() -> Vec<String> {
+    let entries = fs::read_dir(folder()).expect("the corpus is part of the repository");
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter_map(|name| Some(name.strip_suffix(".bin.zst")?.to_owned()))
+        .filter(|name| !name.ends_with(".rp"))
+        .collect();
+    names.sort();
+    names
+}
