@@ -153,6 +153,27 @@ pub enum Action {
     Finish,
 }
 
+impl Action {
+    /// The operation that [`Event::Done`] will answer for, if there is one.
+    #[must_use]
+    pub fn id(&self) -> Option<IoId> {
+        match self {
+            Self::CreateTemporary { id }
+            | Self::Read { id, .. }
+            | Self::Write { id, .. }
+            | Self::NextData { id, .. }
+            | Self::SetLength { id, .. }
+            | Self::Flush { id }
+            | Self::Publish { id } => Some(*id),
+            Self::ReadInput { .. }
+            | Self::HoldWriter
+            | Self::Send { .. }
+            | Self::WakeAt { .. }
+            | Self::Finish => None,
+        }
+    }
+}
+
 /// What an operation brought.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Completed {

@@ -20,6 +20,8 @@ pub(crate) struct StepRunner {
     current: Option<(Step, usize)>,
     in_flight: HashMap<IoId, Option<BufferId>>,
     barrier: bool,
+    /// Barriers of the present list that have been passed.
+    passed: u32,
 }
 
 impl std::fmt::Debug for StepRunner {
@@ -32,17 +34,29 @@ impl StepRunner {
     /// Begins a list; the one before must be done.
     pub(crate) fn start(&mut self, steps: impl IntoIterator<Item = Step, IntoIter: Send + 'static>) {
         debug_assert!(self.is_done(), "a list of steps is still running");
+        self.passed = 0;
         self.steps = Some(Box::new(steps.into_iter()));
+        self.fetch();
+    }
+
+    /// How many barriers of the present list have been passed.
+    pub(crate) fn passed(&self) -> u32 {
+        self.passed
+    }
+
+    /// Has the next step at hand, so that the end of the list is known as soon as it is reached.
+    fn fetch(&mut self) {
+        if self.current.is_none() {
+            self.current = self.steps.as_mut().and_then(Iterator::next).map(|step| (step, 0));
+        }
+        if self.current.is_none() {
+            self.steps = None;
+        }
     }
 
     /// Nothing is left to do or under way.
     pub(crate) fn is_done(&self) -> bool {
         self.steps.is_none() && self.current.is_none() && self.in_flight.is_empty()
-    }
-
-    /// Operations under way.
-    pub(crate) fn in_flight(&self) -> usize {
-        self.in_flight.len()
     }
 
     /// Starts nothing more; what is under way still has to be waited for.
@@ -56,13 +70,6 @@ impl StepRunner {
         if self.barrier || self.in_flight.len() >= WRITES_IN_FLIGHT {
             return None;
         }
-        if self.current.is_none() {
-            self.current = self.steps.as_mut().and_then(Iterator::next).map(|step| (step, 0));
-            if self.current.is_none() {
-                self.steps = None;
-                return None;
-            }
-        }
         let (step, done) = self.current.as_mut()?;
         if let Step::Write { at, bytes } = step {
             let end = bytes.len().min(*done + WRITE_BYTES);
@@ -72,6 +79,7 @@ impl StepRunner {
             let piece = Piece { at: HostOffset(at.0 + *done as u64), range: 0..part.len() };
             if end == bytes.len() {
                 self.current = None;
+                self.fetch();
             } else {
                 *done = end;
             }
@@ -83,6 +91,7 @@ impl StepRunner {
             return None;
         }
         let (step, _) = self.current.take()?;
+        self.fetch();
         let id = ids.next();
         self.in_flight.insert(id, None);
         self.barrier = true;
@@ -100,6 +109,7 @@ impl StepRunner {
         pool: &mut Pool,
     ) -> Option<Result<(), IoError>> {
         let buffer = self.in_flight.remove(&id)?;
+        self.passed += u32::from(self.barrier);
         self.barrier = false;
         if let Some(buffer) = buffer {
             pool.release(buffer);

@@ -12,10 +12,6 @@ pub(crate) struct MetadataReads {
 }
 
 impl MetadataReads {
-    pub(crate) fn in_flight(&self) -> usize {
-        usize::from(self.reading.is_some())
-    }
-
     /// Starts a read of `length` bytes at `at`, unless one is under way.
     pub(crate) fn start(
         &mut self,

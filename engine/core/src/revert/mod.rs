@@ -19,7 +19,7 @@ mod ring;
 
 use crate::failure::{Class, Failure};
 use crate::ids::Ids;
-use crate::machine::{Action, Completed, Event, Header, IoError, IoId, Machine};
+use crate::machine::{Action, Body, Completed, Event, Header, IoError, IoId, Machine};
 use crate::pool::Pool;
 use crate::save::Progress;
 use emit::Emitter;
@@ -95,8 +95,12 @@ pub struct RevertMachine {
     emitter: Option<Emitter>,
     ids: Ids,
     actions: VecDeque<Action>,
+    /// Operations that the driver has not answered for yet.
+    in_flight: usize,
+    /// Output that the driver has.
     handed_out_bytes: u64,
     sent_bytes: u64,
+    output_gone: bool,
     done_pages: u64,
     failure: Option<Failure>,
     watch: crate::watch::Watch,
@@ -118,8 +122,10 @@ impl RevertMachine {
             emitter: None,
             ids: Ids::default(),
             actions: VecDeque::new(),
+            in_flight: 0,
             handed_out_bytes: 0,
             sent_bytes: 0,
+            output_gone: false,
             done_pages: 0,
             failure: None,
             config,
@@ -173,21 +179,21 @@ impl RevertMachine {
             return;
         }
         self.failure = Some(failure);
-        self.actions.clear();
-        if self.handed_out_bytes == 0 {
+        for action in self.actions.drain(..) {
+            if let Action::Send { header, body } = action {
+                self.handed_out_bytes -= output_bytes(&header, body.as_ref());
+            }
+        }
+        if self.handed_out_bytes == 0 && !self.output_gone {
             self.send(Header::from(NOT_A_STREAM), None);
         }
         self.phase = Phase::Drain;
     }
 
-    fn send(&mut self, header: Header, body: Option<crate::machine::Body>) {
+    fn send(&mut self, header: Header, body: Option<Body>) {
         self.handed_out_bytes +=
             (header.bytes().len() + body.as_ref().map_or(0, |body| body.range.len())) as u64;
         self.actions.push_back(Action::Send { header, body });
-    }
-
-    fn in_flight(&self) -> usize {
-        self.metadata.in_flight() + self.ring.in_flight()
     }
 
     /// Goes on as far as possible without waiting; false when only an event can help.
@@ -212,8 +218,9 @@ impl RevertMachine {
             Phase::Drain => {
                 let failed = self.failure.is_some();
                 let all_sent = self.sent_bytes == self.handed_out_bytes;
-                let refusal_sent = self.handed_out_bytes > NOT_A_STREAM.len() as u64 || all_sent;
-                if self.in_flight() > 0 || (!failed && !all_sent) || (failed && !refusal_sent) {
+                // A destination that has seen nothing would wait for ever.
+                let noticed = self.sent_bytes > 0 || self.output_gone;
+                if self.in_flight > 0 || (!failed && !all_sent) || (failed && !noticed) {
                     return Ok(false);
                 }
                 self.phase = Phase::Finished;
@@ -307,17 +314,18 @@ impl Machine for RevertMachine {
                     Err(failure) => self.fail(failure),
                 }
             }
-            Event::Done { id, result } => self.done(id, result, pool),
+            Event::Done { id, result } => {
+                self.in_flight = self.in_flight.saturating_sub(1);
+                self.done(id, result, pool);
+            }
             Event::Sent { bytes } => {
                 self.sent_bytes += bytes;
                 self.watch.heard();
                 self.ring.sent(self.sent_bytes, pool);
             }
             Event::OutputFailed(error) => {
-                let sent = self.sent_bytes;
-                self.handed_out_bytes = self.sent_bytes.max(1);
-                self.fail(Failure::PeerClosed { sent, error });
-                self.sent_bytes = self.handed_out_bytes;
+                self.output_gone = true;
+                self.fail(Failure::PeerClosed { sent: self.sent_bytes, error });
             }
             Event::Interrupted => self.fail(Failure::Interrupted),
             Event::Input { .. }
@@ -329,6 +337,14 @@ impl Machine for RevertMachine {
     }
 
     fn poll(&mut self, pool: &mut Pool) -> Option<Action> {
+        let action = self.next_action(pool);
+        self.in_flight += usize::from(action.as_ref().is_some_and(|action| action.id().is_some()));
+        action
+    }
+}
+
+impl RevertMachine {
+    fn next_action(&mut self, pool: &mut Pool) -> Option<Action> {
         loop {
             if let Some(action) = self.actions.pop_front() {
                 return Some(action);
@@ -340,9 +356,7 @@ impl Machine for RevertMachine {
             }
         }
     }
-}
 
-impl RevertMachine {
     fn done(&mut self, id: IoId, result: Result<Completed, IoError>, pool: &mut Pool) {
         if !self.metadata.done(id, result.is_ok(), &mut self.reader, pool) {
             self.ring.done(id);
@@ -351,6 +365,10 @@ impl RevertMachine {
             self.fail(Failure::Io { doing: "read the image", error });
         }
     }
+}
+
+fn output_bytes(header: &Header, body: Option<&Body>) -> u64 {
+    (header.bytes().len() + body.map_or(0, |body| body.range.len())) as u64
 }
 
 fn wrong(error: ImageError) -> Failure {

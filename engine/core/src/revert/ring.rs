@@ -58,11 +58,6 @@ impl Ring {
         self.entries.len()
     }
 
-    /// Reads under way.
-    pub(crate) fn in_flight(&self) -> usize {
-        self.entries.iter().filter(|entry| entry.reading.is_some()).count()
-    }
-
     /// No slice is here, and no buffer is out.
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty() && self.leaving.is_empty()

@@ -138,6 +138,8 @@ pub struct SaveMachine {
     steps: StepRunner,
     ids: Ids,
     actions: VecDeque<Action>,
+    /// Operations that the driver has not answered for yet.
+    in_flight: usize,
     unsent_bytes: u64,
     return_path: bool,
     holding: bool,
@@ -173,6 +175,7 @@ impl SaveMachine {
             steps: StepRunner::default(),
             ids: Ids::default(),
             actions: VecDeque::new(),
+            in_flight: 0,
             unsent_bytes: 0,
             return_path: false,
             holding: false,
@@ -232,12 +235,6 @@ impl SaveMachine {
         }
     }
 
-    fn in_flight(&self) -> usize {
-        let inspecting = if let Phase::Inspect(finder) = &self.phase { finder.in_flight() } else { 0 };
-        let single = usize::from(matches!(self.phase, Phase::Publish(_)));
-        inspecting + single + self.steps.in_flight() + self.store.as_ref().map_or(0, Store::in_flight)
-    }
-
     /// Something went wrong: nothing more is stored. The first failure is the one that is reported.
     fn fail(&mut self, failure: Failure, pool: &mut Pool) {
         let cannot_drain = !self.config.live
@@ -257,6 +254,15 @@ impl SaveMachine {
             self.ending = true;
         } else if matches!(self.phase, Phase::Inspect(_) | Phase::CreateTemporary(..)) {
             self.phase = Phase::Stream;
+        }
+    }
+
+    /// The operation that makes the snapshot one may be under way.
+    fn is_committing(&self) -> bool {
+        match self.phase {
+            Phase::Publish(_) | Phase::Answer | Phase::Finished => true,
+            Phase::Seal => !self.new_file && self.steps.passed() > 0,
+            _ => false,
         }
     }
 
@@ -353,7 +359,10 @@ impl Machine for SaveMachine {
                 self.intake.stopped();
                 self.fail(Failure::Io { doing: "read the stream", error }, pool);
             }
-            Event::Done { id, result } => self.done(id, result, pool),
+            Event::Done { id, result } => {
+                self.in_flight = self.in_flight.saturating_sub(1);
+                self.done(id, result, pool);
+            }
             Event::Sent { bytes } => self.unsent_bytes = self.unsent_bytes.saturating_sub(bytes),
             // A source that does not listen any more cannot be told; whether it is durable does not depend on it.
             Event::OutputFailed(_) => {
@@ -361,11 +370,21 @@ impl Machine for SaveMachine {
                 self.config.can_answer = false;
             }
             Event::Answer(_) | Event::AnswerEnd => {}
+            // What has begun to commit cannot be called back: how it ends is how it is reported.
+            Event::Interrupted if self.is_committing() => {}
             Event::Interrupted => self.fail(Failure::Interrupted, pool),
         }
     }
 
     fn poll(&mut self, pool: &mut Pool) -> Option<Action> {
+        let action = self.next_action(pool);
+        self.in_flight += usize::from(action.as_ref().is_some_and(|action| action.id().is_some()));
+        action
+    }
+}
+
+impl SaveMachine {
+    fn next_action(&mut self, pool: &mut Pool) -> Option<Action> {
         loop {
             if let Some(action) = self.actions.pop_front() {
                 return Some(action);
@@ -374,7 +393,7 @@ impl Machine for SaveMachine {
                 return None;
             }
             let result = if self.ending && !matches!(self.phase, Phase::Answer) {
-                if self.in_flight() > 0 {
+                if self.in_flight > 0 {
                     return None;
                 }
                 self.answer(1);
@@ -390,9 +409,7 @@ impl Machine for SaveMachine {
             }
         }
     }
-}
 
-impl SaveMachine {
     fn poll_disk(&mut self, pool: &mut Pool) -> Result<Option<Action>, Failure> {
         if self.failure.is_some() {
             return Ok(None);

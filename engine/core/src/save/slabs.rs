@@ -213,11 +213,6 @@ impl Slabs {
         self.cached.is_empty()
     }
 
-    /// Operations under way.
-    pub(crate) fn in_flight(&self) -> usize {
-        self.in_flight.len()
-    }
-
     /// Forgets every page that is not in the hands of the disk: the save has failed.
     pub(crate) fn abandon(&mut self, pool: &mut Pool) {
         self.queue.clear();

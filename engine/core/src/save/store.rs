@@ -117,11 +117,6 @@ impl Store {
         self.slabs.is_idle()
     }
 
-    /// Operations under way.
-    pub(crate) fn in_flight(&self) -> usize {
-        self.slabs.in_flight()
-    }
-
     /// Nothing more is to be written.
     pub(crate) fn abandon(&mut self, pool: &mut Pool) {
         self.slabs.abandon(pool);

@@ -35,11 +35,6 @@ impl TargetFinder {
         Self { inspector: Inspector::new(file_length_bytes), overwrite, reading: None }
     }
 
-    /// Operations under way.
-    pub(crate) fn in_flight(&self) -> usize {
-        usize::from(self.reading.is_some())
-    }
-
     /// The next disk operation, or the answer; neither while one is under way.
     pub(crate) fn poll(&mut self, pool: &mut Pool, ids: &mut Ids) -> Result<Option<Found>, Failure> {
         if self.reading.is_some() {

@@ -1,0 +1,293 @@
+//! The third driver of the engine's machines: one thread, no clock but its own, everything from one seed.
+//!
+//! It keeps the rules of [`snapshot_engine::machine`] and holds the machines to them: a rule that a machine breaks is a
+//! panic that names the event. Operations complete in an order of the seed's; input comes and output goes in pieces of
+//! any size; and a [`Fault`] may strike at any action.
+
+use crate::disk::SimFile;
+use crate::rng::Rng;
+use snapshot_engine::machine::Piece;
+use snapshot_engine::{Action, Buffer, BufferId, Completed, Event, IoError, IoId, Machine, Pool};
+use std::collections::VecDeque;
+use std::ops::Range;
+
+/// What goes wrong, at the Nth disk operation of the run (from 0).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing.
+    None,
+    /// This disk operation fails, and has no effect.
+    Error(u64),
+    /// This disk operation fails after a part of it was done.
+    Torn(u64),
+    /// The disk is full from this action on: writes behind the end of the file fail, and so does making it longer.
+    Full(u64),
+    /// Every disk operation fails from this action on.
+    Dead(u64),
+    /// The power goes: the run ends here.
+    PowerCut(u64),
+    /// SIGTERM.
+    Interrupt(u64),
+    /// The peer takes no more output.
+    PeerGone(u64),
+}
+
+/// Disk and channel.
+#[derive(Debug)]
+pub struct World {
+    rng: Rng,
+    fault: Fault,
+    /// The image, if there is one.
+    pub image: Option<SimFile>,
+    temporary: Option<SimFile>,
+    /// The space of the disk was set when it became full.
+    full_at: Option<u64>,
+    input: VecDeque<u8>,
+    /// Input and output come and go in pieces of up to this size.
+    piece_bytes: usize,
+    /// Input bytes that the machine has not taken.
+    input_ended: bool,
+    /// Everything that was sent.
+    pub output: Vec<u8>,
+    /// Disk operations so far.
+    pub actions: u64,
+    /// The power went.
+    pub lost_power: bool,
+    /// The largest number of bytes in buffers at once.
+    pub peak_buffer_bytes: usize,
+}
+
+struct Pending {
+    id: IoId,
+    buffer: Option<(BufferId, Buffer)>,
+    result: Result<Completed, IoError>,
+}
+
+impl World {
+    /// A world of this seed with a disk that holds `image`, where `input` comes in.
+    #[must_use]
+    pub fn new(seed: u64, image: Option<SimFile>, input: Vec<u8>, fault: Fault) -> Self {
+        // Tiny pieces only where they do not mean millions of events.
+        let tiny = if input.len() < 100_000 { 9 } else { 4099 };
+        let piece_bytes = [tiny, 70_000, 1 << 20][usize::try_from(seed % 3).unwrap_or(0)];
+        Self {
+            piece_bytes,
+            rng: Rng::new(seed),
+            fault,
+            image,
+            temporary: None,
+            full_at: None,
+            input: input.into(),
+            input_ended: false,
+            output: Vec::new(),
+            actions: 0,
+            lost_power: false,
+            peak_buffer_bytes: 0,
+        }
+    }
+
+    /// Runs a machine until it has finished, or the power goes.
+    ///
+    /// # Panics
+    ///
+    /// When the machine breaks a rule, or waits for something that cannot come.
+    pub fn run(&mut self, machine: &mut impl Machine) {
+        let mut pool = Pool::default();
+        let mut pending: Vec<Pending> = Vec::new();
+        let mut unsent: VecDeque<u8> = VecDeque::new();
+        let mut reading: Option<(BufferId, Range<usize>)> = None;
+        machine.handle(Event::Tick { now_ms: 0 }, &mut pool);
+        for event in 0u64.. {
+            while let Some(action) = machine.poll(&mut pool) {
+                if action.id().is_some() {
+                    if self.fault == Fault::PowerCut(self.actions) {
+                        self.cut_power();
+                        return;
+                    }
+                    self.actions += 1;
+                }
+                self.peak_buffer_bytes = self.peak_buffer_bytes.max(pool.taken_bytes());
+                match action {
+                    Action::Finish => {
+                        assert!(pending.is_empty(), "event {event}: finished with operations under way");
+                        // Nobody renamed it: the driver removes it.
+                        self.temporary = None;
+                        return;
+                    }
+                    Action::ReadInput { buffer, range } => {
+                        assert!(reading.is_none(), "event {event}: a second read of the input");
+                        assert!(!range.is_empty(), "event {event}: a read of nothing");
+                        reading = Some((buffer, range));
+                    }
+                    Action::Send { header, body } => {
+                        unsent.extend(header.bytes());
+                        if let Some(body) = body {
+                            unsent.extend(&pool.bytes(body.buffer)[body.range]);
+                        }
+                    }
+                    Action::HoldWriter | Action::WakeAt { .. } => {}
+                    other => pending.push(self.disk_action(other, &mut pool)),
+                }
+                if self.fault == Fault::Interrupt(self.actions) {
+                    machine.handle(Event::Interrupted, &mut pool);
+                }
+                if matches!(self.fault, Fault::PeerGone(at) if at <= self.actions) && !unsent.is_empty() {
+                    unsent.clear();
+                    machine.handle(
+                        Event::OutputFailed(IoError("Broken pipe (os error 32)".to_owned())),
+                        &mut pool,
+                    );
+                }
+            }
+            self.next_event(machine, &mut pool, &mut pending, &mut unsent, &mut reading, event);
+        }
+    }
+
+    /// One of the things that can happen now, as the seed has it.
+    fn next_event(
+        &mut self,
+        machine: &mut impl Machine,
+        pool: &mut Pool,
+        pending: &mut Vec<Pending>,
+        unsent: &mut VecDeque<u8>,
+        reading: &mut Option<(BufferId, Range<usize>)>,
+        event: u64,
+    ) {
+        let choices = [!pending.is_empty(), !unsent.is_empty(), reading.is_some()];
+        let possible: Vec<usize> = (0..3).filter(|&choice| choices[choice]).collect();
+        assert!(!possible.is_empty(), "event {event}: the machine waits for nothing");
+        match possible[self.rng.index(possible.len())] {
+            0 => {
+                let Pending { id, buffer, result } = pending.swap_remove(self.rng.index(pending.len()));
+                if let Some((name, buffer)) = buffer {
+                    pool.give_back(name, buffer);
+                }
+                machine.handle(Event::Done { id, result }, pool);
+            }
+            1 => {
+                let length = 1 + self.rng.index(unsent.len().min(self.piece_bytes.max(5000)));
+                self.output.extend(unsent.drain(..length));
+                machine.handle(Event::Sent { bytes: length as u64 }, pool);
+            }
+            _ => {
+                let Some((buffer, range)) = reading.take() else { return };
+                if self.input.is_empty() {
+                    assert!(!self.input_ended, "event {event}: read behind the end of the input");
+                    self.input_ended = true;
+                    machine.handle(Event::InputEnd, pool);
+                    return;
+                }
+                let most = self.piece_bytes.min(range.len()).min(self.input.len());
+                let length = 1 + self.rng.index(most);
+                for (place, byte) in pool.bytes_mut(buffer)[range].iter_mut().zip(self.input.drain(..length))
+                {
+                    *place = byte;
+                }
+                machine.handle(Event::Input { bytes: length }, pool);
+            }
+        }
+    }
+
+    fn file(&mut self) -> &mut SimFile {
+        self.temporary.as_mut().or(self.image.as_mut()).expect("an operation on a file that is not there")
+    }
+
+    /// Carries out a disk action at once; its completion comes later.
+    fn disk_action(&mut self, action: Action, pool: &mut Pool) -> Pending {
+        let at = self.actions - 1;
+        let dead = matches!(self.fault, Fault::Dead(from) if from <= at);
+        let failing = dead || self.fault == Fault::Error(at);
+        let torn = self.fault == Fault::Torn(at);
+        let full = matches!(self.fault, Fault::Full(from) if from <= at);
+        if full && self.full_at.is_none() {
+            self.full_at = Some(self.temporary.as_ref().or(self.image.as_ref()).map_or(0, SimFile::length));
+        }
+        let eio = || Err(IoError("Input/output error (os error 5)".to_owned()));
+        let enospc = || Err(IoError("No space left on device (os error 28)".to_owned()));
+        let plain = Ok(Completed::Plain);
+        let pending = |id, buffer, result| Pending { id, buffer, result };
+        match action {
+            Action::Read { id, buffer, pieces } => {
+                check_pieces(&pieces);
+                let mut lent = pool.lend(buffer);
+                for piece in &pieces {
+                    self.file().read(piece.at.0, &mut lent.bytes_mut()[piece.range.clone()]);
+                }
+                pending(id, Some((buffer, lent)), if failing || torn { eio() } else { plain })
+            }
+            Action::Write { id, buffer, pieces } => {
+                check_pieces(&pieces);
+                let lent = pool.lend(buffer);
+                let limit = self.full_at;
+                let mut result = if failing || torn { eio() } else { plain };
+                let done = if failing {
+                    0
+                } else if torn {
+                    pieces.len() / 2
+                } else {
+                    pieces.len()
+                };
+                for piece in &pieces[..done] {
+                    let bytes = &lent.bytes()[piece.range.clone()];
+                    if limit.is_some_and(|limit| piece.at.0 + bytes.len() as u64 > limit) {
+                        result = enospc();
+                        break;
+                    }
+                    self.file().write(piece.at.0, bytes);
+                }
+                pending(id, Some((buffer, lent)), result)
+            }
+            Action::SetLength { id, length_bytes } => {
+                if failing || torn {
+                    return pending(id, None, eio());
+                }
+                // A file becomes longer on a full disk, too: it is its content that needs space.
+                self.file().set_length(length_bytes);
+                pending(id, None, plain)
+            }
+            Action::Flush { id } => {
+                if failing || torn {
+                    return pending(id, None, eio());
+                }
+                self.file().flush();
+                pending(id, None, plain)
+            }
+            Action::NextData { id, from } => {
+                let data = self.file().next_data(from.0);
+                pending(id, None, if failing { eio() } else { Ok(Completed::Data(data)) })
+            }
+            Action::CreateTemporary { id } => {
+                if failing {
+                    return pending(id, None, eio());
+                }
+                self.temporary = Some(SimFile::default());
+                pending(id, None, plain)
+            }
+            Action::Publish { id } => {
+                if failing {
+                    return pending(id, None, eio());
+                }
+                self.image = self.temporary.take();
+                pending(id, None, plain)
+            }
+            other => panic!("not a disk action: {other:?}"),
+        }
+    }
+
+    fn cut_power(&mut self) {
+        self.lost_power = true;
+        // A file without its name is nothing.
+        self.temporary = None;
+        if let Some(image) = &mut self.image {
+            image.lose_power(&mut self.rng);
+        }
+    }
+}
+
+fn check_pieces(pieces: &[Piece]) {
+    for piece in pieces {
+        let aligned =
+            [piece.at.0, piece.range.start as u64, piece.range.end as u64].iter().all(|n| n % 4096 == 0);
+        assert!(aligned && !piece.range.is_empty(), "a piece that O_DIRECT would refuse: {piece:?}");
+    }
+}
