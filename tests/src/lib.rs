@@ -32,6 +32,7 @@ mod qemu;
 mod qmp;
 pub mod ram;
 mod recorder;
+mod small_disk;
 pub mod tool;
 mod version;
 
@@ -42,4 +43,5 @@ pub use policy::skip_or_fail;
 pub use qemu::{Boot, Config, Qemu, Ram, with_each_qemu};
 pub use qmp::{Qmp, QmpError};
 pub use recorder::{Recorder, Recording};
+pub use small_disk::SmallDisk;
 pub use version::{Binary, Version};

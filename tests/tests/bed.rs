@@ -68,7 +68,7 @@ fn precopy_of_a_busy_guest_through_a_descriptor_reverts_elsewhere() {
     };
     for kind in ["pc", "q35"] {
         let config = Config { machine: Binary::common_machine(kind), workload: Workload::BUSY, ..small() };
-        let mut source = Qemu::start(&old, guest, config.clone());
+        let mut source = Qemu::start(&new, guest, config.clone());
         source.console().wait_ready();
         let mut file = tempfile::tempfile().expect("a temporary file");
         source.set_fast();
@@ -78,7 +78,7 @@ fn precopy_of_a_busy_guest_through_a_descriptor_reverts_elsewhere() {
         source.console().assert_sound();
 
         file.rewind().expect("a file");
-        let mut destination = Qemu::start(&new, guest, config.incoming());
+        let mut destination = Qemu::start(&old, guest, config.incoming());
         destination.qmp().give_fd("stream", file.as_fd()).expect("QEMU takes a descriptor");
         assert_eq!(destination.revert("fd:stream"), Outcome::Completed);
         destination.console().wait_passes(2);

@@ -1,0 +1,305 @@
+//! Real QEMU with the capabilities and properties that change a stream, over pipes, sockets and descriptors: what the
+//! source sent is what the image gives back, and a destination takes it.
+
+use std::{
+    fs,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use serde_json::json;
+use snapshot_tests::{
+    Binary, Boot, Config, Guest, Outcome, Qemu, Ram, Version, Workload,
+    image::{assert_clean, qemu_img_or_skip, run_tool, text},
+    ram::{assert_same, contents},
+    tool::qemu_snapshot,
+    with_each_qemu,
+};
+
+/// The end of a save or a revert by a tool that runs beside QEMU.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A machine whose stream differs from a plain one.
+struct Kind {
+    name: &'static str,
+    machine: &'static str,
+    capabilities: &'static [&'static str],
+    more: &'static [&'static str],
+    options: &'static str,
+    only: Option<Version>,
+}
+
+const PLAIN: Kind = Kind { name: "", machine: "pc", capabilities: &[], more: &[], options: "", only: None };
+
+const KINDS: [Kind; 10] = [
+    Kind { name: "footers off", more: &["-global", "migration.send-section-footer=off"], ..PLAIN },
+    Kind {
+        // 10.0 aborts by itself before the end of such a stream.
+        name: "configuration off",
+        more: &["-global", "migration.send-configuration=off"],
+        only: Some(Version::V7_2),
+        ..PLAIN
+    },
+    Kind { name: "vmdesc off", machine: "pc,suppress-vmdesc=on", options: "--no-vmdesc", ..PLAIN },
+    Kind {
+        name: "configuration, footers and vmdesc off",
+        machine: "q35,suppress-vmdesc=on",
+        more: &[
+            "-global",
+            "migration.send-configuration=off",
+            "-global",
+            "migration.send-section-footer=off",
+        ],
+        options: "--no-vmdesc",
+        ..PLAIN
+    },
+    Kind {
+        name: "UUID",
+        capabilities: &["validate-uuid"],
+        more: &["-uuid", "00112233-4455-6677-8899-aabbccddeeff"],
+        ..PLAIN
+    },
+    Kind {
+        name: "dirty bitmaps",
+        capabilities: &["dirty-bitmaps"],
+        more: &["-blockdev", "driver=null-co,node-name=disk0,size=67108864,read-zeroes=on"],
+        ..PLAIN
+    },
+    Kind { name: "deltas", capabilities: &["xbzrle"], ..PLAIN },
+    Kind { name: "compressed pages", capabilities: &["compress"], only: Some(Version::V7_2), ..PLAIN },
+    Kind { name: "postcopy possible", capabilities: &["postcopy-ram"], ..PLAIN },
+    Kind { name: "return path", capabilities: &["return-path"], ..PLAIN },
+];
+
+fn small() -> Config {
+    Config { memory_mib: 32, ..Config::default() }
+}
+
+/// A started source, ready to be saved.
+fn source(binary: &Binary, guest: &Guest, config: Config, capabilities: &[&str]) -> Qemu {
+    let mut source = Qemu::start(binary, guest, config);
+    source.console().wait_ready();
+    source.console().wait_passes(1);
+    let on: Vec<_> = capabilities.iter().map(|&name| (name, true)).collect();
+    source.set_capabilities(&on);
+    if capabilities.contains(&"dirty-bitmaps") {
+        let bitmap = json!({ "node": "disk0", "name": "bitmap0", "persistent": false });
+        source.execute("block-dirty-bitmap-add", bitmap);
+    }
+    source.set_fast();
+    source
+}
+
+fn assert_reverts_to(stream: &Path, image: &Path) -> Vec<u8> {
+    let output = run_tool(["--revert".as_ref(), image.as_os_str()], None);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert_same(&fs::read(stream).expect("recorded"), &output.stdout);
+    output.stdout
+}
+
+/// Two more passes by the guest of a machine that has taken over `image`.
+fn assert_taken_over(binary: &Binary, guest: &Guest, config: &Config, capabilities: &[&str], image: &Path) {
+    let mut destination = Qemu::start(binary, guest, config.incoming());
+    let on: Vec<_> = capabilities.iter().map(|&name| (name, true)).collect();
+    destination.set_capabilities(&on);
+    let uri = format!("exec:{} --revert {}", qemu_snapshot().display(), image.display());
+    assert_eq!(destination.revert(&uri), Outcome::Completed, "{}", destination.stderr());
+    assert_eq!(destination.run_state(), "running");
+    destination.console().wait_passes(2);
+    if capabilities.contains(&"dirty-bitmaps") {
+        let nodes = destination.execute("query-named-block-nodes", json!({})).to_string();
+        assert!(nodes.contains("\"bitmap0\""), "{nodes}");
+    }
+}
+
+#[test]
+fn streams_of_every_kind_come_back() {
+    let Some(program) = qemu_img_or_skip() else { return };
+    with_each_qemu(|binary, guest| {
+        for kind in &KINDS {
+            if kind.only.is_some_and(|only| only != binary.version()) {
+                continue;
+            }
+            println!("{}: {}", binary.version(), kind.name);
+            let config = Config {
+                machine: kind.machine.to_owned(),
+                workload: binary.version().precopy_workload(),
+                more: kind.more.iter().map(|&word| word.to_owned()).collect(),
+                ..small()
+            };
+            let mut source = source(binary, guest, config.clone(), kind.capabilities);
+            let (stream, image) = (source.home().join("stream"), source.home().join("image"));
+            let uri = format!(
+                "exec:tee {} | {} --create {} {}",
+                stream.display(),
+                qemu_snapshot().display(),
+                kind.options,
+                image.display()
+            );
+            assert_eq!(source.save(&uri), Outcome::Completed, "{}: {}", kind.name, source.stderr());
+            assert_clean(&program, &image);
+            assert_reverts_to(&stream, &image);
+            // What a destination needs to have switched on to accept the stream.
+            let needed: Vec<_> =
+                kind.capabilities.iter().copied().filter(|&name| name == "dirty-bitmaps").collect();
+            assert_taken_over(binary, guest, &config, &needed, &image);
+        }
+    });
+}
+
+/// Pages are sent again and again: the last version wins, zero or not.
+#[test]
+fn last_version_of_every_page_is_stored() {
+    with_each_qemu(|binary, guest| {
+        for capabilities in [&[][..], &["xbzrle"]] {
+            let config = Config { workload: Workload { used_percent: 40, ..Workload::BUSY }, ..small() };
+            let mut source = source(binary, guest, config, capabilities);
+            let (stream, image) = (source.home().join("stream"), source.home().join("image"));
+            source.set_parameters(json!({ "max-bandwidth": 30_000_000, "downtime-limit": 1 }));
+            let tool = qemu_snapshot().display();
+            source.start_save(&format!(
+                "exec:tee {} | {tool} --create {}",
+                stream.display(),
+                image.display()
+            ));
+            loop {
+                let info = source.execute("query-migrate", json!({}));
+                if info["ram"]["dirty-sync-count"].as_u64() >= Some(4) {
+                    break;
+                }
+                assert_ne!(info["status"], "failed", "{}", source.stderr());
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            source.set_fast();
+            assert_eq!(source.wait_save(PATIENCE), Outcome::Completed, "{}", source.stderr());
+            let sent = contents(&fs::read(&stream).expect("recorded"));
+            assert!(sent.zero_after_normal > 50 && sent.normal_after_zero > 50, "several rounds");
+            assert_reverts_to(&stream, &image);
+        }
+    });
+}
+
+/// Starts the tool beside QEMU, its stderr kept in a file.
+fn tool_beside(arguments: &[&str], stdin: Stdio, stderr: &Path) -> Child {
+    let mut command = Command::new(qemu_snapshot());
+    let stderr = fs::File::create(stderr).expect("a temporary file");
+    command
+        .args(arguments)
+        .stdin(stdin)
+        .stdout(Stdio::null())
+        .stderr(stderr)
+        .spawn()
+        .expect("the tool was built")
+}
+
+/// Waits until a tool that listens has made its socket.
+fn wait_for(path: &Path) {
+    let end = std::time::Instant::now() + PATIENCE;
+    while !path.exists() {
+        assert!(std::time::Instant::now() < end, "no {}", path.display());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn utf8(path: &Path) -> &str {
+    path.to_str().expect("a UTF-8 path")
+}
+
+#[test]
+fn sockets_carry_saves_and_reverts() {
+    with_each_qemu(|binary, guest| {
+        for return_path in [false, true] {
+            let config = Config { workload: binary.version().precopy_workload(), ..small() };
+            let mut source = source(binary, guest, config.clone(), &[]);
+            source.set_capabilities(&[("return-path", return_path)]);
+            let at = |name: &str| -> PathBuf { source.home().join(name) };
+            let (image, socket, said) = (at("image"), at("socket"), at("said"));
+            let uri = format!("unix:{}", socket.display());
+            let mut tool = tool_beside(&["--create", "--uri", &uri, utf8(&image)], Stdio::null(), &said);
+            wait_for(&socket);
+            let outcome = source.save(&uri);
+            let status = tool.wait().expect("our own child");
+            let words = fs::read_to_string(&said).expect("a text");
+            assert_eq!((outcome, status.code()), (Outcome::Completed, Some(0)), "{words}");
+            let warned = words.contains("could not have seen a failure");
+            assert_eq!(warned, !return_path, "{words}");
+
+            let mut destination = Qemu::start(binary, guest, config.incoming());
+            let socket = destination.home().join("socket");
+            let uri = format!("unix:{}", socket.display());
+            destination.execute("migrate-incoming", json!({ "uri": uri }));
+            let mut tool = tool_beside(&["--revert", "--uri", &uri, utf8(&image)], Stdio::null(), &said);
+            let status = tool.wait().expect("our own child");
+            assert_eq!(status.code(), Some(0), "{}", fs::read_to_string(&said).expect("a text"));
+            destination.console().wait_passes(2);
+        }
+    });
+}
+
+#[test]
+fn descriptors_carry_saves_and_reverts() {
+    use std::os::fd::{AsFd, OwnedFd};
+    with_each_qemu(|binary, guest| {
+        let config = Config { workload: binary.version().precopy_workload(), ..small() };
+        let mut source = source(binary, guest, config.clone(), &["return-path"]);
+        let (image, said) = (source.home().join("image"), source.home().join("said"));
+        let (ours, qemus) = UnixStream::pair().expect("a socket pair");
+        let stdin = Stdio::from(OwnedFd::from(ours));
+        let mut tool = tool_beside(&["--create", "--uri", "fd:0", utf8(&image)], stdin, &said);
+        source.qmp().give_fd("channel", qemus.as_fd()).expect("QEMU takes a descriptor");
+        drop(qemus);
+        let outcome = source.save("fd:channel");
+        let status = tool.wait().expect("our own child");
+        let words = fs::read_to_string(&said).expect("a text");
+        assert_eq!((outcome, status.code()), (Outcome::Completed, Some(0)), "{words}");
+
+        let mut destination = Qemu::start(binary, guest, config.incoming());
+        let (ours, qemus) = UnixStream::pair().expect("a socket pair");
+        let stdin = Stdio::from(OwnedFd::from(ours));
+        let mut tool = tool_beside(&["--revert", "--uri", "fd:0", utf8(&image)], stdin, &said);
+        destination.qmp().give_fd("channel", qemus.as_fd()).expect("QEMU takes a descriptor");
+        drop(qemus);
+        assert_eq!(destination.revert("fd:channel"), Outcome::Completed);
+        assert_eq!(tool.wait().expect("our own child").code(), Some(0));
+        destination.console().wait_passes(2);
+    });
+}
+
+/// RAM that is not in the stream cannot be stored: the capability is named, and QEMU is told.
+#[test]
+fn ignored_shared_ram_is_refused_by_name() {
+    with_each_qemu(|binary, guest| {
+        let config = Config { ram: Ram::SharedMemfd, boot: Boot::Firmware, ..small() };
+        let mut source = source(binary, guest, config, &["x-ignore-shared"]);
+        let image = source.home().join("image");
+        let uri = format!("exec:{} --create {}", qemu_snapshot().display(), image.display());
+        let outcome = source.save(&uri);
+        assert!(matches!(outcome, Outcome::Failed(_)), "{outcome:?}: {}", source.stderr());
+        let words = source.stderr();
+        assert!(words.contains("x-ignore-shared") && words.contains("\"pc.ram\""), "{words}");
+        assert_eq!(source.run_state(), "running");
+        source.console().wait_passes(2);
+    });
+}
+
+/// The RAM of a multifd source comes on channels that a snapshot does not have.
+#[test]
+fn multifd_is_refused_by_name() {
+    with_each_qemu(|binary, guest| {
+        let mut source = source(binary, guest, small(), &["multifd"]);
+        let (image, socket, said) =
+            (source.home().join("image"), source.home().join("socket"), source.home().join("said"));
+        let uri = format!("unix:{}", socket.display());
+        let mut tool = tool_beside(&["--create", "--uri", &uri, utf8(&image)], Stdio::null(), &said);
+        wait_for(&socket);
+        let outcome = source.save(&uri);
+        let status = tool.wait().expect("our own child");
+        let words = fs::read_to_string(&said).expect("a text");
+        assert_eq!(status.code(), Some(1), "{words}");
+        assert!(words.contains("multifd"), "{words}");
+        assert_ne!(outcome, Outcome::Completed);
+        source.console().wait_passes(2);
+    });
+}
