@@ -226,6 +226,8 @@ pub enum Event<'a> {
     Answer(&'a [u8]),
     /// The peer's return path has ended.
     AnswerEnd,
+    /// A second peer connected where one was expected.
+    AnotherPeer,
     /// The user wants it to end (SIGTERM, SIGINT): nothing may be committed from now on.
     Interrupted,
 }

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// What a pipe is enlarged to, as far as the system allows it.
+/// What the output pipe is enlarged to, as far as the system allows it.
 const PIPE_BYTES: usize = 1 << 20;
 /// What a pipe is shrunk to when little is to pile up in it.
 const HELD_PIPE_BYTES: usize = 4096;
@@ -58,6 +58,22 @@ pub struct Channel {
     output_kind: Kind,
     /// Flags of the output before it was made non-blocking; it may be shared.
     output_flags: Option<OFlags>,
+    /// Still listens, to notice a source that brings more channels than one.
+    listener: Option<Listener>,
+}
+
+/// A listening socket whose name goes with it.
+#[derive(Debug)]
+struct Listener {
+    socket: UnixListener,
+    path: PathBuf,
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // Somebody may have removed it already.
+        let _ = std::fs::remove_file(&self.path);
+    }
 }
 
 fn kind(fd: impl AsFd) -> io::Result<Kind> {
@@ -91,12 +107,12 @@ impl Channel {
             }
             Some(Uri::Fd(fd)) => Self::of_descriptor(*fd, true),
             Some(Uri::Unix(path)) => {
-                let listener = UnixListener::bind(path)?;
+                let listener = Listener { socket: UnixListener::bind(path)?, path: path.clone() };
                 std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-                let result = accept(&listener, timeout);
-                std::fs::remove_file(path)?;
-                let socket = OwnedFd::from(result?);
-                Self::new(Some(socket.try_clone()?), Some(socket))
+                let socket = OwnedFd::from(accept(&listener.socket, timeout)?);
+                let mut channel = Self::new(Some(socket.try_clone()?), Some(socket))?;
+                channel.listener = Some(listener);
+                Ok(channel)
             }
         }
     }
@@ -136,12 +152,12 @@ impl Channel {
     fn new(input: Option<OwnedFd>, output: Option<OwnedFd>) -> io::Result<Self> {
         let input_kind = input.as_ref().map_or(Ok(Kind::Other), kind)?;
         let output_kind = output.as_ref().map_or(Ok(Kind::Other), kind)?;
-        let mut channel = Self { input, output, input_kind, output_kind, output_flags: None };
-        for (fd, kind) in [(&channel.input, input_kind), (&channel.output, output_kind)] {
-            if let (Some(fd), Kind::Pipe) = (fd, kind) {
-                // Best effort: fewer and larger transfers.
-                let _ = rustix::pipe::fcntl_setpipe_size(fd, PIPE_BYTES);
-            }
+        let mut channel = Self { input, output, input_kind, output_kind, output_flags: None, listener: None };
+        // The input keeps its size: what is in a pipe has been written as far as the writer knows, so a larger one would
+        // hide a failure from it.
+        if let (Some(fd), Kind::Pipe) = (&channel.output, output_kind) {
+            // Best effort: fewer and larger transfers.
+            let _ = rustix::pipe::fcntl_setpipe_size(fd, PIPE_BYTES);
         }
         if let (Some(fd), true) = (&channel.output, output_kind != Kind::Other) {
             let flags = rustix::fs::fcntl_getfl(fd)?;
@@ -167,6 +183,18 @@ impl Channel {
     #[must_use]
     pub fn is_socket(&self) -> bool {
         self.input_kind == Kind::Socket
+    }
+
+    /// Becomes readable when another peer connects.
+    pub(crate) fn listener(&self) -> Option<BorrowedFd<'_>> {
+        self.listener.as_ref().map(|listener| listener.socket.as_fd())
+    }
+
+    /// Turns the peer away that has just connected, and all that follow.
+    pub(crate) fn turn_away(&mut self) {
+        if let Some(listener) = self.listener.take() {
+            let _ = listener.socket.accept();
+        }
     }
 
     pub(crate) fn input(&self) -> Option<BorrowedFd<'_>> {

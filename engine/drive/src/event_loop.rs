@@ -179,6 +179,11 @@ impl Run<'_> {
             machine.handle(Event::Interrupted, &mut self.pool);
             happened = true;
         }
+        if ready.another_peer {
+            self.driver.channel.turn_away();
+            machine.handle(Event::AnotherPeer, &mut self.pool);
+            happened = true;
+        }
         if ready.input {
             happened |= self.read_input(machine);
         }
@@ -297,6 +302,7 @@ impl Run<'_> {
             (channel.input(), self.driver.listens && !self.answers_ended, PollFlags::IN),
             (channel.output(), !self.output.is_empty(), PollFlags::OUT),
             (signals, !self.interrupted, PollFlags::IN),
+            (channel.listener(), true, PollFlags::IN),
         ];
         let places = wanted.map(|(fd, wanted, flags)| {
             fds.push(PollFd::from_borrowed_fd(fd.filter(|_| wanted)?, flags));
@@ -311,8 +317,8 @@ impl Run<'_> {
             Err(error) => return Err(error.into()),
         }
         let is_ready = |at: Option<usize>| at.is_some_and(|at| !fds[at].revents().is_empty());
-        let [input, answers, output, signal] = places.map(is_ready);
-        Ok(Ready { input, answers, output, signal })
+        let [input, answers, output, signal, another_peer] = places.map(is_ready);
+        Ok(Ready { input, answers, output, signal, another_peer })
     }
 }
 
@@ -321,6 +327,7 @@ struct Ready {
     answers: bool,
     output: bool,
     signal: bool,
+    another_peer: bool,
 }
 
 /// Where the next data lies (lseek(2), SEEK_DATA). A file system that cannot tell has data everywhere.

@@ -328,7 +328,8 @@ impl Machine for RevertMachine {
                 self.fail(Failure::PeerClosed { sent: self.sent_bytes, error });
             }
             Event::Interrupted => self.fail(Failure::Interrupted),
-            Event::Input { .. }
+            Event::AnotherPeer
+            | Event::Input { .. }
             | Event::InputEnd
             | Event::InputFailed(_)
             | Event::Answer(_)

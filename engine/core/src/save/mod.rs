@@ -27,7 +27,7 @@ mod stream;
 mod tail;
 mod target;
 
-use crate::failure::{Class, Failure};
+use crate::failure::{Class, Failure, Unsupported};
 use crate::ids::Ids;
 use crate::machine::{Action, Completed, Event, Header, IoError, IoId, Machine};
 use crate::pool::Pool;
@@ -369,6 +369,8 @@ impl Machine for SaveMachine {
                 self.unsent_bytes = 0;
                 self.config.can_answer = false;
             }
+            // Only the channels of multifd come after the main one: a preempt channel waits for an answer first.
+            Event::AnotherPeer => self.fail(Unsupported::Multifd.into(), pool),
             Event::Answer(_) | Event::AnswerEnd => {}
             // What has begun to commit cannot be called back: how it ends is how it is reported.
             Event::Interrupted if self.is_committing() => {}

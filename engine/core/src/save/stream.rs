@@ -39,6 +39,10 @@ fn note(leader: &mut Leader, record: &Record<'_>, raw: &[u8], at: u64) -> Result
         Record::SectionEnd(_) => Then::NearTheEnd,
         Record::RamMultifdFlush => Then::Multifd,
         Record::DeviceTail => Then::Settle,
+        // Most of RAM may not come at all: nothing tells when the end is near.
+        Record::Configuration(configuration) if configuration.has_capability("x-ignore-shared") => {
+            Then::NearTheEnd
+        }
         Record::Command(command) => match command {
             Command::OpenReturnPath => Then::OpenReturnPath,
             Command::Ping(value) => Then::Ping(*value),
