@@ -162,7 +162,7 @@ impl RevertMachine {
     /// How far it is.
     #[must_use]
     pub fn progress(&self) -> Progress {
-        if self.phase == Phase::Open {
+        if self.emitter.is_none() {
             return Progress::default();
         }
         let layout = self.reader.layout();
