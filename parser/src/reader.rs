@@ -210,7 +210,7 @@ impl<R: Read> StreamReader<R> {
         loop {
             // The record borrows the buffer that the other branches change; the borrow checker cannot see yet that the
             // borrow ends with the return.
-            let needed = polonius!(|this| -> Result<Option<(u64, Record<'polonius>)>, ReadError> {
+            let incomplete = polonius!(|this| -> Result<Option<(u64, Record<'polonius>)>, ReadError> {
                 if this.tail.is_some() {
                     polonius_return!(Ok(this.next_piece()));
                 }
@@ -221,15 +221,15 @@ impl<R: Read> StreamReader<R> {
                         this.held.start += len;
                         polonius_return!(Ok(Some((at, record))));
                     }
-                    Ok(Step::Incomplete { needed }) => Some(needed),
+                    Ok(Step::Incomplete { .. }) => Some(()),
                     Err(error) => {
                         this.done = true;
                         polonius_return!(Err(error.into()));
                     }
                 }
             });
-            let more = match needed {
-                Some(needed) => this.refill_or_finish(needed),
+            let more = match incomplete {
+                Some(()) => this.refill_or_finish(),
                 None => this.read_tail().map(|()| true),
             };
             this.done = !matches!(more, Ok(true));
@@ -247,13 +247,11 @@ impl<R: Read> StreamReader<R> {
         Some((at, record))
     }
 
-    /// Reads on, so that `needed` bytes are held if the source has them; false at its end, if the stream ends there,
-    /// too.
-    fn refill_or_finish(&mut self, needed: usize) -> Result<bool, ReadError> {
-        if self.buffer.len() - self.held.start < needed.max(REFILL_BYTES / 4) {
-            self.buffer.copy_within(self.held.clone(), 0);
-            self.held = 0..self.held.len();
-        }
+    /// Reads on; false at the source's end, if the stream ends there, too.
+    fn refill_or_finish(&mut self) -> Result<bool, ReadError> {
+        // At most one partial record is moved, and the rest of the buffer is there for the read.
+        self.buffer.copy_within(self.held.clone(), 0);
+        self.held = 0..self.held.len();
         // What is declared is not allocated before it arrives: the buffer at most doubles.
         if self.held.end == self.buffer.len() {
             self.buffer.resize(self.buffer.len() * 2, 0);
