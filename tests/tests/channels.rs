@@ -271,7 +271,10 @@ fn descriptors_carry_saves_and_reverts() {
 #[test]
 fn ignored_shared_ram_is_refused_by_name() {
     with_each_qemu(|binary, guest| {
-        let config = Config { ram: Ram::SharedMemfd, boot: Boot::Firmware, ..small() };
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        // A file with a name: 10.0 sends the RAM of a memfd although it is shared.
+        let ram = Ram::SharedFile(folder.path().join("ram"));
+        let config = Config { ram, boot: Boot::Firmware, ..small() };
         let mut source = source(binary, guest, config, &["x-ignore-shared"]);
         let image = source.home().join("image");
         let uri = format!("exec:{} --create {}", qemu_snapshot().display(), image.display());
@@ -282,6 +285,19 @@ fn ignored_shared_ram_is_refused_by_name() {
         assert_eq!(source.run_state(), "running");
         source.console().wait_passes(2);
     });
+}
+
+/// The capability alone takes nothing away: what is sent all the same is stored.
+#[test]
+fn sent_shared_ram_is_stored_whatever_the_capability() {
+    let Some(guest) = Guest::built_or_skip() else { return };
+    let Some(binary) = Version::V10_0.binary_or_skip() else { return };
+    let config = Config { ram: Ram::SharedMemfd, ..small() };
+    let mut source = source(&binary, guest, config.clone(), &["x-ignore-shared"]);
+    let image = source.home().join("image");
+    let uri = format!("exec:{} --create {}", qemu_snapshot().display(), image.display());
+    assert_eq!(source.save(&uri), Outcome::Completed, "{}", source.stderr());
+    assert_taken_over(&binary, guest, &config, &["x-ignore-shared"], &image);
 }
 
 /// The RAM of a multifd source comes on channels that a snapshot does not have.
