@@ -1,9 +1,15 @@
 //! Disk operations under way: one queue, carried out by io_uring, Linux AIO or threads.
 
+mod native;
+mod operations;
 mod threads;
 mod uring;
 
+#[cfg(test)]
+mod tests;
+
 use crate::block_options::Aio;
+use native::Native;
 use rustix::event::{EventfdFlags, eventfd};
 use snapshot_engine::machine::Piece;
 use snapshot_engine::{Buffer, BufferId, Completed, IoError, IoId};
@@ -36,6 +42,7 @@ pub(crate) struct Finished {
 #[derive(Debug)]
 enum Backend {
     Threads(Threads),
+    Native(Box<Native>),
     Uring(Box<Uring>),
 }
 
@@ -52,16 +59,27 @@ pub(crate) fn io_error(error: &io::Error) -> IoError {
     IoError(error.to_string())
 }
 
+/// Makes the signal readable.
+fn wake(signal: &OwnedFd) {
+    // Fails only when the count is at its end, and then it is readable.
+    let _ = rustix::io::write(signal, &1u64.to_ne_bytes());
+}
+
 impl DiskQueue {
     /// A queue of the kind that was asked for; without a wish io_uring, or threads where the kernel refuses it.
+    ///
+    /// # Errors
+    ///
+    /// The operating system refuses what was asked for.
     pub(crate) fn new(aio: Option<Aio>) -> io::Result<Self> {
         let signal = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let backend = match aio {
-            Some(Aio::Threads | Aio::Native) => Backend::Threads(Threads::new(&signal)),
+            Some(Aio::Threads) => Backend::Threads(Threads::new(&signal)?),
+            Some(Aio::Native) => Backend::Native(Box::new(Native::new(&signal)?)),
             Some(Aio::IoUring) => Backend::Uring(Box::new(Uring::new(&signal)?)),
             None => match Uring::new(&signal) {
                 Ok(uring) => Backend::Uring(Box::new(uring)),
-                Err(_) => Backend::Threads(Threads::new(&signal)),
+                Err(_) => Backend::Threads(Threads::new(&signal)?),
             },
         };
         Ok(Self { backend, signal })
@@ -71,6 +89,7 @@ impl DiskQueue {
     pub(crate) fn submit(&mut self, file: &Arc<File>, id: IoId, work: Work) {
         match &mut self.backend {
             Backend::Threads(threads) => threads.submit(file, id, work),
+            Backend::Native(native) => native.submit(file, id, work),
             Backend::Uring(uring) => uring.submit(file, id, work),
         }
     }
@@ -81,6 +100,7 @@ impl DiskQueue {
         let _ = rustix::io::read(&*self.signal, &mut count);
         match &mut self.backend {
             Backend::Threads(threads) => threads.finished(),
+            Backend::Native(native) => native.finished(),
             Backend::Uring(uring) => uring.finished(),
         }
     }

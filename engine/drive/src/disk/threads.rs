@@ -1,6 +1,6 @@
 //! Disk operations by worker threads.
 
-use super::{Finished, Work, io_error};
+use super::{Finished, Work, io_error, wake};
 use snapshot_engine::machine::Piece;
 use snapshot_engine::pool::BUFFER_ALIGNMENT_BYTES;
 use snapshot_engine::{Buffer, Completed, IoError, IoId};
@@ -19,7 +19,7 @@ type Job = (Arc<File>, IoId, Work);
 
 /// Each worker has a channel of its own; jobs go round.
 #[derive(Debug)]
-pub(crate) struct Threads {
+pub(super) struct Threads {
     jobs: Vec<Sender<Job>>,
     next: usize,
     done: Receiver<Finished>,
@@ -27,32 +27,36 @@ pub(crate) struct Threads {
 }
 
 impl Threads {
-    pub(crate) fn new(signal: &Arc<OwnedFd>) -> Self {
+    /// # Errors
+    ///
+    /// The system starts no more threads.
+    pub(super) fn new(signal: &Arc<OwnedFd>) -> io::Result<Self> {
         let (report, done) = channel();
         let mut threads = Self { jobs: Vec::new(), next: 0, done, workers: Vec::new() };
         for _ in 0..WORKERS {
             let (sender, jobs) = channel::<Job>();
             let (report, signal) = (report.clone(), Arc::clone(signal));
             threads.jobs.push(sender);
-            threads.workers.push(std::thread::spawn(move || {
+            let worker = std::thread::Builder::new().name("disk".to_owned()).spawn(move || {
                 for (file, id, work) in jobs {
                     // A receiver that is gone wants nothing any more.
                     let _ = report.send(carry_out(&file, id, work));
-                    let _ = rustix::io::write(&*signal, &1u64.to_ne_bytes());
+                    wake(&signal);
                 }
-            }));
+            })?;
+            threads.workers.push(worker);
         }
-        threads
+        Ok(threads)
     }
 
-    pub(crate) fn submit(&mut self, file: &Arc<File>, id: IoId, work: Work) {
+    pub(super) fn submit(&mut self, file: &Arc<File>, id: IoId, work: Work) {
         let worker = &self.jobs[self.next];
         self.next = (self.next + 1) % self.jobs.len();
         // A worker ends only when its channel does.
         let _ = worker.send((Arc::clone(file), id, work));
     }
 
-    pub(crate) fn finished(&mut self) -> Vec<Finished> {
+    pub(super) fn finished(&mut self) -> Vec<Finished> {
         self.done.try_iter().collect()
     }
 }
