@@ -66,7 +66,9 @@ fn pair(binary: &Binary, guest: &Guest, program: &Path) {
     let end = Instant::now() + Duration::from_secs(30);
     loop {
         let info = source.execute("query-migrate", json!({}));
-        if matches!(info["status"].as_str(), Some("active" | "completed")) {
+        // "active" alone may be told before the device state has been saved; pages are sent only after it was.
+        let pages = |kind: &str| info["ram"][kind].as_u64().unwrap_or(0);
+        if info["status"] == "completed" || pages("normal") + pages("duplicate") > 0 {
             break;
         }
         assert!(Instant::now() < end && info["status"] != "failed", "{info}: {}", source.stderr());
