@@ -1,16 +1,15 @@
 //! The channel to QEMU: stdin and stdout behind `exec:`, a descriptor, or a socket.
 
 use crate::descriptor::duplicate;
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{FileType, OFlags};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::net::sockopt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What the output pipe is enlarged to, as far as the system allows it.
 const PIPE_BYTES: usize = 1 << 20;
@@ -69,6 +68,17 @@ struct Listener {
     path: PathBuf,
 }
 
+impl Listener {
+    /// Listens at a path that only this user can connect to.
+    fn bind(path: &Path) -> io::Result<Self> {
+        // The socket must not be there with another mode first. Nothing else creates files meanwhile: no thread runs.
+        let mask = rustix::process::umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
+        let bound = UnixListener::bind(path);
+        rustix::process::umask(mask);
+        Ok(Self { socket: bound?, path: path.to_owned() })
+    }
+}
+
 impl Drop for Listener {
     fn drop(&mut self) {
         // Somebody may have removed it already.
@@ -77,12 +87,6 @@ impl Drop for Listener {
 }
 
 fn kind(fd: impl AsFd) -> io::Result<Kind> {
-    if rustix::termios::isatty(fd.as_fd()) {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "a terminal; this is for QEMU's exec:, or a file or pipe",
-        ));
-    }
     Ok(match FileType::from_raw_mode(rustix::fs::fstat(fd)?.st_mode) {
         FileType::Fifo => Kind::Pipe,
         FileType::Socket => Kind::Socket,
@@ -90,26 +94,48 @@ fn kind(fd: impl AsFd) -> io::Result<Kind> {
     })
 }
 
+/// A stream is nothing for a terminal.
+fn refuse_terminal(fd: impl AsFd, name: &str) -> io::Result<()> {
+    if rustix::termios::isatty(fd) {
+        let what = format!("{name} is a terminal; a stream goes through a pipe, a socket or a file");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    }
+    Ok(())
+}
+
+fn can_carry_answers(fd: impl AsFd) -> bool {
+    matches!(kind(fd), Ok(Kind::Pipe | Kind::Socket))
+}
+
 impl Channel {
-    /// The channel on which a stream comes in.
+    /// The channel on which a stream comes in. With a path it waits for the source, at most `timeout`, or until
+    /// `signals` becomes readable.
     ///
     /// # Errors
     ///
-    /// The operating system's; a terminal is refused.
-    pub fn for_save(uri: Option<&Uri>, timeout: Option<Duration>) -> io::Result<Self> {
+    /// The operating system's; a terminal is refused; nobody connected.
+    pub fn for_save(
+        uri: Option<&Uri>,
+        timeout: Option<Duration>,
+        signals: BorrowedFd<'_>,
+    ) -> io::Result<Self> {
         match uri {
             None => {
                 let input = std::io::stdin().as_fd().try_clone_to_owned()?;
-                // Behind exec: answers go to stdout; anything else there is not the source.
+                refuse_terminal(&input, "stdin")?;
+                // Behind exec: answers go to stdout; anything else there is not the source. A socket takes them itself.
                 let output = std::io::stdout().as_fd().try_clone_to_owned()?;
-                let answers = matches!(kind(&output), Ok(Kind::Pipe | Kind::Socket));
-                Self::new(Some(input), answers.then_some(output))
+                let output = match kind(&input)? {
+                    _ if can_carry_answers(&output) => Some(output),
+                    Kind::Socket => Some(input.try_clone()?),
+                    Kind::Pipe | Kind::Other => None,
+                };
+                Self::new(Some(input), output)
             }
             Some(Uri::Fd(fd)) => Self::of_descriptor(*fd, true),
             Some(Uri::Unix(path)) => {
-                let listener = Listener { socket: UnixListener::bind(path)?, path: path.clone() };
-                std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-                let socket = OwnedFd::from(accept(&listener.socket, timeout)?);
+                let listener = Listener::bind(path).map_err(|error| named(path, &error))?;
+                let socket = OwnedFd::from(accept(&listener.socket, timeout, signals)?);
                 let mut channel = Self::new(Some(socket.try_clone()?), Some(socket))?;
                 channel.listener = Some(listener);
                 Ok(channel)
@@ -126,13 +152,14 @@ impl Channel {
         match uri {
             None => {
                 let input = std::io::stdin().as_fd().try_clone_to_owned()?;
-                let answers = matches!(kind(&input), Ok(Kind::Pipe | Kind::Socket));
                 let output = std::io::stdout().as_fd().try_clone_to_owned()?;
-                Self::new(answers.then_some(input), Some(output))
+                refuse_terminal(&output, "stdout")?;
+                Self::new(can_carry_answers(&input).then_some(input), Some(output))
             }
             Some(Uri::Fd(fd)) => Self::of_descriptor(*fd, false),
             Some(Uri::Unix(path)) => {
-                let socket = OwnedFd::from(UnixStream::connect(path)?);
+                let socket = UnixStream::connect(path).map_err(|error| named(path, &error))?;
+                let socket = OwnedFd::from(socket);
                 Self::new(Some(socket.try_clone()?), Some(socket))
             }
         }
@@ -142,6 +169,7 @@ impl Channel {
         // The number comes from the user; a duplicate of it is ours, and a wrong one is an error.
         let owned = duplicate(fd)
             .map_err(|error| io::Error::new(error.kind(), format!("file descriptor {fd}: {error}")))?;
+        refuse_terminal(&owned, &format!("file descriptor {fd}"))?;
         match kind(&owned)? {
             Kind::Socket => Self::new(Some(owned.try_clone()?), Some(owned)),
             _ if save => Self::new(Some(owned), None),
@@ -226,13 +254,32 @@ impl Drop for Channel {
     }
 }
 
-fn accept(listener: &UnixListener, timeout: Option<Duration>) -> io::Result<UnixStream> {
-    let wait = timeout.map(|time| rustix::event::Timespec {
-        tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: i64::from(time.subsec_nanos()),
-    });
-    if poll(&mut [PollFd::new(listener, PollFlags::IN)], wait.as_ref())? == 0 {
-        return Err(io::Error::new(io::ErrorKind::TimedOut, "nobody connected (--timeout)"));
+fn named(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("unix:{}: {error}", path.display().to_string().escape_debug()))
+}
+
+fn accept(
+    listener: &UnixListener,
+    timeout: Option<Duration>,
+    signals: BorrowedFd<'_>,
+) -> io::Result<UnixStream> {
+    let until = timeout.and_then(|time| Instant::now().checked_add(time));
+    loop {
+        let rest = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let wait = rest.map(|time| Timespec {
+            tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(time.subsec_nanos()),
+        });
+        let mut fds =
+            [PollFd::new(listener, PollFlags::IN), PollFd::from_borrowed_fd(signals, PollFlags::IN)];
+        match poll(&mut fds, wait.as_ref()) {
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+            Ok(0) => return Err(io::Error::new(io::ErrorKind::TimedOut, "nobody connected (--timeout)")),
+            Ok(_) if !fds[1].revents().is_empty() => {
+                return Err(io::Error::other("interrupted by a signal before anybody connected"));
+            }
+            Ok(_) => return Ok(listener.accept()?.0),
+        }
     }
-    Ok(listener.accept()?.0)
 }

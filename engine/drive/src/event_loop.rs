@@ -27,7 +27,7 @@ pub(crate) struct Driver {
     pub(crate) channel: Channel,
     pub(crate) image: Option<ImageFile>,
     pub(crate) disk: DiskQueue,
-    /// Becomes readable on SIGTERM and SIGINT.
+    /// Becomes readable when the user wants it to end.
     pub(crate) signals: Option<UnixStream>,
     /// A revert reads what the destination answers.
     pub(crate) listens: bool,
@@ -137,7 +137,12 @@ impl Run<'_> {
                 self.submit(id, Work::Write(buffer, lent, pieces));
             }
             Action::Flush { id } => self.submit(id, Work::Flush),
-            Action::Send { header, body } => self.output.push_back((header, body)),
+            Action::Send { header, body } => {
+                // Nothing to send would leave the channel ready for ever.
+                if !header.bytes().is_empty() || body.as_ref().is_some_and(|body| !body.range.is_empty()) {
+                    self.output.push_back((header, body));
+                }
+            }
             Action::WakeAt { tick_ms } => self.wake = tick_ms,
             Action::Finish => {}
         }
@@ -347,3 +352,6 @@ impl Driver {
         self.image.as_ref().and_then(|image| image.file.clone())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,9 +4,10 @@ use crate::block_options::ImageSpec;
 use crate::lock::{Use, lock_image};
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, RenameFlags, Uid};
 use std::ffi::{CStr, OsString};
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{File, FileType, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,6 +15,8 @@ use std::sync::Arc;
 const NEW_IMAGE_MODE: u32 = 0o600;
 /// The longest list of extended attributes that is copied, in bytes.
 const XATTR_LIST_BYTES: usize = 64 << 10;
+/// How much of the image's name goes into the name of a new file beside it, which may have 255 bytes altogether.
+const NAME_BYTES: usize = 200;
 
 /// Why an image cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +43,22 @@ fn fail(path: &Path, what: impl ToString) -> OpenError {
     OpenError { path: path.to_owned(), what: what.to_string() }
 }
 
+fn check_kind(path: &Path, kind: FileType) -> Result<(), OpenError> {
+    let what = match kind {
+        kind if kind.is_file() => return Ok(()),
+        kind if kind.is_dir() => "a directory",
+        kind if kind.is_block_device() => "a block device",
+        kind if kind.is_char_device() => "a character device",
+        kind if kind.is_fifo() => "a named pipe",
+        kind if kind.is_socket() => "a socket",
+        _ => "not a regular file",
+    };
+    Err(fail(path, format!("{what}; images are regular files only")))
+}
+
 fn open(path: &Path, direct: bool, how: Use) -> Result<File, OpenError> {
+    // Asked before it is opened, which alone does something to many a device, and after, for it may have changed.
+    check_kind(path, std::fs::metadata(path).map_err(|error| fail(path, error))?.file_type())?;
     let flags = if direct { OFlags::DIRECT } else { OFlags::empty() };
     // Not blocking: a FIFO would wait for its other end before it could be refused.
     let flags = i32::try_from((flags | OFlags::NONBLOCK).bits()).unwrap_or(0);
@@ -52,11 +70,7 @@ fn open(path: &Path, direct: bool, how: Use) -> Result<File, OpenError> {
         .open(path)
         .map_err(|e| fail(path, e))?;
     let metadata = file.metadata().map_err(|error| fail(path, error))?;
-    if !metadata.is_file() {
-        let kind = metadata.file_type();
-        let what = if kind.is_dir() { "a directory" } else { "not a regular file" };
-        return Err(fail(path, format!("{what}; images are regular files only")));
-    }
+    check_kind(path, metadata.file_type())?;
     lock_image(&file, how).map_err(|error| fail(path, format!("cannot lock the image: {error}")))?;
     Ok(file)
 }
@@ -83,6 +97,9 @@ impl ImageFile {
             Ok(path) => {
                 let file = open(&path, spec.direct, Use::Write)?;
                 Ok(Self::holding(path, spec.direct, Some(file)))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound && spec.path.is_symlink() => {
+                Err(fail(&spec.path, format!("a symbolic link to what is not there: {error}")))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound && create => {
                 Ok(Self::holding(spec.path.clone(), spec.direct, None))
@@ -116,8 +133,9 @@ impl ImageFile {
 
     /// Creates an empty file beside the image; operations mean that file from now on.
     pub(crate) fn create_temporary(&mut self) -> io::Result<()> {
+        let image_name = self.path.file_name().unwrap_or_default().as_bytes();
         let mut name = OsString::from(".");
-        name.push(self.path.file_name().unwrap_or_default());
+        name.push(OsString::from_vec(image_name[..image_name.len().min(NAME_BYTES)].to_vec()));
         let mut random = [0; 8];
         rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
         name.push(format!(".{:016x}.tmp", u64::from_ne_bytes(random)));
@@ -140,14 +158,32 @@ impl ImageFile {
         Ok(())
     }
 
-    /// Renames the new file over the image (or to its name, if there was none), and makes that durable.
+    /// Renames the new file over the image (or to its name, if there was none), and makes that durable:
+    ///
+    /// 1. sync the file, whose name must not become durable before its content
+    /// 2. rename it: the image is the old one or the new one, never none
+    /// 3. sync the directory, the commit point
+    ///
+    /// # Errors
+    ///
+    /// The operating system's. After one in step 3 it is unknown which of the two survives a crash.
     pub(crate) fn publish(&mut self) -> io::Result<()> {
         let Some(temporary) = &self.temporary else { return Ok(()) };
+        if let Some(file) = &self.file {
+            file.sync_all()?;
+        }
         if self.replaced.is_some() {
             rustix::fs::rename(temporary, &self.path)?;
         } else {
             // What appeared there meanwhile is somebody's.
-            rustix::fs::renameat_with(CWD, temporary, CWD, &self.path, RenameFlags::NOREPLACE)?;
+            match rustix::fs::renameat_with(CWD, temporary, CWD, &self.path, RenameFlags::NOREPLACE) {
+                // A file system without this flag (NFS): a link refuses as well, in two steps.
+                Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+                    std::fs::hard_link(temporary, &self.path)?;
+                    std::fs::remove_file(temporary)?;
+                }
+                result => result?,
+            }
         }
         self.temporary = None;
         File::open(self.directory())?.sync_all()
@@ -185,3 +221,6 @@ fn take_after(new: &File, old: &File) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

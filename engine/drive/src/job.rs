@@ -1,31 +1,36 @@
 //! The two jobs: what the command line asks for, with everything opened.
 
+use crate::block_options::Aio;
 use crate::channel::Channel;
 use crate::cli::Cli;
 use crate::disk::DiskQueue;
 use crate::event_loop::{Driver, run};
 use crate::image_file::ImageFile;
 use crate::progress::Display;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
 use snapshot_engine::{
     Failure, Progress, RevertConfig, RevertMachine, RevertSummary, SaveConfig, SaveMachine, SaveSummary,
 };
 use snapshot_image::{Geometry, Identity};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 fn refused(error: impl ToString) -> Failure {
     Failure::Refused(error.to_string())
 }
 
-/// A socket that becomes readable on SIGTERM and SIGINT.
+/// A socket that becomes readable on SIGTERM, SIGINT and SIGHUP.
 fn signals() -> io::Result<UnixStream> {
     let (reader, writer) = UnixStream::pair()?;
-    for signal in [SIGTERM, SIGINT] {
+    for signal in [SIGTERM, SIGINT, SIGHUP] {
         pipe::register(signal, writer.try_clone()?)?;
     }
+    // A file size limit (setrlimit(2)) is to be an error of the write, which the guest survives, and not our death.
+    signal_hook::flag::register(libc::SIGXFSZ, Arc::default())?;
     Ok(reader)
 }
 
@@ -33,10 +38,8 @@ fn stream_options(cli: &Cli) -> migration_stream::Options {
     migration_stream::Options { page_size: cli.page_size, max_ram_bytes: cli.max_ram }
 }
 
-fn driver(channel: Channel, image: Option<ImageFile>, cli: &Cli, listens: bool) -> Result<Driver, Failure> {
-    let aio = cli.image_spec().ok().and_then(|spec| spec.aio);
-    let disk = DiskQueue::new(aio).map_err(|error| refused(format!("file.aio: {error}")))?;
-    Ok(Driver { channel, image, disk, signals: Some(signals().map_err(refused)?), listens })
+fn disk_queue(aio: Option<Aio>) -> Result<DiskQueue, Failure> {
+    DiskQueue::new(aio).map_err(|error| refused(format!("file.aio: {error}")))
 }
 
 /// Saves the stream of the channel into the image.
@@ -46,7 +49,8 @@ fn driver(channel: Channel, image: Option<ImageFile>, cli: &Cli, listens: bool) 
 /// Why nothing was saved.
 pub fn save(cli: &Cli) -> Result<SaveSummary, Failure> {
     let timeout = cli.timeout.map(Duration::from_secs);
-    let channel = Channel::for_save(cli.uri.as_ref(), timeout).map_err(refused)?;
+    let signals = signals().map_err(refused)?;
+    let channel = Channel::for_save(cli.uri.as_ref(), timeout, signals.as_fd()).map_err(refused)?;
     let mut uuid = [0; 16];
     rustix::rand::getrandom(&mut uuid, rustix::rand::GetRandomFlags::empty()).map_err(refused)?;
     // A random UUID: version 4, variant 1 (RFC 9562).
@@ -66,15 +70,12 @@ pub fn save(cli: &Cli) -> Result<SaveSummary, Failure> {
         timeout_ms: cli.timeout.map(|seconds| seconds * 1000),
     };
     let socket = channel.is_socket();
-    let (image, opened) = match open_for_save(cli, &mut config) {
-        Ok(image) => (Some(image), Ok(())),
-        Err(failure) => (None, Err(failure)),
+    // Nothing from here on may end the process before the machine has run: the source's guest would pay for it.
+    let (image, disk, mut machine) = match open_for_save(cli, &mut config) {
+        Ok((image, disk)) => (Some(image), disk, SaveMachine::new(config)),
+        Err(failure) => (None, disk_queue(None)?, SaveMachine::refusing(config, failure)),
     };
-    let mut machine = match opened {
-        Ok(()) => SaveMachine::new(config),
-        Err(failure) => SaveMachine::refusing(config, failure),
-    };
-    let mut driver = driver(channel, image, cli, false)?;
+    let mut driver = Driver { channel, image, disk, signals: Some(signals), listens: false };
     let mut display = Display::new(cli.progress);
     let result = run(&mut machine, &mut driver, |machine| display.show(machine.progress()));
     display.end();
@@ -84,13 +85,13 @@ pub fn save(cli: &Cli) -> Result<SaveSummary, Failure> {
     Ok(summary)
 }
 
-fn open_for_save(cli: &Cli, config: &mut SaveConfig) -> Result<ImageFile, Failure> {
+fn open_for_save(cli: &Cli, config: &mut SaveConfig) -> Result<(ImageFile, DiskQueue), Failure> {
     let spec = cli.image_spec().map_err(refused)?;
     let geometry = Geometry::with_cluster_size(cli.cluster_size).map_err(refused)?;
     let image = ImageFile::open_for_save(&spec, cli.create).map_err(refused)?;
     config.existing_length_bytes = image.length_bytes().map_err(refused)?;
     config.create = cli.create.then_some(geometry);
-    Ok(image)
+    Ok((image, disk_queue(spec.aio)?))
 }
 
 /// Sends the image's snapshot to the channel.
@@ -99,6 +100,7 @@ fn open_for_save(cli: &Cli, config: &mut SaveConfig) -> Result<ImageFile, Failur
 ///
 /// Why the destination did not get everything.
 pub fn revert(cli: &Cli) -> Result<RevertSummary, Failure> {
+    let signals = signals().map_err(refused)?;
     let channel = Channel::for_revert(cli.uri.as_ref()).map_err(refused)?;
     let mut config = RevertConfig {
         image_length_bytes: 0,
@@ -107,12 +109,11 @@ pub fn revert(cli: &Cli) -> Result<RevertSummary, Failure> {
         fresh_ram: cli.fresh_ram,
         timeout_ms: cli.timeout.map(|seconds| seconds * 1000),
     };
-    let opened = open_for_revert(cli, &mut config);
-    let (image, mut machine) = match opened {
-        Ok(image) => (Some(image), RevertMachine::new(config)),
-        Err(failure) => (None, RevertMachine::refusing(config, failure)),
+    let (image, disk, mut machine) = match open_for_revert(cli, &mut config) {
+        Ok((image, disk)) => (Some(image), disk, RevertMachine::new(config)),
+        Err(failure) => (None, disk_queue(None)?, RevertMachine::refusing(config, failure)),
     };
-    let mut driver = driver(channel, image, cli, true)?;
+    let mut driver = Driver { channel, image, disk, signals: Some(signals), listens: true };
     let mut display = Display::new(cli.progress);
     let result = run(&mut machine, &mut driver, |machine: &RevertMachine| {
         let progress: Progress = machine.progress();
@@ -123,9 +124,9 @@ pub fn revert(cli: &Cli) -> Result<RevertSummary, Failure> {
     machine.outcome()
 }
 
-fn open_for_revert(cli: &Cli, config: &mut RevertConfig) -> Result<ImageFile, Failure> {
+fn open_for_revert(cli: &Cli, config: &mut RevertConfig) -> Result<(ImageFile, DiskQueue), Failure> {
     let spec = cli.image_spec().map_err(refused)?;
     let image = ImageFile::open_for_revert(&spec).map_err(refused)?;
     config.image_length_bytes = image.length_bytes().map_err(refused)?.unwrap_or(0);
-    Ok(image)
+    Ok((image, disk_queue(spec.aio)?))
 }

@@ -1,0 +1,160 @@
+use super::*;
+use std::ffi::OsStr;
+use std::os::unix::fs::symlink;
+
+fn spec(path: &Path) -> ImageSpec {
+    ImageSpec { path: path.to_owned(), direct: false, aio: None }
+}
+
+fn files(folder: &Path) -> Vec<OsString> {
+    let mut names: Vec<_> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    names
+}
+
+fn write(image: &ImageFile, bytes: &[u8]) {
+    std::os::unix::fs::FileExt::write_all_at(&**image.file.as_ref().unwrap(), bytes, 0).unwrap();
+}
+
+#[test]
+fn only_regular_files_are_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let fifo = folder.path().join("fifo");
+    rustix::fs::mknodat(CWD, &fifo, rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let socket = folder.path().join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    for (path, kind) in [
+        (folder.path(), "a directory"),
+        (&fifo, "a named pipe"),
+        (&socket, "a socket"),
+        (Path::new("/dev/null"), "a character device"),
+    ] {
+        let expected = format!("{}: {kind}; images are regular files only", path.display());
+        assert_eq!(ImageFile::open_for_save(&spec(path), true).unwrap_err().to_string(), expected);
+        assert_eq!(ImageFile::open_for_revert(&spec(path)).unwrap_err().to_string(), expected);
+    }
+}
+
+#[test]
+fn missing_image_is_created_only_where_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("new\x1b.qcow2");
+    let error = ImageFile::open_for_save(&spec(&path), false).unwrap_err().to_string();
+    assert!(error.contains("\\u{1b}.qcow2: No such file or directory (os error 2); --create"), "{error}");
+    assert!(ImageFile::open_for_save(&spec(&path), true).unwrap().file.is_none());
+    assert_eq!(files(folder.path()), [""; 0], "nothing is there before the machine wants it");
+}
+
+#[test]
+fn new_image_is_private_and_appears_when_published() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("new.qcow2");
+    let mut image = ImageFile::open_for_save(&spec(&path), true).unwrap();
+    image.create_temporary().unwrap();
+    assert!(!path.exists());
+    write(&image, b"content");
+    image.publish().unwrap();
+    drop(image);
+    assert_eq!(files(folder.path()), ["new.qcow2"]);
+    assert_eq!(std::fs::read(&path).unwrap(), b"content");
+    assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, NEW_IMAGE_MODE);
+}
+
+#[test]
+fn unpublished_file_goes_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("old.qcow2");
+    std::fs::write(&path, b"old").unwrap();
+    let mut image = ImageFile::open_for_save(&spec(&path), false).unwrap();
+    image.create_temporary().unwrap();
+    write(&image, b"half");
+    assert_eq!(files(folder.path()).len(), 2);
+    drop(image);
+    assert_eq!(files(folder.path()), ["old.qcow2"]);
+    assert_eq!(std::fs::read(&path).unwrap(), b"old");
+}
+
+#[test]
+fn file_that_appeared_meanwhile_is_not_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("new.qcow2");
+    let mut image = ImageFile::open_for_save(&spec(&path), true).unwrap();
+    image.create_temporary().unwrap();
+    std::fs::write(&path, b"somebody's").unwrap();
+    assert_eq!(image.publish().unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+    drop(image);
+    assert_eq!(files(folder.path()), ["new.qcow2"]);
+    assert_eq!(std::fs::read(&path).unwrap(), b"somebody's");
+}
+
+#[test]
+fn replaced_image_keeps_symlink_mode_owner_and_attributes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (images, link) = (folder.path().join("images"), folder.path().join("link.qcow2"));
+    std::fs::create_dir(&images).unwrap();
+    let path = images.join("old.qcow2");
+    std::fs::write(&path, b"old").unwrap();
+    symlink("images/old.qcow2", &link).unwrap();
+    std::fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+    // Only root gives files away, and some file systems have no attributes: then these two are not looked at.
+    let _ = std::os::unix::fs::chown(&path, Some(1234), Some(2345));
+    let old = std::fs::metadata(&path).unwrap();
+    let attribute = c"user.snapshot.test";
+    let flags = rustix::fs::XattrFlags::empty();
+    let has_attributes = rustix::fs::setxattr(&path, attribute, b"kept", flags).is_ok();
+
+    let mut image = ImageFile::open_for_save(&spec(&link), false).unwrap();
+    image.create_temporary().unwrap();
+    write(&image, b"new");
+    image.publish().unwrap();
+    drop(image);
+
+    assert!(link.is_symlink());
+    assert_eq!(files(&images), ["old.qcow2"]);
+    assert_eq!(std::fs::read(&path).unwrap(), b"new");
+    let new = std::fs::metadata(&path).unwrap();
+    assert_ne!(new.ino(), old.ino());
+    assert_eq!((new.mode(), new.uid(), new.gid()), (old.mode(), old.uid(), old.gid()));
+    if has_attributes {
+        let mut value = [0; 16];
+        let length = rustix::fs::getxattr(&path, attribute, &mut value).unwrap();
+        assert_eq!(&value[..length], b"kept");
+    }
+}
+
+#[test]
+fn symlink_to_nothing_is_refused_before_the_save() {
+    let folder = tempfile::tempdir().unwrap();
+    let link = folder.path().join("link.qcow2");
+    symlink("nothing", &link).unwrap();
+    let error = ImageFile::open_for_save(&spec(&link), true).unwrap_err().to_string();
+    assert!(error.contains("link.qcow2: a symbolic link to what is not there"), "{error}");
+}
+
+#[test]
+fn longest_name_can_be_created() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(OsStr::new(&"n".repeat(255)));
+    let mut image = ImageFile::open_for_save(&spec(&path), true).unwrap();
+    image.create_temporary().unwrap();
+    image.publish().unwrap();
+    assert!(path.exists());
+}
+
+#[test]
+fn image_is_locked_also_while_it_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("old.qcow2");
+    std::fs::write(&path, b"old").unwrap();
+    let mut image = ImageFile::open_for_save(&spec(&path), false).unwrap();
+    image.create_temporary().unwrap();
+    let error = ImageFile::open_for_save(&spec(&path), false).unwrap_err().to_string();
+    assert!(error.contains("cannot lock the image: another process uses it"), "{error}");
+    image.publish().unwrap();
+    assert!(ImageFile::open_for_revert(&spec(&path)).is_err(), "the new one is locked too");
+    drop(image);
+    let _one = ImageFile::open_for_revert(&spec(&path)).unwrap();
+    let _other = ImageFile::open_for_revert(&spec(&path)).unwrap();
+    assert!(ImageFile::open_for_save(&spec(&path), false).is_err(), "reverts are under way");
+}
