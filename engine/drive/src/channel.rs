@@ -201,6 +201,16 @@ impl Channel {
         self.input_kind != Kind::Other
     }
 
+    /// Something comes in, or the input ends, within this time.
+    pub(crate) fn has_input_within(&self, time: Duration) -> bool {
+        let Some(input) = &self.input else { return false };
+        let wait = Timespec {
+            tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(time.subsec_nanos()),
+        };
+        poll(&mut [PollFd::new(input, PollFlags::IN)], Some(&wait)).is_ok_and(|ready| ready > 0)
+    }
+
     /// Something can be sent back.
     #[must_use]
     pub fn can_answer(&self) -> bool {

@@ -7,6 +7,7 @@ use crate::disk::DiskQueue;
 use crate::event_loop::{Driver, run};
 use crate::image_file::ImageFile;
 use crate::progress::Display;
+use clap::Parser;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
 use snapshot_engine::{
@@ -18,6 +19,9 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// How long a source that is really one takes until its stream begins: QEMU writes the header at once.
+const USAGE_ERROR_WAIT: Duration = Duration::from_secs(2);
 
 fn refused(error: impl ToString) -> Failure {
     Failure::Refused(error.to_string())
@@ -42,6 +46,61 @@ fn disk_queue(aio: Option<Aio>) -> Result<DiskQueue, Failure> {
     DiskQueue::new(aio).map_err(|error| refused(format!("file.aio: {error}")))
 }
 
+/// Lets the peer on stdin and stdout see that the command line was wrong, as it would see any other error.
+///
+/// A source that finds nobody at its pipe any more may lose its guest (QEMU 7.2 does), and a destination to which nothing
+/// was sent waits for ever. Says nothing; `revert` is whether the command line asked for that.
+pub fn refuse_peer(revert: bool) {
+    let job = if revert { &["qemu-snapshot", "--revert", "-"][..] } else { &["qemu-snapshot", "-"] };
+    let Ok(cli) = Cli::try_parse_from(job) else { return };
+    let failure = || refused("the command line is wrong");
+    let Ok(signals) = signals() else { return };
+    let channel =
+        if revert { Channel::for_revert(None) } else { Channel::for_save(None, None, signals.as_fd()) };
+    let (Ok(channel), Ok(disk)) = (channel, disk_queue(None)) else { return };
+    let (live, can_answer) = (channel.is_live(), channel.can_answer());
+    if !revert && (!live || !channel.has_input_within(USAGE_ERROR_WAIT)) {
+        return;
+    }
+    let mut driver = Driver { channel, image: None, disk, signals: Some(signals), listens: revert };
+    // What comes of it has been said already.
+    let _ = if revert {
+        run(&mut RevertMachine::refusing(revert_config(&cli), failure()), &mut driver, |_| ())
+    } else {
+        run(
+            &mut SaveMachine::refusing(save_config(&cli, [0; 16], live, can_answer), failure()),
+            &mut driver,
+            |_| (),
+        )
+    };
+}
+
+fn save_config(cli: &Cli, uuid: [u8; 16], live: bool, can_answer: bool) -> SaveConfig {
+    let created_unix_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+    SaveConfig {
+        stream: stream_options(cli),
+        no_vmdesc: cli.no_vmdesc,
+        existing_length_bytes: None,
+        create: None,
+        overwrite: cli.overwrite,
+        live,
+        can_answer,
+        identity: Identity { uuid, created_unix_s },
+        memory_bytes: usize::try_from(cli.memory).unwrap_or(usize::MAX),
+        timeout_ms: cli.timeout.map(|seconds| seconds.saturating_mul(1000)),
+    }
+}
+
+fn revert_config(cli: &Cli) -> RevertConfig {
+    RevertConfig {
+        image_length_bytes: 0,
+        stream: stream_options(cli),
+        allow_unverified: cli.unverified,
+        fresh_ram: cli.fresh_ram,
+        timeout_ms: cli.timeout.map(|seconds| seconds.saturating_mul(1000)),
+    }
+}
+
 /// Saves the stream of the channel into the image.
 ///
 /// # Errors
@@ -56,19 +115,7 @@ pub fn save(cli: &Cli) -> Result<SaveSummary, Failure> {
     // A random UUID: version 4, variant 1 (RFC 9562).
     uuid[6] = uuid[6] & 0x0f | 0x40;
     uuid[8] = uuid[8] & 0x3f | 0x80;
-    let created_unix_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-    let mut config = SaveConfig {
-        stream: stream_options(cli),
-        no_vmdesc: cli.no_vmdesc,
-        existing_length_bytes: None,
-        create: None,
-        overwrite: cli.overwrite,
-        live: channel.is_live(),
-        can_answer: channel.can_answer(),
-        identity: Identity { uuid, created_unix_s },
-        memory_bytes: usize::try_from(cli.memory).unwrap_or(usize::MAX),
-        timeout_ms: cli.timeout.map(|seconds| seconds * 1000),
-    };
+    let mut config = save_config(cli, uuid, channel.is_live(), channel.can_answer());
     let socket = channel.is_socket();
     // Nothing from here on may end the process before the machine has run: the source's guest would pay for it.
     let (image, disk, mut machine) = match open_for_save(cli, &mut config) {
@@ -102,13 +149,7 @@ fn open_for_save(cli: &Cli, config: &mut SaveConfig) -> Result<(ImageFile, DiskQ
 pub fn revert(cli: &Cli) -> Result<RevertSummary, Failure> {
     let signals = signals().map_err(refused)?;
     let channel = Channel::for_revert(cli.uri.as_ref()).map_err(refused)?;
-    let mut config = RevertConfig {
-        image_length_bytes: 0,
-        stream: stream_options(cli),
-        allow_unverified: cli.unverified,
-        fresh_ram: cli.fresh_ram,
-        timeout_ms: cli.timeout.map(|seconds| seconds * 1000),
-    };
+    let mut config = revert_config(cli);
     let (image, disk, mut machine) = match open_for_revert(cli, &mut config) {
         Ok((image, disk)) => (Some(image), disk, RevertMachine::new(config)),
         Err(failure) => (None, disk_queue(None)?, RevertMachine::refusing(config, failure)),

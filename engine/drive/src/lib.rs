@@ -19,4 +19,4 @@ pub use block_options::{Aio, ImageSpec, SpecError};
 pub use channel::{Channel, Uri};
 pub use cli::{Cli, ProgressMode};
 pub use image_file::{ImageFile, OpenError};
-pub use job::{revert, save};
+pub use job::{refuse_peer, revert, save};

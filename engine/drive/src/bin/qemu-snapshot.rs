@@ -1,14 +1,18 @@
 //! `qemu-snapshot`: parses the command line, does the job, and turns its end into an exit status.
 
 use clap::{CommandFactory, Parser};
-use qemu_snapshot::{Cli, revert, save};
+use qemu_snapshot::{Cli, refuse_peer, revert, save};
 use snapshot_engine::{Class, Failure, uuid_text};
 use snapshot_image::Verification;
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return stop(&error),
+    };
     if let Some(shell) = cli.completions {
         clap_complete::generate(shell, &mut Cli::command(), "qemu-snapshot", &mut io::stdout());
         return ExitCode::SUCCESS;
@@ -27,6 +31,22 @@ fn main() -> ExitCode {
             })
         }
     }
+}
+
+/// `--help` and `--version` are answers; anything else that is not understood is an error that also the peer has to see,
+/// as long as it is the one on stdin and stdout.
+fn stop(error: &clap::Error) -> ExitCode {
+    // A reader that is gone changes nothing.
+    let _ = error.print();
+    if !error.use_stderr() {
+        return ExitCode::SUCCESS;
+    }
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let has = |start: &str| arguments.iter().any(|a| a.as_encoded_bytes().starts_with(start.as_bytes()));
+    if !has("--uri") {
+        refuse_peer(has("--revert") || has("-r"));
+    }
+    ExitCode::from(2)
 }
 
 /// One line on stderr; if nobody reads it, so be it.
