@@ -5,8 +5,8 @@ use std::{
     fs,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    time::Duration,
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
 };
 
 use serde_json::json;
@@ -194,11 +194,27 @@ fn tool_beside(arguments: &[&str], stdin: Stdio, stderr: &Path) -> Child {
         .expect("the tool was built")
 }
 
+/// How a tool beside QEMU ended.
+fn end_of(tool: &mut Child) -> ExitStatus {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(status) = tool.try_wait().expect("our own child") {
+            return status;
+        }
+        if Instant::now() > end {
+            let _ = tool.kill();
+            let _ = tool.wait();
+            panic!("the tool has not ended after {PATIENCE:?}");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// Waits until a tool that listens has made its socket.
 fn wait_for(path: &Path) {
-    let end = std::time::Instant::now() + PATIENCE;
+    let end = Instant::now() + PATIENCE;
     while !path.exists() {
-        assert!(std::time::Instant::now() < end, "no {}", path.display());
+        assert!(Instant::now() < end, "no {}", path.display());
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -220,7 +236,7 @@ fn sockets_carry_saves_and_reverts() {
             let mut tool = tool_beside(&["--create", "--uri", &uri, utf8(&image)], Stdio::null(), &said);
             wait_for(&socket);
             let outcome = source.save(&uri);
-            let status = tool.wait().expect("our own child");
+            let status = end_of(&mut tool);
             let words = fs::read_to_string(&said).expect("a text");
             assert_eq!((outcome, status.code()), (Outcome::Completed, Some(0)), "{words}");
             let warned = words.contains("could not have seen a failure");
@@ -231,7 +247,7 @@ fn sockets_carry_saves_and_reverts() {
             let uri = format!("unix:{}", socket.display());
             destination.execute("migrate-incoming", json!({ "uri": uri }));
             let mut tool = tool_beside(&["--revert", "--uri", &uri, utf8(&image)], Stdio::null(), &said);
-            let status = tool.wait().expect("our own child");
+            let status = end_of(&mut tool);
             assert_eq!(status.code(), Some(0), "{}", fs::read_to_string(&said).expect("a text"));
             destination.console().wait_passes(2);
         }
@@ -251,7 +267,7 @@ fn descriptors_carry_saves_and_reverts() {
         source.qmp().give_fd("channel", qemus.as_fd()).expect("QEMU takes a descriptor");
         drop(qemus);
         let outcome = source.save("fd:channel");
-        let status = tool.wait().expect("our own child");
+        let status = end_of(&mut tool);
         let words = fs::read_to_string(&said).expect("a text");
         assert_eq!((outcome, status.code()), (Outcome::Completed, Some(0)), "{words}");
 
@@ -262,7 +278,7 @@ fn descriptors_carry_saves_and_reverts() {
         destination.qmp().give_fd("channel", qemus.as_fd()).expect("QEMU takes a descriptor");
         drop(qemus);
         assert_eq!(destination.revert("fd:channel"), Outcome::Completed);
-        assert_eq!(tool.wait().expect("our own child").code(), Some(0));
+        assert_eq!(end_of(&mut tool).code(), Some(0));
         destination.console().wait_passes(2);
     });
 }
@@ -311,7 +327,7 @@ fn multifd_is_refused_by_name() {
         let mut tool = tool_beside(&["--create", "--uri", &uri, utf8(&image)], Stdio::null(), &said);
         wait_for(&socket);
         let outcome = source.save(&uri);
-        let status = tool.wait().expect("our own child");
+        let status = end_of(&mut tool);
         let words = fs::read_to_string(&said).expect("a text");
         assert_eq!(status.code(), Some(1), "{words}");
         assert!(words.contains("multifd"), "{words}");
