@@ -2,6 +2,8 @@
 
 use crate::block_options::ImageSpec;
 use crate::channel::Uri;
+use crate::trace::Pattern;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, ValueEnum};
 use clap_complete::Shell;
 use std::ffi::OsString;
@@ -24,6 +26,10 @@ pub struct Cli {
     /// Target page size in bytes, where the stream does not tell it
     #[arg(long, value_name = "BYTES", value_parser = page_size)]
     pub page_size: Option<u32>,
+
+    /// Say on stderr what is done; names as in disk_write, * for anything. May be given several times
+    #[arg(short = 'T', long, value_name = "[enable=]PATTERN", value_parser = OsStringValueParser::new().try_map(|text| Pattern::parse(&text)))]
+    pub trace: Vec<Pattern>,
 
     /// Make a new image if there is none
     #[arg(long, conflicts_with = "revert")]

@@ -7,11 +7,12 @@ use crate::disk::DiskQueue;
 use crate::event_loop::{Driver, run};
 use crate::image_file::ImageFile;
 use crate::progress::Display;
+use crate::trace::Traced;
 use clap::Parser;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
 use snapshot_engine::{
-    Failure, Progress, RevertConfig, RevertMachine, RevertSummary, SaveConfig, SaveMachine, SaveSummary,
+    Failure, Machine, RevertConfig, RevertMachine, RevertSummary, SaveConfig, SaveMachine, SaveSummary,
 };
 use snapshot_image::{Geometry, Identity};
 use std::io;
@@ -40,6 +41,15 @@ fn signals() -> io::Result<UnixStream> {
 
 fn stream_options(cli: &Cli) -> migration_stream::Options {
     migration_stream::Options { page_size: cli.page_size, max_ram_bytes: cli.max_ram }
+}
+
+fn run_traced<M: Machine>(
+    cli: &Cli,
+    machine: &mut M,
+    driver: &mut Driver,
+    mut progress: impl FnMut(&M),
+) -> io::Result<()> {
+    run(&mut Traced::new(machine, &cli.trace), driver, |traced| progress(traced.machine))
 }
 
 fn disk_queue(aio: Option<Aio>) -> Result<DiskQueue, Failure> {
@@ -124,7 +134,7 @@ pub fn save(cli: &Cli) -> Result<SaveSummary, Failure> {
     };
     let mut driver = Driver { channel, image, disk, signals: Some(signals), listens: false };
     let mut display = Display::new(cli.progress);
-    let result = run(&mut machine, &mut driver, |machine| display.show(machine.progress()));
+    let result = run_traced(cli, &mut machine, &mut driver, |machine| display.show(machine.progress()));
     display.end();
     result.map_err(|error| refused(format!("poll: {error}")))?;
     let mut summary = machine.outcome()?;
@@ -156,10 +166,7 @@ pub fn revert(cli: &Cli) -> Result<RevertSummary, Failure> {
     };
     let mut driver = Driver { channel, image, disk, signals: Some(signals), listens: true };
     let mut display = Display::new(cli.progress);
-    let result = run(&mut machine, &mut driver, |machine: &RevertMachine| {
-        let progress: Progress = machine.progress();
-        display.show(progress);
-    });
+    let result = run_traced(cli, &mut machine, &mut driver, |machine| display.show(machine.progress()));
     display.end();
     result.map_err(|error| refused(format!("poll: {error}")))?;
     machine.outcome()

@@ -14,9 +14,11 @@ mod image_file;
 mod job;
 mod lock;
 mod progress;
+mod trace;
 
 pub use block_options::{Aio, ImageSpec, SpecError};
 pub use channel::{Channel, Uri};
 pub use cli::{Cli, ProgressMode};
 pub use image_file::{ImageFile, OpenError};
 pub use job::{refuse_peer, revert, save};
+pub use trace::Pattern;

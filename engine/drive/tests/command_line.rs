@@ -257,6 +257,21 @@ fn silent_source_ends_the_save_after_the_timeout() {
 }
 
 #[test]
+fn trace_shows_what_was_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let (image, input) = (folder.path().join("image.qcow2"), folder.path().join("input"));
+    std::fs::write(&input, b"nothing").unwrap();
+    let mut command = tool();
+    command.args(["-T", "disk_*", "--trace=enable=input_end", "--create"]).arg(&image);
+    let output = command.stdin(File::open(&input).unwrap()).output().unwrap();
+    let said = text(&output.stderr);
+    let names: Vec<&str> = said.lines().filter_map(|line| line.split(' ').nth(1)).collect();
+    assert!(names.contains(&"disk_create") && names.contains(&"disk_done"), "{said}");
+    assert!(!names.contains(&"tick") && !names.contains(&"finish"), "{said}");
+    assert!(text(&run(&["-T", "file=x", "image"]).stderr).contains("expected [enable=]PATTERN"));
+}
+
+#[test]
 fn descriptors_are_taken_by_number() {
     let folder = tempfile::tempdir().unwrap();
     let image = folder.path().join("image.qcow2");
