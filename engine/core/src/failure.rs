@@ -131,6 +131,13 @@ pub enum Unsupported {
     },
 }
 
+impl Unsupported {
+    /// The stream is none of a background snapshot, which alone has to be drained: QEMU refuses the two together.
+    pub(crate) fn rules_out_background_snapshot(&self) -> bool {
+        matches!(self, Self::Multifd | Self::Postcopy { .. } | Self::Colo { .. })
+    }
+}
+
 /// Writes a UUID as everybody does: 8-4-4-4-12 hex digits.
 #[must_use]
 pub fn uuid_text(uuid: &[u8; 16]) -> String {

@@ -1,5 +1,7 @@
 //! Saves and reverts generated VMs in a simulated world.
 
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
 use migration_stream::{Options, Record, SliceReader, compressed, xbzrle};
 use snapshot_engine::{
     Failure, RevertConfig, RevertMachine, RevertSummary, SaveConfig, SaveMachine, SaveSummary,
@@ -9,16 +11,16 @@ use std::collections::HashMap;
 use vm_simulator::{Fault, SimFile, Vm, VmConfig, World};
 
 /// RAM of a destination: pages that are not zero.
-pub type Ram = HashMap<(usize, u64), Vec<u8>>;
+pub(crate) type Ram = HashMap<(usize, u64), Vec<u8>>;
 
-pub fn stream_of(config: &VmConfig) -> (Vm, Vec<u8>) {
+pub(crate) fn stream_of(config: &VmConfig) -> (Vm, Vec<u8>) {
     let mut vm = Vm::new(config.clone());
     let mut stream = Vec::new();
     vm.send(&mut stream).unwrap();
     (vm, stream)
 }
 
-pub fn save_config(config: &VmConfig, existing: Option<&SimFile>) -> SaveConfig {
+pub(crate) fn save_config(config: &VmConfig, existing: Option<&SimFile>) -> SaveConfig {
     let geometry = Geometry {
         cluster_bits: 16 + u32::try_from(config.seed % 6).unwrap(),
         refcount_order: u32::try_from(config.seed / 6 % 7).unwrap(),
@@ -38,7 +40,7 @@ pub fn save_config(config: &VmConfig, existing: Option<&SimFile>) -> SaveConfig 
 }
 
 /// Saves; what the disk holds in the end, and how it ended (nothing if the power went).
-pub fn save(
+pub(crate) fn save(
     config: &VmConfig,
     stream: &[u8],
     old: Option<SimFile>,
@@ -53,7 +55,11 @@ pub fn save(
 }
 
 /// Reverts; what was sent, and how it ended.
-pub fn revert(image: &SimFile, world_seed: u64, fault: Fault) -> (World, Result<RevertSummary, Failure>) {
+pub(crate) fn revert(
+    image: &SimFile,
+    world_seed: u64,
+    fault: Fault,
+) -> (World, Result<RevertSummary, Failure>) {
     let config = RevertConfig {
         image_length_bytes: image.length(),
         stream: Options::default(),
@@ -69,7 +75,7 @@ pub fn revert(image: &SimFile, world_seed: u64, fault: Fault) -> (World, Result<
 }
 
 /// What a destination has after a stream: RAM, and the bytes from the first device section on.
-pub fn load(stream: &[u8], page_size: u32) -> Result<(Ram, Vec<u8>), String> {
+pub(crate) fn load(stream: &[u8], page_size: u32) -> Result<(Ram, Vec<u8>), String> {
     let mut reader = SliceReader::new(stream, Options { page_size: Some(page_size), ..Options::default() });
     let mut ram = Ram::new();
     let mut tail = None;
@@ -100,7 +106,7 @@ pub fn load(stream: &[u8], page_size: u32) -> Result<(Ram, Vec<u8>), String> {
 }
 
 /// The RAM that the VM has after sending everything.
-pub fn expected_ram(vm: &Vm) -> Ram {
+pub(crate) fn expected_ram(vm: &Vm) -> Ram {
     let mut ram = Ram::new();
     for block in 0..vm.config().blocks.len() {
         for page in 0..vm.pages(block) {
@@ -113,7 +119,7 @@ pub fn expected_ram(vm: &Vm) -> Ram {
 }
 
 /// Asserts that the image holds this VM; the error says why not, if it is no snapshot at all.
-pub fn check_holds(image: &SimFile, vm: &Vm, world_seed: u64) -> Result<(), String> {
+pub(crate) fn check_holds(image: &SimFile, vm: &Vm, world_seed: u64) -> Result<(), String> {
     let (world, outcome) = revert(image, world_seed, Fault::None);
     outcome.map_err(|failure| failure.to_string())?;
     let (ram, tail) = load(&world.output, vm.config().page_size).unwrap();

@@ -239,6 +239,7 @@ impl SaveMachine {
     fn fail(&mut self, failure: Failure, pool: &mut Pool) {
         let cannot_drain = !self.config.live
             || matches!(failure, Failure::Stream(_) | Failure::Interrupted | Failure::Silent { .. })
+            || matches!(&failure, Failure::Unsupported(what) if what.rules_out_background_snapshot())
             || self.intake.ended
             || matches!(
                 self.phase,

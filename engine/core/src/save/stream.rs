@@ -99,9 +99,10 @@ impl SaveMachine {
                 }
                 other => {
                     let raw = &pool.bytes(input)[held.start..held.start + len];
-                    let then = note(&mut self.leader, &other, raw, at)?;
+                    let then = note(&mut self.leader, &other, raw, at);
+                    // Also a record that is refused has been understood: draining goes on behind it.
                     self.intake.consume(len);
-                    self.carry_out(then, at)?;
+                    self.carry_out(then?, at)?;
                     return Ok(true);
                 }
             };
