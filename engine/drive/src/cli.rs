@@ -79,7 +79,8 @@ pub struct Cli {
     #[arg(long, exclusive = true)]
     pub man: bool,
 
-    /// The image, with options: IMAGE[,cache.direct=on|off][,file.aio=threads|native|io_uring]; a comma is written ,,
+    /// The image; options follow behind commas (cache.direct=on|off, file.aio=threads|native|io_uring), and a comma in
+    /// its name is written twice
     #[arg(value_name = "IMAGE", required_unless_present_any = ["completions", "man"])]
     pub image: Option<OsString>,
 }

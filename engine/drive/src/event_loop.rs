@@ -22,11 +22,14 @@ const SPINS: u32 = 50;
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What a machine works with.
+///
+/// The order of the fields is that of their end: operations are waited for, then the image is unlocked, and only then does
+/// the peer see us go.
 #[derive(Debug)]
 pub(crate) struct Driver {
-    pub(crate) channel: Channel,
-    pub(crate) image: Option<ImageFile>,
     pub(crate) disk: DiskQueue,
+    pub(crate) image: Option<ImageFile>,
+    pub(crate) channel: Channel,
     /// Becomes readable when the user wants it to end.
     pub(crate) signals: Option<UnixStream>,
     /// A revert reads what the destination answers.

@@ -1,7 +1,7 @@
 //! The image's file: opened, locked, replaced.
 
 use crate::block_options::ImageSpec;
-use crate::lock::{Use, lock_image};
+use crate::lock::{Use, lock_image, unlock_image};
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, RenameFlags, Uid};
 use std::ffi::{CStr, OsString};
 use std::fs::{File, FileType, OpenOptions, Permissions};
@@ -192,6 +192,9 @@ impl ImageFile {
 
 impl Drop for ImageFile {
     fn drop(&mut self) {
+        for file in [&self.file, &self.replaced].into_iter().flatten() {
+            unlock_image(file);
+        }
         if let Some(temporary) = &self.temporary {
             // It was never an image; nothing can be done if it cannot go.
             let _ = rustix::fs::unlinkat(CWD, temporary, AtFlags::empty());

@@ -49,7 +49,18 @@ fn byte(at: i64, kind: libc::c_int) -> libc::flock {
     }
 }
 
-/// Takes the locks for `how`, which last as long as the file is open.
+/// Gives all locks back.
+///
+/// Closing the file does so too, but later than we are gone: the kernel may keep the file of an io_uring request open for
+/// some milliseconds after the process has ended, and who opens the image next would find it in use.
+pub(crate) fn unlock_image(file: &File) {
+    let mut all = byte(USED_BASE, libc::F_UNLCK);
+    all.l_len = 2 * (UNSHARED_BASE - USED_BASE);
+    // Nothing to be done if it fails; the file is about to be closed.
+    let _ = fcntl(file, FcntlArg::F_OFD_SETLK(&all));
+}
+
+/// Takes the locks for `how`, which last as long as the file is open, or until [`unlock_image`].
 ///
 /// # Errors
 ///

@@ -153,6 +153,8 @@ fn image_is_locked_also_while_it_is_replaced() {
     assert!(error.contains("cannot lock the image: another process uses it"), "{error}");
     image.publish().unwrap();
     assert!(ImageFile::open_for_revert(&spec(&path)).is_err(), "the new one is locked too");
+    // As an io_uring request may: the locks must go before the file does.
+    let _lingering = image.file.clone();
     drop(image);
     let _one = ImageFile::open_for_revert(&spec(&path)).unwrap();
     let _other = ImageFile::open_for_revert(&spec(&path)).unwrap();
