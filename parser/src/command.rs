@@ -165,7 +165,7 @@ fn discard<'a>(
     Ok(Command::PostcopyRamDiscard { block, ranges })
 }
 
-/// Writes what [`command`] accepts.
+/// Writes what `command` accepts.
 pub fn put_command(out: &mut Vec<u8>, command: &Command<'_>) {
     let mut payload = Vec::new();
     let number: u16 = match command {

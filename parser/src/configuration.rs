@@ -35,7 +35,7 @@ pub(crate) fn file_header(input: Span<'_>) -> Parsed<'_, ()> {
     Ok((rest, ()))
 }
 
-/// Writes what [`file_header`] accepts.
+/// Writes what `file_header` accepts.
 pub fn put_file_header(out: &mut Vec<u8>) {
     out.extend_from_slice(&QEMU_VM_FILE_MAGIC.to_be_bytes());
     out.extend_from_slice(&QEMU_VM_FILE_VERSION.to_be_bytes());
@@ -141,7 +141,7 @@ pub(crate) fn configuration(input: Span<'_>) -> Parsed<'_, Configuration> {
     }
 }
 
-/// Writes what [`configuration`] accepts.
+/// Writes what `configuration` accepts.
 pub fn put_configuration(out: &mut Vec<u8>, configuration: &Configuration) {
     let subsection = |out: &mut Vec<u8>, name: &[u8], payload: &[u8]| {
         out.push(QEMU_VM_SUBSECTION);

@@ -115,7 +115,7 @@ pub(crate) fn dirty_bitmap_chunk(input: Span<'_>) -> Parsed<'_, DirtyBitmapChunk
     Ok((rest, DirtyBitmapChunk { node, bitmap, kind }))
 }
 
-/// Writes what [`dirty_bitmap_chunk`] accepts.
+/// Writes what `dirty_bitmap_chunk` accepts.
 pub fn put_dirty_bitmap_chunk(out: &mut Vec<u8>, chunk: &DirtyBitmapChunk<'_>) {
     let kind = match chunk.kind {
         ChunkKind::EndOfSection => FLAG_EOS,

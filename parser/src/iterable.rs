@@ -56,7 +56,7 @@ pub(crate) fn block_migration(input: Span<'_>) -> Parsed<'_, BlockMigration<'_>>
     }
 }
 
-/// Writes what [`block_migration`] accepts.
+/// Writes what `block_migration` accepts.
 pub fn put_block_migration(out: &mut Vec<u8>, record: &BlockMigration<'_>) {
     match record {
         BlockMigration::Chunk { sector, device, data } => {
@@ -126,7 +126,7 @@ pub(crate) fn htab_entries(input: Span<'_>) -> Parsed<'_, Htab<'_>> {
     Ok((rest, Htab::Entries { index, valid, invalid, data }))
 }
 
-/// Writes what [`htab_header`] and [`htab_entries`] accept.
+/// Writes what `htab_header` and `htab_entries` accept.
 pub fn put_htab(out: &mut Vec<u8>, record: &Htab<'_>) {
     match record {
         Htab::Shift(shift) => out.extend_from_slice(&shift.to_be_bytes()),
@@ -188,7 +188,7 @@ pub(crate) fn storage_attributes(input: Span<'_>) -> Parsed<'_, StorageAttribute
     }
 }
 
-/// Writes what [`storage_attributes`] accepts.
+/// Writes what `storage_attributes` accepts.
 pub fn put_storage_attributes(out: &mut Vec<u8>, record: &StorageAttributes<'_>) {
     match record {
         StorageAttributes::Values { frame, values } => {

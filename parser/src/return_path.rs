@@ -76,7 +76,7 @@ pub fn return_path_message(
     Ok(Some((4 + payload.len(), message)))
 }
 
-/// Writes what [`return_path_message`] accepts.
+/// Writes what `return_path_message` accepts.
 pub fn put_return_path_message(out: &mut Vec<u8>, message: &ReturnPathMessage<'_>) {
     let mut payload = Vec::new();
     let number: u16 = match message {

@@ -49,7 +49,7 @@ pub(crate) fn str8(input: Span<'_>) -> Parsed<'_, &[u8]> {
     take(rest, usize::from(length))
 }
 
-/// Writes what [`str8`] accepts; a longer name is cut, as it could not have come from a stream.
+/// Writes what `str8` accepts; a longer name is cut, as it could not have come from a stream.
 pub fn put_str8(out: &mut Vec<u8>, name: &[u8]) {
     let name = &name[..name.len().min(255)];
     out.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
@@ -118,7 +118,7 @@ pub(crate) fn section_footer(input: Span<'_>, expected: SectionId) -> Parsed<'_,
     Ok((rest, ()))
 }
 
-/// Writes what [`section_footer`] accepts for `id`.
+/// Writes what `section_footer` accepts for `id`.
 pub fn put_section_footer(out: &mut Vec<u8>, id: SectionId) {
     out.push(QEMU_VM_SECTION_FOOTER);
     out.extend_from_slice(&id.0.to_be_bytes());

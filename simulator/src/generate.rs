@@ -222,7 +222,7 @@ impl Vm {
         if config.configuration {
             let told = config.page_size_told.then(|| config.page_size.trailing_zeros());
             let machine = b"pc-generated-1.0".to_vec();
-            let uuid = (config.seed % 2 == 0).then_some([0x5a; 16]);
+            let uuid = config.seed.is_multiple_of(2).then_some([0x5a; 16]);
             put_configuration(
                 out,
                 &Configuration { machine, target_page_bits: told, capabilities: None, uuid },
@@ -414,7 +414,8 @@ impl Sender {
         match content {
             None => put_zero_page(&mut self.bytes, name, offset),
             Some(content) => {
-                let zlib = (vm.config.compressed && page % 3 == 0).then(|| compress_to_vec_zlib(content, 1));
+                let zlib = (vm.config.compressed && page.is_multiple_of(3))
+                    .then(|| compress_to_vec_zlib(content, 1));
                 // A page that does not become shorter is sent as it is.
                 if let Some(zlib) = zlib.filter(|zlib| zlib.len() < content.len()) {
                     return put_compressed_page(&mut self.bytes, name, offset, &zlib);

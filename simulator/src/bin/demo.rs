@@ -118,7 +118,7 @@ fn demo(cli: &Cli) -> Result<()> {
 }
 
 fn rate(bytes: u64, time: Duration) -> u64 {
-    u64::try_from(u128::from(bytes >> 10) * 1000 / time.as_millis().max(1) >> 10).unwrap_or(0)
+    u64::try_from((u128::from(bytes >> 10) * 1000 / time.as_millis().max(1)) >> 10).unwrap_or(0)
 }
 
 /// Loads a stream as a destination would, and compares it with what the VM sent; the pages that are not zero.
