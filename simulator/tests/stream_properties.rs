@@ -133,8 +133,7 @@ proptest! {
         let stream = stream_of(&config);
         let mut decoder = Decoder::new(options(&config));
         let mut at = 0;
-        loop {
-            let Step::Record { len, record } = decoder.step(&stream[at..]).unwrap() else { break };
+        while let Step::Record { len, record } = decoder.step(&stream[at..]).unwrap() {
             if record == Record::DeviceTail {
                 break;
             }
