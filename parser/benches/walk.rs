@@ -1,6 +1,8 @@
 //! How fast a stream is walked: page headers per second, and the pull reader against a bare `read` loop over the same
 //! bytes. Ratios of medians, interleaved, in one run on one machine.
 
+#![allow(clippy::disallowed_types, reason = "a benchmark needs the clock; the crate does not")]
+
 use migration_stream::{
     BlockList, Options, RAM_SECTION_VERSION, RamBlock, Record, SectionHeader, SectionId, SliceReader,
     StreamReader, put_end_of_section, put_file_header, put_page_header, put_ram_blocks, put_section_footer,
