@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// The file header of a stream, its first 8 bytes: what a source sends at once.
@@ -55,6 +55,16 @@ fn wait_for(path: &Path) {
     let start = Instant::now();
     while !path.exists() {
         assert!(start.elapsed() < Duration::from_secs(10), "{} never came", path.display());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Sends the header and waits until the tool has taken it: now everything is open, and signals are expected.
+fn send_header(mut source: &ChildStdin) {
+    source.write_all(FILE_HEADER).expect("the tool reads");
+    let start = Instant::now();
+    while rustix::io::ioctl_fionread(source).expect("a pipe") > 0 {
+        assert!(start.elapsed() < Duration::from_secs(10), "the tool reads nothing");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
@@ -136,9 +146,8 @@ fn source_of_a_save_that_cannot_begin_is_drained() {
     let missing = folder.path().join("missing.qcow2");
     for arguments in [&[path_text(&missing)][..], &["--no-such-option", path_text(&missing)]] {
         let mut child = tool().args(arguments).stdin(Stdio::piped()).spawn().unwrap();
-        let mut source = child.stdin.take().unwrap();
-        source.write_all(FILE_HEADER).unwrap();
-        std::thread::sleep(Duration::from_millis(200));
+        let source = child.stdin.take().unwrap();
+        send_header(&source);
         assert!(child.try_wait().unwrap().is_none(), "{arguments:?}: QEMU 7.2 would freeze its guest");
         drop(source);
         assert_eq!(end(child).status.code(), Some(2), "{arguments:?}");
@@ -169,9 +178,8 @@ fn image_that_a_save_has_locked_is_refused() {
     let image = folder.path().join("image.qcow2");
     std::fs::write(&image, b"").unwrap();
     let mut first = tool().arg(&image).stdin(Stdio::piped()).spawn().unwrap();
-    let mut source = first.stdin.take().unwrap();
-    source.write_all(FILE_HEADER).unwrap();
-    std::thread::sleep(Duration::from_millis(200));
+    let source = first.stdin.take().unwrap();
+    send_header(&source);
     let second = run(&["--revert", path_text(&image)]);
     drop(source);
     let first = end(first);
@@ -198,7 +206,13 @@ fn unix_socket_is_private_and_goes_away() {
     let child = tool().args(["--create", &uri, path_text(&image)]).spawn().unwrap();
     wait_for(&path);
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    let mut source = UnixStream::connect(&path).unwrap();
+    // The name is there a moment before anybody listens.
+    let mut source = loop {
+        match UnixStream::connect(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {}
+            connected => break connected.unwrap(),
+        }
+    };
     source.write_all(FILE_HEADER).unwrap();
     drop(source);
     assert_fails(&end(child), 1, "truncated");
@@ -234,9 +248,8 @@ fn signal_ends_a_save_without_an_image() {
     let folder = tempfile::tempdir().unwrap();
     let image = folder.path().join("image.qcow2");
     let mut child = tool().arg("--create").arg(&image).stdin(Stdio::piped()).spawn().unwrap();
-    let mut source = child.stdin.take().unwrap();
-    source.write_all(FILE_HEADER).unwrap();
-    std::thread::sleep(Duration::from_millis(100));
+    let source = child.stdin.take().unwrap();
+    send_header(&source);
     interrupt(&child);
     std::thread::sleep(Duration::from_millis(100));
     drop(source);
@@ -250,8 +263,8 @@ fn silent_source_ends_the_save_after_the_timeout() {
     let image = folder.path().join("image.qcow2");
     let mut child =
         tool().args(["--timeout=1", "--create"]).arg(&image).stdin(Stdio::piped()).spawn().unwrap();
-    let mut source = child.stdin.take().unwrap();
-    source.write_all(FILE_HEADER).unwrap();
+    let source = child.stdin.take().unwrap();
+    send_header(&source);
     assert_fails(&end(child), 2, "the peer was silent for 1 s (--timeout)");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }

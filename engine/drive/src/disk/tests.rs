@@ -34,7 +34,7 @@ fn piece(at: u64, range: std::ops::Range<usize>) -> Piece {
 fn wait(queue: &mut DiskQueue, pool: &mut Pool, count: usize) -> Vec<(IoId, Result<Completed, IoError>)> {
     let mut done = Vec::new();
     while done.len() < count {
-        let timeout = rustix::event::Timespec { tv_sec: 1, tv_nsec: 0 };
+        let timeout = rustix::event::Timespec { tv_sec: 20, tv_nsec: 0 };
         let mut fds = [rustix::event::PollFd::from_borrowed_fd(queue.signal(), rustix::event::PollFlags::IN)];
         assert_eq!(
             rustix::event::poll(&mut fds, Some(&timeout)).unwrap(),
