@@ -1,0 +1,64 @@
+//! The drivers of the machines agree: what they save, each of them reverts to the same bytes.
+
+use snapshot_engine::{RevertConfig, RevertMachine};
+use snapshot_tests::tool::qemu_snapshot;
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use vm_simulator::{Fault, SimFile, Vm, VmConfig, World};
+
+const WAYS: [&str; 5] = [
+    "",
+    ",file.aio=threads",
+    ",file.aio=io_uring",
+    ",cache.direct=on,file.aio=native",
+    ",cache.direct=on,file.aio=io_uring",
+];
+
+fn run(arguments: &[&str], input: Stdio) -> Vec<u8> {
+    let output =
+        Command::new(qemu_snapshot()).args(arguments).stdin(input).output().expect("the tool starts");
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+fn simulated(image: &Path) -> Vec<u8> {
+    let bytes = fs::read(image).expect("the image");
+    let config = RevertConfig {
+        image_length_bytes: bytes.len() as u64,
+        stream: migration_stream::Options::default(),
+        allow_unverified: false,
+        fresh_ram: false,
+        timeout_ms: None,
+    };
+    let mut machine = RevertMachine::new(config);
+    let mut world = World::new(1, Some(SimFile::of(&bytes)), Vec::new(), Fault::None);
+    world.run(&mut machine);
+    machine.outcome().expect("the image is whole");
+    world.output
+}
+
+#[test]
+fn every_driver_sends_the_same_bytes() {
+    // Not below /tmp, which may be a file system without O_DIRECT.
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary folder");
+    let stream = folder.path().join("stream");
+    let mut vm = Vm::new(VmConfig::background(11, 24 << 20, 60));
+    vm.send(&mut File::create(&stream).expect("a file")).expect("space for it");
+    let mut sent: Option<Vec<u8>> = None;
+    for way in WAYS {
+        let image = folder.path().join(format!("image{}.qcow2", way.replace([',', '=', '.'], "-")));
+        let name = image.to_str().expect("a UTF-8 path");
+        let input = File::open(&stream).expect("just written");
+        run(&["--create", &format!("{name}{way}")], input.into());
+        for other in WAYS {
+            let bytes = run(&["--revert", &format!("{name}{other}")], Stdio::null());
+            let first = sent.get_or_insert_with(|| bytes.clone());
+            assert!(*first == bytes, "saved by {way:?}, reverted by {other:?}");
+        }
+        assert!(
+            sent.as_ref() == Some(&simulated(&image)),
+            "saved by {way:?}, reverted by the simulated world"
+        );
+    }
+}
