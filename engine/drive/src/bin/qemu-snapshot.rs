@@ -60,9 +60,9 @@ fn run_save(cli: &Cli) -> Result<(), Failure> {
         say("warning: the source opened no return path, so on a socket it could not have seen a failure");
     }
     say(&format!(
-        "saved {} of {} MiB of RAM that are not zero, snapshot {}",
-        (summary.nonzero_pages * summary.page_bytes) >> 20,
-        summary.ram_bytes >> 20,
+        "saved {} of {} KiB of RAM that are not zero, snapshot {}",
+        (summary.nonzero_pages * summary.page_bytes) >> 10,
+        summary.ram_bytes >> 10,
         uuid_text(&summary.uuid)
     ));
     Ok(())
