@@ -302,7 +302,7 @@ impl Decoder {
             State::AfterEof => {
                 let (at_length, mark) = be_u8.parse(input)?;
                 if mark != QEMU_VM_VMDESCRIPTION {
-                    return Err(input.reject(ErrorKind::TrailingBytes { found: input.bytes.len() as u64 }));
+                    return Err(input.reject(ErrorKind::TrailingBytes));
                 }
                 let (rest, length) = be_u32.parse(at_length)?;
                 if length > VMDESC_LIMIT_BYTES {
@@ -314,9 +314,7 @@ impl Decoder {
                 Ok((rest, Record::VmDescription(json)))
             }
             State::AfterVmdesc if input.bytes.is_empty() => Err(nom::Err::Incomplete(nom::Needed::Unknown)),
-            State::AfterVmdesc => {
-                Err(input.reject(ErrorKind::TrailingBytes { found: input.bytes.len() as u64 }))
-            }
+            State::AfterVmdesc => Err(input.reject(ErrorKind::TrailingBytes)),
         }
     }
 

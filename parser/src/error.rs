@@ -235,12 +235,9 @@ pub enum ErrorKind {
     /// Device sections, EOF and vmdesc do not fit each other.
     #[error("{0}")]
     Tail(String),
-    /// Bytes behind the end.
-    #[error("{found} bytes behind the end of the stream")]
-    TrailingBytes {
-        /// How many are known.
-        found: u64,
-    },
+    /// Bytes behind the end; how many there are is not known, for a pipe may go on.
+    #[error("bytes behind the end of the stream")]
+    TrailingBytes,
     /// Early device sections without a RAM section that can be told from their bytes.
     #[error("{0}")]
     EarlyDevices(&'static str),

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 /// Pieces that one write gathers; the kernel takes 1024.
 const GATHERED_PIECES: usize = 512;
 /// Before the thread sleeps it looks this many times again: a wake-up costs more than a few looks.
-const SPINS: u32 = 50;
+const SPINS: u32 = 3;
 /// How often progress is shown.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
