@@ -50,6 +50,8 @@ fn started(binary: &Binary, guest: &Guest, mib: u32) -> Qemu {
 }
 
 fn save(source: &mut Qemu, command: &str, gib: f64) -> Save {
+    // QEMU 10.0 says "completed" a moment before it can migrate again.
+    std::thread::sleep(Duration::from_millis(500));
     let times = source.home().join("times");
     let before = source.console().writes();
     let start = Instant::now();
@@ -152,7 +154,7 @@ fn main() {
     let Some(guest) = Guest::built_or_skip() else { return };
     for version in Version::ALL {
         let Some(binary) = version.binary_or_skip() else { continue };
-        println!("QEMU {version}, {mib} MiB of RAM, medians of {rounds}");
+        println!("{version}, {mib} MiB of RAM, medians of {rounds}");
         measure(&binary, guest, mib, rounds);
         std::thread::sleep(Duration::from_secs(1));
     }
