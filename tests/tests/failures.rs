@@ -211,8 +211,8 @@ fn killed_overwrite_leaves_the_old_or_the_new_snapshot() {
             .stderr(Stdio::null())
             .spawn()
             .expect("the tool was built");
-        // From before its first write to long after its end, mostly early: a busy machine is slower than it just was.
-        std::thread::sleep(whole * 8 * kill * kill / (kills * kills));
+        // From before its first write to after its end, also on a machine that is slower than it just was.
+        std::thread::sleep(longest * 3 / 2 * kill / kills);
         let _ = tool.kill();
         let finished = tool.wait().expect("our own child").success();
         if kill % 10 == 9 && !finished {
