@@ -6,7 +6,7 @@ use super::leader::Leader;
 use super::store::{Content, PageUpdate, Store};
 use super::tail::TAIL_READ_BYTES;
 use super::target::Target;
-use super::{NEAR_THE_END_BYTES, Phase, SaveMachine, could_not};
+use super::{NEAR_THE_END_PAGES, Phase, SaveMachine, could_not};
 use crate::failure::{Failure, Unsupported};
 use crate::machine::Action;
 use crate::pool::{BufferId, Pool};
@@ -128,9 +128,7 @@ impl SaveMachine {
         if let Some((coverage, layout)) = &mut self.coverage {
             let page = layout.page(layout.guest(update.block, update.offset));
             coverage.insert(update.block, page);
-            if !self.holding
-                && coverage.missing_pages() * u64::from(self.decoder.page_size()) <= NEAR_THE_END_BYTES
-            {
+            if !self.holding && coverage.missing_pages() <= NEAR_THE_END_PAGES {
                 self.hold_writer();
             }
         }
