@@ -50,17 +50,7 @@ impl Decoder {
                 if !self.blocks.is_empty() || kind != SectionType::Start {
                     return Err(input.reject(ErrorKind::SecondBlockList));
                 }
-                let context = BlockListContext {
-                    page_size,
-                    page_size_guessed,
-                    advised: self.advised,
-                    ignore_shared: self
-                        .configuration
-                        .as_ref()
-                        .is_some_and(|c| c.has_capability("x-ignore-shared")),
-                    max_ram_bytes: self.options.max_ram_bytes,
-                };
-                let (rest, list) = block_list(rest, offset, context)?;
+                let (rest, list) = block_list(rest, offset, self.block_list_context())?;
                 self.blocks.clone_from(&list.blocks);
                 self.by_name =
                     list.blocks.iter().enumerate().map(|(at, block)| (block.idstr.clone(), at)).collect();
@@ -73,6 +63,17 @@ impl Decoder {
                 self.page(input, rest, kind, offset, flags & RAM_SAVE_FLAG_CONTINUE == 0)
             }
             _ => Err(unknown()),
+        }
+    }
+
+    /// What is known by now of a block list that comes.
+    pub(super) fn block_list_context(&self) -> BlockListContext {
+        BlockListContext {
+            page_size: self.page_size,
+            page_size_guessed: self.page_size_guessed,
+            advised: self.advised,
+            ignore_shared: self.configuration.as_ref().is_some_and(|c| c.has_capability("x-ignore-shared")),
+            max_ram_bytes: self.options.max_ram_bytes,
         }
     }
 

@@ -139,7 +139,8 @@ impl Decoder {
 
     /// Device sections before RAM: everything up to the RAM section's START, which can be told by its block list.
     fn early<'a>(&mut self, input: Span<'a>) -> Parsed<'a, Record<'a>> {
-        let length = self.early.border(input.bytes, self.page_size).map_err(|stop| match stop {
+        let context = self.block_list_context();
+        let length = self.early.border(input.bytes, context).map_err(|stop| match stop {
             early::Stop::NeedMore => nom::Err::Incomplete(nom::Needed::Unknown),
             early::Stop::Wrong(text) => input.reject(ErrorKind::EarlyDevices(text)),
         })?;
