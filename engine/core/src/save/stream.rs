@@ -209,13 +209,14 @@ impl SaveMachine {
         let (Some((coverage, _)), Some(store)) = (&self.coverage, &self.store) else { return Ok(()) };
         let ignores_shared =
             self.decoder.configuration().is_some_and(|c| c.has_capability("x-ignore-shared"));
-        if store.normal_pages == 0 && coverage.missing_pages() > 0 {
-            return Err(Unsupported::Multifd.into());
-        }
+        // First: a machine all of whose RAM is shared sends none either.
         if let Some(block) = coverage.untouched_block().filter(|_| ignores_shared) {
             return Err(
                 Unsupported::IgnoreShared { block: self.decoder.blocks()[block].idstr.clone() }.into()
             );
+        }
+        if store.normal_pages == 0 && coverage.missing_pages() > 0 {
+            return Err(Unsupported::Multifd.into());
         }
         Ok(())
     }
