@@ -154,6 +154,11 @@ impl Inspector {
         if let Some(next) = self.scan(&header)? {
             return Ok(next);
         }
+        if let Some(extension) = header.extension {
+            // Tables that show nothing, in a file that says it is a snapshot: it is damaged, and no free space.
+            let found = Inspection::Snapshot(geometry, Some(extension.uuid));
+            return Ok(Lookup::Ready(Some(Inspect::Done(found))));
+        }
         let (Some(l1), Some(refcounts)) = (self.l1.take(), self.refcounts.take()) else {
             return Ok(Lookup::Ready(None));
         };

@@ -285,3 +285,9 @@ fn hostile_refcounts_are_refused_by_a_save() {
         RIGHT,
     );
 }
+
+#[test]
+fn an_l1_table_of_zeros_does_not_make_free_space_of_a_snapshot() {
+    let elsewhere: super::Change = |file, _| file.put_be64(40, 0x60000);
+    check(elsewhere, SNAPSHOT, "not a complete snapshot: it has no VM-state header");
+}
