@@ -7,7 +7,7 @@
 use crate::disk::SimFile;
 use crate::rng::Rng;
 use snapshot_engine::machine::Piece;
-use snapshot_engine::{Action, Buffer, BufferId, Completed, Event, IoError, IoId, Machine, Pool};
+use snapshot_engine::{Action, Buffer, BufferId, Completed, Event, IoError, IoId, Lane, Machine, Pool};
 use std::collections::VecDeque;
 use std::ops::Range;
 
@@ -119,13 +119,16 @@ impl World {
                         assert!(!range.is_empty(), "event {event}: a read of nothing");
                         reading = Some((buffer, range));
                     }
-                    Action::Send { header, body } => {
+                    Action::Send { lane: _, header, body } => {
                         unsent.extend(header.bytes());
                         if let Some(body) = body {
                             unsent.extend(&pool.bytes(body.buffer)[body.range]);
                         }
                     }
-                    Action::HoldWriter | Action::WakeAt { .. } => {}
+                    Action::HoldWriter
+                    | Action::LimitOutput { .. }
+                    | Action::Announce(_)
+                    | Action::WakeAt { .. } => {}
                     other => pending.push(self.disk_action(other, &mut pool)),
                 }
                 if self.fault == Fault::Interrupt(self.actions) {
@@ -167,7 +170,7 @@ impl World {
             1 => {
                 let length = 1 + self.rng.index(unsent.len().min(self.piece_bytes.max(5000)));
                 self.output.extend(unsent.drain(..length));
-                machine.handle(Event::Sent { bytes: length as u64 }, pool);
+                machine.handle(Event::Sent { lane: Lane::Main, bytes: length as u64 }, pool);
             }
             _ => {
                 let Some((buffer, range)) = reading.take() else { return };

@@ -51,6 +51,8 @@ pub struct Snapshot {
     pub created_unix_s: Option<u64>,
     /// PAGE records that the save saw.
     pub normal_pages: u64,
+    /// Pages that are not zero, where that is known.
+    pub nonzero_pages: Option<u64>,
     /// Whether it is checked.
     pub verification: Verification,
 }
@@ -249,6 +251,7 @@ impl SnapshotReader {
             uuid: self.root.as_ref().map(|root| root.uuid),
             created_unix_s: self.root.as_ref().map(|root| root.created_unix_s),
             normal_pages: vm_header.normal_pages,
+            nonzero_pages: self.root.as_ref().map(|root| root.nonzero_pages),
             verification: self.unverified.map_or(Verification::Verified, Verification::Unverified),
         };
         self.snapshot = Some((snapshot, layout));
