@@ -212,7 +212,7 @@ impl<'a> FieldDecoder<'a> {
         let count = u32::from_be_bytes([count[0], count[1], count[2], count[3]]) as usize;
         self.push(path, "count", at, at + 4, Value::Mark(count as u64));
         // A key that is a number is not described; one that is a structure is, before its value.
-        let per_node = if count > 0 { field.nested.len() / count } else { 0 };
+        let per_node = field.nested.len().checked_div(count).unwrap_or(0);
         if count * per_node != field.nested.len() {
             return at + 4;
         }
@@ -297,7 +297,7 @@ fn value(type_name: &str, bytes: &[u8]) -> Value {
         },
         "nullptr" => Value::NullPointer,
         "unused_buffer" => Value::Unused,
-        "bitmap" if bytes.len() % 8 == 0 => Value::Bitmap,
+        "bitmap" if bytes.len().is_multiple_of(8) => Value::Bitmap,
         _ => Value::Bytes,
     }
 }

@@ -1,6 +1,6 @@
 //! Cuts a device tail into sections, and goes on behind damage where that is honest.
 
-use super::description::{Description, Device};
+use super::description::Device;
 use crate::decoder::VMDESC_LIMIT_BYTES;
 use crate::error::{Error, ErrorKind, name_text};
 use crate::section::{
@@ -61,37 +61,21 @@ pub fn find_vmdesc(bytes: &[u8]) -> Option<usize> {
     })
 }
 
-/// Walks `bytes`, device sections up to EOF, by their description. `offset` is where they begin in the stream, `first`
-/// the first of the described devices that can come, `start` where in `bytes` the first section begins if that is known.
+/// Walks `bytes`, device sections up to EOF, by the description of those that can come. `offset` is where they begin in
+/// the stream, `start` where in `bytes` the first section begins if that is known.
 ///
 /// Where a section is not what is described, the walk goes on behind the next footer that a header follows which the
 /// description names; what lies between is skipped and reported.
 #[must_use]
-pub fn walk(
-    bytes: &[u8],
-    offset: u64,
-    description: &Description,
-    first: usize,
-    footers: bool,
-    start: Option<usize>,
-) -> Walked {
-    let devices = &description.devices;
+pub fn walk(bytes: &[u8], offset: u64, devices: &[Device], footers: bool, start: Option<usize>) -> Walked {
     let mut walked = Walked::default();
-    let mut expected = first;
-    let mut at = 0;
-    if let Some(start) = start {
-        at = start;
-    } else {
-        match anchor(bytes, 0, devices, first, footers) {
-            Some((next, device)) => {
-                walked.pieces.push(Piece::Skipped(0..next));
-                (at, expected) = (next, device);
-            }
-            None => {
-                walked.pieces.push(Piece::Skipped(0..bytes.len()));
-                return walked;
-            }
-        }
+    let begin = start.map(|at| (at, 0)).or_else(|| anchor(bytes, 0, devices, 0, footers));
+    let Some((mut at, mut expected)) = begin else {
+        walked.pieces.push(Piece::Skipped(0..bytes.len()));
+        return walked;
+    };
+    if at > 0 {
+        walked.pieces.push(Piece::Skipped(0..at));
     }
     while at < bytes.len() {
         match section(bytes, offset, at, devices, expected, footers) {
@@ -241,7 +225,7 @@ mod tests {
     use super::*;
     use crate::section::{put_section_footer, put_section_header};
 
-    fn tail() -> (Vec<u8>, Description) {
+    fn tail() -> (Vec<u8>, crate::device::Description) {
         let mut bytes = Vec::new();
         let mut devices = String::new();
         for (id, name) in [(3, "a"), (4, "b"), (5, "c")] {
@@ -258,7 +242,10 @@ mod tests {
                 if devices.is_empty() { "" } else { ", " }
             );
         }
-        (bytes, Description::parse(format!(r#"{{"devices": [{devices}]}}"#).as_bytes()).unwrap())
+        (
+            bytes,
+            crate::device::Description::parse(format!(r#"{{"devices": [{devices}]}}"#).as_bytes()).unwrap(),
+        )
     }
 
     fn names(walked: &Walked) -> Vec<String> {
@@ -277,7 +264,7 @@ mod tests {
     #[test]
     fn a_whole_tail_walks_without_findings() {
         let (bytes, description) = tail();
-        let walked = walk(&bytes, 0, &description, 0, true, Some(0));
+        let walked = walk(&bytes, 0, &description.devices, true, Some(0));
         assert_eq!(walked.findings, []);
         assert_eq!(names(&walked), ["0", "1", "2"]);
     }
@@ -286,7 +273,7 @@ mod tests {
     fn a_section_of_another_length_ends_before_the_next_header() {
         let (mut bytes, description) = tail();
         bytes.splice(16..16, [1, 2, 3]);
-        let walked = walk(&bytes, 0, &description, 0, true, Some(0));
+        let walked = walk(&bytes, 0, &description.devices, true, Some(0));
         assert_eq!(walked.findings, []);
         assert_eq!(names(&walked), ["0?", "1", "2"]);
     }
@@ -296,7 +283,7 @@ mod tests {
         let (mut bytes, description) = tail();
         let section = bytes.len() / 3;
         bytes[2 * section - 1] ^= 1;
-        let walked = walk(&bytes, 0x100, &description, 0, true, Some(0));
+        let walked = walk(&bytes, 0x100, &description.devices, true, Some(0));
         assert_eq!(
             names(&walked),
             ["0".to_owned(), format!("skipped {section}..{}", 2 * section), "2".to_owned()]
@@ -310,7 +297,7 @@ mod tests {
     #[test]
     fn in_the_middle_of_something_else_the_walk_begins_at_the_first_anchor() {
         let (bytes, description) = tail();
-        let walked = walk(&bytes[3..], 0, &description, 0, true, None);
+        let walked = walk(&bytes[3..], 0, &description.devices, true, None);
         let section = bytes.len() / 3;
         assert_eq!(names(&walked), [format!("skipped 0..{}", section - 3), "1".to_owned(), "2".to_owned()]);
     }
@@ -318,7 +305,7 @@ mod tests {
     #[test]
     fn a_device_that_is_missing_is_reported() {
         let (bytes, description) = tail();
-        let walked = walk(&bytes[..bytes.len() / 3 * 2], 0, &description, 0, true, Some(0));
+        let walked = walk(&bytes[..bytes.len() / 3 * 2], 0, &description.devices, true, Some(0));
         assert_eq!(
             walked.findings[0].to_string(),
             "offset 0x30: device 2 \"c\": described by the vmdesc, but not in the stream"
