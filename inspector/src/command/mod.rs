@@ -1,0 +1,21 @@
+//! The commands.
+
+mod dump;
+mod image;
+mod output;
+mod progress;
+
+use crate::cli::{Cli, Command};
+use crate::error::Error;
+
+/// Runs a command; returns the exit status.
+///
+/// # Errors
+///
+/// Why there is no answer.
+pub fn run(cli: &Cli) -> Result<u8, Error> {
+    match &cli.command {
+        Command::Dump(args) => dump::run(args),
+        _ => Err(Error::Usage("not there yet".to_owned())),
+    }
+}
