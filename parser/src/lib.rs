@@ -12,6 +12,7 @@
 //! | read the answers of a destination | [`return_path`] |
 //! | name the bytes of device sections | [`device`] |
 //! | read a multifd channel, or the block list of a mapped-ram file | [`ram::multifd`], [`ram::mapped`] |
+//! | be a destination, or know what one refuses | [`protocol`] |
 //!
 //! ```
 //! use migration_stream::{Options, SliceReader};
@@ -41,6 +42,7 @@ mod early;
 mod error;
 mod iterable;
 mod json;
+pub mod protocol;
 pub mod ram;
 mod reader;
 mod record;
