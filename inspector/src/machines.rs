@@ -20,7 +20,7 @@ pub(crate) struct ImageStream {
 
 impl ImageStream {
     pub(crate) fn new(file: Box<dyn RandomAccess>, mut config: RevertConfig) -> Self {
-        config.image_length_bytes = file.length();
+        config.image_length_bytes = file.size_bytes();
         let mut machine = RevertMachine::new(config);
         let mut pool = Pool::default();
         machine.handle(Event::Tick { now_ms: 0 }, &mut pool);

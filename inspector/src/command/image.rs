@@ -32,7 +32,7 @@ fn supply(
 
 fn open(file: &FileRange, options: &OpenOptions) -> Result<SnapshotReader, String> {
     let read = ReadOptions { allow_unverified: options.allow_unverified };
-    let mut reader = SnapshotReader::new(file.length(), read);
+    let mut reader = SnapshotReader::new(file.size_bytes(), read);
     loop {
         match reader.poll().map_err(|error| error.to_string())? {
             Open::Need(at, length) => supply(&mut reader, file, at, length)?,
@@ -52,7 +52,7 @@ pub(super) fn lines(file: &FileRange, options: &OpenOptions) -> Vec<Facts> {
     let mut lines = vec![(
         "image",
         vec![
-            ("file_bytes", Fact::Number(file.length())),
+            ("file_bytes", Fact::Number(file.size_bytes())),
             ("uuid", Fact::Text(uuid)),
             ("created", Fact::Number(snapshot.created_unix_s.unwrap_or(0))),
             ("verified", Fact::Text(verified)),

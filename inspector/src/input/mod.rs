@@ -142,7 +142,7 @@ fn identify(name: String, mut stage: Stage, options: &OpenOptions) -> Result<Ope
     loop {
         let head = match &mut stage {
             Stage::File(file) => {
-                let length = file.length().min(HEAD_BYTES as u64);
+                let length = file.size_bytes().min(HEAD_BYTES as u64);
                 let mut head = vec![0; usize::try_from(length).unwrap_or(0)];
                 file.read_at(0, &mut head).map_err(Error::io(&name))?;
                 head
@@ -278,7 +278,7 @@ fn spool(name: &str, mut reader: Box<dyn Read>) -> Result<FileRange, Error> {
 fn split(stage: Stage, length: usize) -> io::Result<(Vec<u8>, Stage)> {
     match stage {
         Stage::File(file) => {
-            let there = file.length().min(length as u64);
+            let there = file.size_bytes().min(length as u64);
             let mut bytes = vec![0; usize::try_from(there).unwrap_or(0)];
             file.read_at(0, &mut bytes)?;
             Ok((bytes, Stage::File(file.from(there))))

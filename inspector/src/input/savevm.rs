@@ -75,7 +75,7 @@ impl Qcow2 {
         let mut found = Vec::new();
         let mut at = self.snapshots_offset;
         for _ in 0..self.snapshots {
-            if at.checked_add(40).is_none_or(|end| end > file.length()) {
+            if at.checked_add(40).is_none_or(|end| end > file.size_bytes()) {
                 let why = format!("qcow2: the snapshot table ends behind the file, at {at:#x}");
                 return Err(Error::Input { what: name.to_owned(), why });
             }

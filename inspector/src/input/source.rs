@@ -42,7 +42,7 @@ pub trait RandomAccess {
     fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
 
     /// How many bytes there are.
-    fn length(&self) -> u64;
+    fn size_bytes(&self) -> u64;
 }
 
 /// A range of a file.
@@ -124,7 +124,7 @@ impl RandomAccess for FileRange {
         Ok(())
     }
 
-    fn length(&self) -> u64 {
+    fn size_bytes(&self) -> u64 {
         self.end - self.start
     }
 }

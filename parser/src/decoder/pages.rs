@@ -15,7 +15,7 @@ use nom::Parser;
 use nom::number::streaming::{be_u8, be_u16, be_u32, be_u64};
 
 /// The most blocks that are learned from their names.
-const LEARNED_LIMIT: usize = 1 << 16;
+pub(super) const LEARNED_LIMIT: usize = 1 << 16;
 
 impl Decoder {
     /// The record that a stream consists of: a page of the same block as before. Everything else, and everything

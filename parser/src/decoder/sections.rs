@@ -1,5 +1,6 @@
 //! Sections: what may follow what, and where a body ends.
 
+use super::pages::LEARNED_LIMIT;
 use super::{Decoder, Grammar, Known, SectionType, State, VMDESC_LIMIT_BYTES};
 use crate::command::{Command, command};
 use crate::configuration::{QEMU_VM_CONFIGURATION, configuration, file_header};
@@ -102,7 +103,7 @@ impl Decoder {
                 match &command {
                     Command::PostcopyAdvise(Some(_)) => self.advised = true,
                     Command::Packaged(_) => self.packaged = true,
-                    Command::RecvBitmap(name) if self.learns_blocks => {
+                    Command::RecvBitmap(name) if self.learns_blocks && self.blocks.len() < LEARNED_LIMIT => {
                         self.learn_block(name);
                     }
                     _ => {}
