@@ -5,12 +5,15 @@
 //! `snapinspect` are such visitors.
 #![forbid(unsafe_code)]
 
+pub mod check;
 pub mod cli;
 mod command;
 mod error;
 pub mod escape;
 pub mod input;
 mod machines;
+mod pages;
+mod unpack;
 pub mod walk;
 
 pub use command::run;

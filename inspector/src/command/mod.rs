@@ -1,5 +1,6 @@
 //! The commands.
 
+mod check;
 mod dump;
 mod image;
 mod output;
@@ -16,6 +17,7 @@ use crate::error::Error;
 pub fn run(cli: &Cli) -> Result<u8, Error> {
     match &cli.command {
         Command::Dump(args) => dump::run(args),
+        Command::Check(args) => check::run(args),
         _ => Err(Error::Usage("not there yet".to_owned())),
     }
 }

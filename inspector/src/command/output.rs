@@ -1,6 +1,9 @@
 //! Writes the answer.
 
+use crate::cli::Format;
 use crate::error::Error;
+use crate::escape::{github_message, github_property};
+use crate::walk::{Finding, Level};
 use std::io::{BufWriter, Stdout, Write, stdout};
 
 /// stdout, line by line.
@@ -19,5 +22,27 @@ impl Output {
 
     pub(super) fn flush(&mut self) -> Result<(), Error> {
         self.out.flush().map_err(Error::output)
+    }
+}
+
+/// The line of a finding.
+pub(super) fn finding(found: &Finding, format: Format, file: &str) -> String {
+    let place = found.offset.map_or_else(|| "-         ".to_owned(), |offset| format!("{offset:#010x}"));
+    let path = if found.path.is_empty() { String::new() } else { format!("{}: ", found.path) };
+    match format {
+        Format::Text => format!("{place} {} {path}{}", found.level.name(), found.text),
+        Format::Json => serde_json::json!({
+            "type": "finding", "level": found.level, "offset": found.offset, "path": found.path, "text": found.text,
+        })
+        .to_string(),
+        Format::Github => {
+            let command = match found.level {
+                Level::Note => "notice",
+                Level::Warning => "warning",
+                Level::Error => "error",
+            };
+            let message = github_message(&format!("{} {path}{}", place.trim_end(), found.text));
+            format!("::{command} file={},title=snapinspect::{message}", github_property(file))
+        }
     }
 }

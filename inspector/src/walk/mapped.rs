@@ -8,6 +8,8 @@ use migration_stream::{BlockList, Error, ErrorKind, RamBlock, Record};
 
 /// Bitmaps up to this size are read: 16 TiB in pages of 4 KiB.
 const BITMAP_LIMIT_BYTES: u64 = 512 << 20;
+/// Blocks that a list can have; QEMU has some tens, and everything behind a block is found through those before.
+const BLOCK_LIMIT: usize = 4096;
 /// Room for more pages than this is passed over instead of read: with small holes reading is faster.
 const SKIP_BYTES: u64 = 64 << 10;
 
@@ -43,6 +45,11 @@ pub(super) fn walk(walk: &mut StreamWalk<'_>) -> Result<(), Stop> {
         let (length, mapped) = entry(walk.feed.bytes(), offset, remaining, page_size)?;
         if blocks.iter().any(|block| block.idstr == mapped.block.idstr) {
             let kind = ErrorKind::BlockTwice { name: mapped.block.idstr };
+            return Err(Error { offset, path: "mapped-ram block list".to_owned(), kind }.into());
+        }
+        if blocks.len() == BLOCK_LIMIT {
+            let (found, limit) = (BLOCK_LIMIT as u64 + 1, BLOCK_LIMIT as u64);
+            let kind = ErrorKind::Limit { what: "mapped-ram blocks", found, limit };
             return Err(Error { offset, path: "mapped-ram block list".to_owned(), kind }.into());
         }
         remaining -= mapped.block.used_length;
