@@ -3,7 +3,7 @@
 //! [`input::open()`] tells by its content what an input is and unwraps it; [`walk::walk()`] goes over it piece by piece, in
 //! constant memory, and hands every piece and every finding to a [`walk::Visitor`]. The commands of the program
 //! `snapinspect` are such visitors.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod check;
 pub mod cli;

@@ -50,8 +50,8 @@ impl ChannelUnpacker {
             state
                 .decompress(&data[taken..], &mut self.out[given..], FlushDecompress::Sync)
                 .map_err(|error| format!("zlib: {error}"))?;
-            let progress = state.total_in() - before_in > taken as u64
-                || state.total_out() - before_out > given as u64;
+            let progress =
+                state.total_in() - before_in > taken as u64 || state.total_out() - before_out > given as u64;
             if !progress {
                 return Ok(given);
             }

@@ -17,12 +17,7 @@ pub(super) struct Multifd {
 const PATH: &str = "multifd channel";
 
 impl Multifd {
-    pub(super) fn message(
-        &mut self,
-        report: &mut Report<'_>,
-        offset: u64,
-        message: &Message<'_>,
-    ) {
+    pub(super) fn message(&mut self, report: &mut Report<'_>, offset: u64, message: &Message<'_>) {
         let Message::Packet(packet) = message else {
             self.compression = None;
             return;

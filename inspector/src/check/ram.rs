@@ -125,10 +125,18 @@ impl Ram {
 
     pub(super) fn finish(&self, report: &mut Report<'_>, postcopy: &Postcopy) {
         if self.seen.is_incomplete() {
-            report.note("page-set", None, "more RAM than pages are remembered of: repetitions were not all seen");
+            report.note(
+                "page-set",
+                None,
+                "more RAM than pages are remembered of: repetitions were not all seen",
+            );
         }
         if self.repeated > 0 && !postcopy.was_used() {
-            report.note("repeated", None, format!("{} pages came more than once: a live precopy", self.repeated));
+            report.note(
+                "repeated",
+                None,
+                format!("{} pages came more than once: a live precopy", self.repeated),
+            );
         }
         let mut missing = 0;
         for (number, block) in self.blocks.iter().enumerate() {
@@ -137,7 +145,8 @@ impl Ram {
             }
         }
         if self.flushes > 0 && self.normal == 0 {
-            let text = "no page with content, and records that synchronise multifd channels: RAM travels there";
+            let text =
+                "no page with content, and records that synchronise multifd channels: RAM travels there";
             report.note("multifd", None, text);
         } else if missing > 0 && !self.seen.is_incomplete() {
             let text = format!(

@@ -31,7 +31,12 @@ impl ReturnPath {
                 }
                 self.block_named |= block.is_some();
                 if *length == 0 || start.checked_add(u64::from(*length)).is_none() {
-                    report.error("request-range", offset, path, format!("REQ_PAGES {start:#x} + {length:#x}"));
+                    report.error(
+                        "request-range",
+                        offset,
+                        path,
+                        format!("REQ_PAGES {start:#x} + {length:#x}"),
+                    );
                 }
             }
             ReturnPathMessage::ResumeAck(value) if *value != 1 => {

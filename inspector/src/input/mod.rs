@@ -326,4 +326,7 @@ impl Source for Box<dyn Source> {
     fn length(&self) -> Option<u64> {
         (**self).length()
     }
+    fn as_file(&self) -> Option<&FileRange> {
+        (**self).as_file()
+    }
 }

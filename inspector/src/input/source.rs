@@ -30,6 +30,11 @@ pub trait Source {
 
     /// How many bytes there are in all, where that is known.
     fn length(&self) -> Option<u64>;
+
+    /// The file that they are a range of, where they are just that.
+    fn as_file(&self) -> Option<&FileRange> {
+        None
+    }
 }
 
 /// Bytes at any place.
@@ -63,6 +68,11 @@ impl FileRange {
     pub fn whole(file: File) -> io::Result<Self> {
         let end = file.metadata()?.len();
         Ok(Self { file: Arc::new(file), start: 0, end, at: 0 })
+    }
+
+    /// The file, and the place of this range in it.
+    pub(crate) fn place(&self) -> (&File, std::ops::Range<u64>) {
+        (&self.file, self.start..self.end)
     }
 
     /// From `offset` on.
@@ -112,6 +122,10 @@ impl Source for FileRange {
 
     fn length(&self) -> Option<u64> {
         Some(self.end - self.start)
+    }
+
+    fn as_file(&self) -> Option<&FileRange> {
+        Some(self)
     }
 }
 

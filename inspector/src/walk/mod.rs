@@ -6,6 +6,7 @@ mod feed;
 mod mapped;
 mod stream;
 mod tail;
+mod window;
 
 pub use event::{Border, Context, DeviceSection, Event, Finding, Flow, Item, Level, Visitor};
 pub use feed::Progress;
