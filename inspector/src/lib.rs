@@ -12,7 +12,9 @@ mod error;
 pub mod escape;
 pub mod input;
 mod machines;
+mod names;
 mod pages;
+pub mod stat;
 mod unpack;
 pub mod walk;
 

@@ -5,6 +5,9 @@ mod dump;
 mod image;
 mod output;
 mod progress;
+mod stat;
+
+pub(crate) use output::finding_text;
 
 use crate::cli::{Cli, Command};
 use crate::error::Error;
@@ -18,6 +21,7 @@ pub fn run(cli: &Cli) -> Result<u8, Error> {
     match &cli.command {
         Command::Dump(args) => dump::run(args),
         Command::Check(args) => check::run(args),
+        Command::Stat(args) => stat::run(args),
         _ => Err(Error::Usage("not there yet".to_owned())),
     }
 }

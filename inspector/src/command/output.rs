@@ -25,6 +25,13 @@ impl Output {
     }
 }
 
+/// A finding as words.
+pub(crate) fn finding_text(found: &Finding) -> String {
+    let place = found.offset.map_or_else(String::new, |offset| format!("offset {offset:#x}: "));
+    let path = if found.path.is_empty() { String::new() } else { format!("{}: ", found.path) };
+    format!("{place}{path}{}", found.text)
+}
+
 /// The line of a finding.
 pub(super) fn finding(found: &Finding, format: Format, file: &str) -> String {
     let place = found.offset.map_or_else(|| "-         ".to_owned(), |offset| format!("{offset:#010x}"));

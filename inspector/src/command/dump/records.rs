@@ -172,29 +172,20 @@ fn storage_attributes(line: Line, record: &StorageAttributes<'_>) -> Line {
 }
 
 fn command(line: Line, command: &Command<'_>) -> Line {
-    let named = |line: Line, text| line.with("command", Value::Word(text));
+    let line = line.with("command", Value::Word(crate::names::command(command)));
     match command {
-        Command::OpenReturnPath => named(line, "OPEN_RETURN_PATH"),
-        Command::Ping(value) => named(line, "PING").with("value", Value::Hex((*value).into())),
-        Command::PostcopyAdvise(advise) => named(line, "POSTCOPY_ADVISE")
+        Command::Ping(value) => line.with("value", Value::Hex((*value).into())),
+        Command::PostcopyAdvise(advise) => line
             .with("page_sizes", optional(advise.map(|advise| Value::Hex(advise.page_size_summary))))
             .with("target_page_size", optional(advise.map(|advise| Value::Decimal(advise.target_page_size)))),
-        Command::PostcopyListen => named(line, "POSTCOPY_LISTEN"),
-        Command::PostcopyRun => named(line, "POSTCOPY_RUN"),
         Command::PostcopyRamDiscard { block, ranges } => {
             let ranges = ranges
                 .iter()
                 .map(|range| Value::List(vec![Value::Hex(range.start), Value::Hex(range.length)]));
-            named(line, "POSTCOPY_RAM_DISCARD")
-                .with("block", name(block))
-                .with("ranges", Value::List(ranges.collect()))
+            line.with("block", name(block)).with("ranges", Value::List(ranges.collect()))
         }
-        Command::Packaged(package) => {
-            named(line, "PACKAGED").with("bytes", Value::Decimal(package.len() as u64))
-        }
-        Command::EnableColo => named(line, "ENABLE_COLO"),
-        Command::PostcopyResume => named(line, "POSTCOPY_RESUME"),
-        Command::RecvBitmap(block) => named(line, "RECV_BITMAP").with("block", name(block)),
-        Command::SwitchoverStart => named(line, "SWITCHOVER_START"),
+        Command::Packaged(package) => line.with("bytes", Value::Decimal(package.len() as u64)),
+        Command::RecvBitmap(block) => line.with("block", name(block)),
+        _ => line,
     }
 }
