@@ -290,7 +290,8 @@ impl RevertMachine {
                 let failed = self.failure.is_some();
                 // A destination that has seen nothing would wait for ever.
                 let noticed = self.output.sent_bytes() > 0 || self.output.gone || self.recovers();
-                if self.in_flight > 0 || (!failed && !self.output.is_all_sent()) || (failed && !noticed) {
+                let all_sent = self.output.is_all_sent() || self.output.gone;
+                if self.in_flight > 0 || (!failed && !all_sent) || (failed && !noticed) {
                     return Ok(false);
                 }
                 self.phase = Phase::Finished;
@@ -392,7 +393,11 @@ impl Machine for RevertMachine {
             }
             Event::OutputFailed(error) => {
                 self.output.gone = true;
-                Err(Failure::PeerClosed { sent: self.output.sent_bytes(), error })
+                match &self.phase {
+                    // It had everything; whether all is well, its SHUT says.
+                    Phase::Postcopy(postcopy) if postcopy.has_ended() => Ok(()),
+                    _ => Err(Failure::PeerClosed { sent: self.output.sent_bytes(), error }),
+                }
             }
             Event::Interrupted => Err(Failure::Interrupted),
             Event::Answer(bytes) => {

@@ -107,6 +107,8 @@ pub(crate) struct Postcopy {
     running: bool,
     /// The package is on its way: from here on the destination may go on without us.
     packaged: bool,
+    /// The preempt channel is still open when the main one has ended.
+    serves_behind_end: bool,
     record: Option<Record>,
     now_ms: u64,
 }
@@ -158,6 +160,7 @@ impl Postcopy {
             until_ms: None,
         });
         Ok(Self {
+            serves_behind_end: config.preempt && !ends_preempt_by_mark(leader.machine()),
             emitter: leader.emitter(),
             stage,
             leader,
@@ -185,6 +188,11 @@ impl Postcopy {
     /// The guest may be running.
     pub(crate) fn is_running(&self) -> bool {
         self.running
+    }
+
+    /// The end mark has been handed out.
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(self.stage, Stage::Ended | Stage::Done)
     }
 
     /// The destination has confirmed the end.
@@ -219,7 +227,12 @@ impl Postcopy {
         pool: &mut Pool,
     ) -> Result<bool, Failure> {
         match &mut self.stage {
-            Stage::Recover(_) | Stage::Ended | Stage::Done => Ok(false),
+            Stage::Recover(_) | Stage::Done => Ok(false),
+            // Requests that crossed the end mark: from 8.0 on QEMU does not end before it has the zero pages, too.
+            Stage::Ended if self.serves_behind_end && !output.gone => {
+                self.serve.advance(&self.pages, &mut self.emitter, image, output, pool)
+            }
+            Stage::Ended => Ok(false),
             Stage::Before => {
                 let advanced = self.serve.before(&self.pages, &mut self.emitter, image, output, pool)?;
                 if !advanced && self.serve.is_before_over() {
@@ -272,7 +285,7 @@ impl Postcopy {
     }
 
     fn send_end(&mut self, output: &mut Output) {
-        if self.config.preempt && ends_preempt_by_mark(self.leader.machine()) {
+        if self.config.preempt && !self.serves_behind_end {
             let mut mark = Vec::new();
             put_end_of_section(&mut mark);
             output.send(Lane::Preempt, Header::Long(mark), None);

@@ -1,0 +1,27 @@
+//! The commands.
+
+mod check;
+mod dump;
+mod image;
+mod output;
+mod progress;
+mod stat;
+
+pub(crate) use output::finding_text;
+
+use crate::cli::{Cli, Command};
+use crate::error::Error;
+
+/// Runs a command; returns the exit status.
+///
+/// # Errors
+///
+/// Why there is no answer.
+pub fn run(cli: &Cli) -> Result<u8, Error> {
+    match &cli.command {
+        Command::Dump(args) => dump::run(args),
+        Command::Check(args) => check::run(args),
+        Command::Stat(args) => stat::run(args),
+        _ => Err(Error::Usage("not there yet".to_owned())),
+    }
+}
