@@ -21,7 +21,7 @@ mod discards;
 mod fetch;
 mod host_pages;
 pub(crate) mod hot_set;
-mod recovery;
+pub(crate) mod recovery;
 mod requests;
 mod serve;
 
