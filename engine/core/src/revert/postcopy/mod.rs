@@ -64,7 +64,8 @@ pub struct PostcopyConfig {
     pub preempt: bool,
     /// Sent before the guest runs.
     pub hot_set: Option<HotSet>,
-    /// For how long after the guest's start requests are recorded, in milliseconds.
+    /// For how long after the guest's start requests are recorded, in milliseconds. Nothing that is not requested is sent
+    /// for so long.
     pub record_ms: Option<u64>,
     /// The destination can answer.
     pub can_answer: bool,
@@ -156,6 +157,8 @@ impl Postcopy {
         if config.recover.is_none() {
             serve.plan_before(&config, snapshot, layout, &pages);
         }
+        // What the guest touches can be recorded only if it has to ask for it.
+        serve.waits_for_requests = config.record_ms.is_some() && snapshot.uuid.is_some();
         let record = config.record_ms.and(snapshot.uuid).map(|uuid| Record {
             hot: HotSet::new(uuid),
             seen: Bits::new(pages.total()),
@@ -220,6 +223,16 @@ impl Postcopy {
     /// The clock.
     pub(crate) fn tick(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
+        if let Some(Record { until_ms: Some(until), .. }) = self.record
+            && until <= now_ms
+        {
+            self.serve.waits_for_requests = false;
+        }
+    }
+
+    /// When the recording of the hot set is over.
+    pub(crate) fn recording_ends_ms(&self) -> Option<u64> {
+        self.record.as_ref()?.until_ms.filter(|_| self.serve.waits_for_requests)
     }
 
     /// Goes on as far as possible without waiting; false when only an event can help.

@@ -57,6 +57,8 @@ pub(crate) struct Serve {
     share_pages: u64,
     pub(crate) nonzero_pages: u64,
     pub(crate) summary: PostcopySummary,
+    /// Nothing is sent that was not requested.
+    pub(crate) waits_for_requests: bool,
 }
 
 /// What came of looking for something to read.
@@ -84,6 +86,7 @@ impl Serve {
             share_pages: 0,
             nonzero_pages: 0,
             summary: PostcopySummary::default(),
+            waits_for_requests: false,
         }
     }
 
@@ -266,6 +269,9 @@ impl Serve {
     ) -> Result<bool, Failure> {
         let mut advanced = self.take_requests(pages, emitter, image, output, pool)?;
         advanced |= self.send_wanted(pages, emitter, image, output, pool)?;
+        if self.waits_for_requests {
+            return Ok(advanced);
+        }
         let waited_for = self.fetches.iter().any(Fetch::is_wanted);
         if !waited_for && output.unsent_bytes(Lane::Main) < BACKGROUND_BYTES {
             advanced |= self.send_batch(BACKGROUND_BYTES, pages, emitter, image, output, pool)?;
@@ -330,7 +336,7 @@ impl Serve {
         let (block, _) = pages.locate(page);
         let block = pages.of_block(block);
         let count = NEIGHBOURHOOD_BYTES / block.bytes;
-        if count > 1 {
+        if count > 1 && !self.waits_for_requests {
             let start = page.0 - (page.0 - block.first) % count;
             self.near.push_front(start..(start + count).min(block.first + block.count));
             self.near.truncate(NEIGHBOURHOODS);
