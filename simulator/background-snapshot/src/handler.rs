@@ -12,7 +12,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) userfault: Userfault,
-    pub(crate) pages: Vec<Pages>,
+    pub(crate) pages: Arc<[Pages]>,
     pub(crate) pool: Pool,
     /// Readable when the handler is to end.
     pub(crate) stop: OwnedFd,

@@ -88,6 +88,21 @@ pub struct Counters {
     pub pool_peak_pages: usize,
 }
 
+/// Tells which pages are not taken yet, from any thread.
+#[derive(Debug, Clone)]
+pub struct Watch(Arc<[Pages]>);
+
+impl Watch {
+    /// Whether a write to this page would have to wait.
+    #[must_use]
+    pub fn is_unsaved(&self, region: usize, offset: usize) -> bool {
+        self.0.get(region).is_some_and(|pages| {
+            let page = offset / pages.region.page_size();
+            page < pages.count() && !pages.is_taken(page)
+        })
+    }
+}
+
 /// Memory that is ready to be protected. Preparing may take long, and the guest need not stop for it.
 #[derive(Debug)]
 pub struct Prepared {
@@ -136,7 +151,7 @@ impl Prepared {
         let buffer_bytes = pages.iter().map(|pages| pages.region.page_size()).max().unwrap_or(0);
         let stop =
             rustix::event::eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| at("eventfd")(error.into()))?;
-        let shared = Shared { userfault, pages, pool: Pool::new(pool_pages, buffer_bytes), stop };
+        let shared = Shared { userfault, pages: pages.into(), pool: Pool::new(pool_pages, buffer_bytes), stop };
         Ok(Self { shared, options })
     }
 
@@ -148,7 +163,7 @@ impl Prepared {
     /// [`Error::Kernel`]; the memory is not protected then.
     pub fn protect(self) -> Result<BackgroundSnapshot, Error> {
         let Self { shared, options } = self;
-        for Pages { region, .. } in &shared.pages {
+        for Pages { region, .. } in &*shared.pages {
             // After an error everything is unprotected by closing the descriptor.
             shared.userfault.write_protect(region, 0, region.length(), true).map_err(at("protect memory"))?;
         }
@@ -229,7 +244,13 @@ impl BackgroundSnapshot {
             .map_err(at("unprotect saved pages"))
     }
 
-    /// Bytes that are still to come.
+    /// Tells other threads what is not taken yet.
+    #[must_use]
+    pub fn watch(&self) -> Watch {
+        Watch(Arc::clone(&self.shared.pages))
+    }
+
+    /// Pages that are still to come.
     #[must_use]
     pub fn remaining_pages(&self) -> usize {
         self.remaining
