@@ -5,6 +5,11 @@
 //! its header is fixed, and the lengths in its block list sum up to the total exactly.
 
 use crate::ram::RAM_SAVE_FLAG_MEM_SIZE;
+use crate::ram::block::{BlockListContext, optional_fields};
+use crate::section::{QEMU_VM_SECTION_START, str8};
+use crate::span::{Parsed, Span};
+use nom::Parser;
+use nom::number::streaming::be_u64;
 
 /// Resumes where it stopped for want of bytes: a long search is not begun anew with each of them.
 #[derive(Debug, Default)]
@@ -24,11 +29,11 @@ const HEADER_BYTES: usize = 1 + 4 + START_TAIL.len() + 8;
 
 impl Search {
     /// How many bytes stand before the RAM section's START.
-    pub(crate) fn border(&mut self, bytes: &[u8], page_size: u32) -> Result<usize, Stop> {
+    pub(crate) fn border(&mut self, bytes: &[u8], context: BlockListContext) -> Result<usize, Stop> {
         let mut found = None;
         let mut at = self.scanned;
         while at + HEADER_BYTES <= bytes.len() {
-            match candidate(&bytes[at..], page_size) {
+            match candidate(&bytes[at..], context) {
                 Candidate::No => {}
                 Candidate::NeedMore => {
                     self.scanned = at;
@@ -39,7 +44,7 @@ impl Search {
                     // two is device data that happens to look like one.
                     let end = at + length;
                     if (at + 1..end)
-                        .any(|other| matches!(candidate(&bytes[other..], page_size), Candidate::Yes(_)))
+                        .any(|other| matches!(candidate(&bytes[other..], context), Candidate::Yes(_)))
                     {
                         return Err(Stop::Wrong(
                             "two ram sections could begin among the early device sections",
@@ -62,33 +67,41 @@ enum Candidate {
     Yes(usize),
 }
 
-fn candidate(bytes: &[u8], page_size: u32) -> Candidate {
-    if bytes[0] != 0x01 {
+fn candidate(bytes: &[u8], context: BlockListContext) -> Candidate {
+    if bytes[0] != QEMU_VM_SECTION_START {
         return Candidate::No;
     }
     let Some(rest) = bytes.get(5..).and_then(|rest| rest.strip_prefix(START_TAIL)) else {
         return Candidate::No;
     };
-    let Some((word, mut rest)) = rest.split_first_chunk::<8>() else { return Candidate::NeedMore };
-    let word = u64::from_be_bytes(*word);
-    let mask = u64::from(page_size) - 1;
+    let input = Span::new(rest, 0);
+    match list_end(input, context) {
+        Ok((end, true)) => Candidate::Yes(bytes.len() - rest.len() + input.consumed(&end)),
+        Ok((_, false)) => Candidate::No,
+        Err(_) => Candidate::NeedMore,
+    }
+}
+
+/// The end of a block list whose lengths sum up to its total; false if this is none. What else is wrong with a list is
+/// told when it is parsed.
+fn list_end(input: Span<'_>, context: BlockListContext) -> Parsed<'_, bool> {
+    let mask = u64::from(context.page_size) - 1;
+    let (mut rest, word) = be_u64.parse(input)?;
     if word & mask != RAM_SAVE_FLAG_MEM_SIZE {
-        return Candidate::No;
+        return Ok((rest, false));
     }
     let mut remaining = word & !mask;
     while remaining > 0 {
-        let Some((&length, after)) = rest.split_first() else { return Candidate::NeedMore };
-        if length == 0 {
-            return Candidate::No;
+        let (at_length, name) = str8(rest)?;
+        if name.is_empty() {
+            return Ok((rest, false));
         }
-        let Some(after) = after.get(usize::from(length)..) else { return Candidate::NeedMore };
-        let Some((used, after)) = after.split_first_chunk::<8>() else { return Candidate::NeedMore };
-        let used = u64::from_be_bytes(*used);
+        let (after, used) = be_u64.parse(at_length)?;
         if used == 0 || used > remaining || used & mask != 0 {
-            return Candidate::No;
+            return Ok((rest, false));
         }
         remaining -= used;
-        rest = after;
+        (rest, _) = optional_fields(after, context)?;
     }
-    Candidate::Yes(bytes.len() - rest.len())
+    Ok((rest, true))
 }

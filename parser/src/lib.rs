@@ -10,6 +10,7 @@
 //! | read a stream that is in memory | [`SliceReader`] |
 //! | write one | the `put_*` functions, or [`Record::put`] |
 //! | read the answers of a destination | [`return_path`] |
+//! | be a destination, or know what one refuses | [`protocol`] |
 //!
 //! ```
 //! use migration_stream::{Options, SliceReader};
@@ -36,6 +37,7 @@ mod dirty_bitmap;
 mod early;
 mod error;
 mod iterable;
+pub mod protocol;
 pub mod ram;
 mod reader;
 mod record;

@@ -50,6 +50,9 @@ pub struct VmConfig {
     pub vmdesc: bool,
     /// Device sections before RAM.
     pub early_devices: bool,
+    /// Capability x-ignore-shared, without a block that it leaves out: the block list has addresses. QEMU does not have it
+    /// together with postcopy, so not with `commands`.
+    pub ignore_shared: bool,
     /// A dirty bitmap goes along.
     pub dirty_bitmap: bool,
     /// OPEN_RETURN_PATH, PING, POSTCOPY_ADVISE at the start, SWITCHOVER_START before the end.
@@ -81,7 +84,7 @@ impl VmConfig {
         let blocks = names[..count].iter().map(block).collect();
         let footers = rng.chance(85);
         let vmdesc = rng.chance(85);
-        Self {
+        let mut config = Self {
             seed,
             page_size,
             blocks,
@@ -96,12 +99,16 @@ impl VmConfig {
             page_size_told: rng.chance(50),
             vmdesc,
             early_devices: vmdesc && rng.chance(25),
+            ignore_shared: false,
             dirty_bitmap: rng.chance(25),
             commands: rng.chance(30),
             compressed: rng.chance(40),
             devices: 1 + rng.index(6),
             device_bytes: 1 + rng.index(5000),
-        }
+        };
+        // Not drawn, so that the seeds before it stay what they were.
+        config.ignore_shared = config.configuration && !config.commands && (seed >> 3) % 4 == 1;
+        config
     }
 
     /// One block of this many bytes, as a background snapshot sends it.
@@ -118,6 +125,7 @@ impl VmConfig {
             page_size_told: false,
             vmdesc: true,
             early_devices: false,
+            ignore_shared: false,
             dirty_bitmap: false,
             commands: false,
             compressed: false,
@@ -223,10 +231,8 @@ impl Vm {
             let told = config.page_size_told.then(|| config.page_size.trailing_zeros());
             let machine = b"pc-generated-1.0".to_vec();
             let uuid = config.seed.is_multiple_of(2).then_some([0x5a; 16]);
-            put_configuration(
-                out,
-                &Configuration { machine, target_page_bits: told, capabilities: None, uuid },
-            );
+            let capabilities = config.ignore_shared.then(|| vec![b"x-ignore-shared".to_vec()]);
+            put_configuration(out, &Configuration { machine, target_page_bits: told, capabilities, uuid });
         }
         if config.commands {
             let page_size = u64::from(config.page_size);
@@ -240,11 +246,16 @@ impl Vm {
         let header =
             |id, idstr, version_id| SectionHeader { section_id: id, idstr, instance_id: 0, version_id };
         put_section_header(out, false, &header(RAM, b"ram", RAM_SECTION_VERSION));
-        let block = |(name, length): &(Vec<u8>, u64)| RamBlock {
-            idstr: name.clone(),
-            used_length: *length,
-            host_page_size: None,
-            guest_physical_address: None,
+        let mut address = 0;
+        let block = |(name, length): &(Vec<u8>, u64)| {
+            let guest_physical_address = config.ignore_shared.then_some(address);
+            address += length;
+            RamBlock {
+                idstr: name.clone(),
+                used_length: *length,
+                host_page_size: None,
+                guest_physical_address,
+            }
         };
         put_ram_blocks(out, &BlockList { blocks: config.blocks.iter().map(block).collect() });
         put_end_of_section(out);

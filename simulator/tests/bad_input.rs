@@ -4,9 +4,9 @@ mod bed;
 
 use bed::{save, save_config, stream_of};
 use migration_stream::{
-    BlockList, Command, Configuration, PostcopyAdvise, RamBlock, SectionHeader, SectionId, put_command,
-    put_configuration, put_end_of_section, put_file_header, put_multifd_flush, put_page_header,
-    put_ram_blocks, put_section_footer, put_section_header, put_section_part,
+    BlockList, Command, Configuration, Options, PostcopyAdvise, RamBlock, Record, SectionHeader, SectionId,
+    SliceReader, put_command, put_configuration, put_end_of_section, put_file_header, put_multifd_flush,
+    put_page_header, put_ram_blocks, put_section_footer, put_section_header, put_section_part,
 };
 use vm_simulator::{Fault, Style, VmConfig};
 
@@ -197,6 +197,45 @@ fn what_cannot_be_stored_is_refused_by_name() {
         &with(start(&[], PC), listens),
         "offset 0x59: the source switches to postcopy (POSTCOPY_LISTEN); a stream can be stored in precopy only",
     );
+}
+
+/// The stream of `config` without the pages of block number `absent`, which comes last.
+fn without_pages(config: &VmConfig, absent: usize) -> Vec<u8> {
+    let (vm, stream) = stream_of(config);
+    let options = Options { page_size: Some(config.page_size), ..Options::default() };
+    let mut reader = SliceReader::new(&stream, options);
+    let (mut out, mut blocks) = (Vec::new(), Vec::new());
+    while let Some((at, record)) = reader.next_record().unwrap() {
+        match &record {
+            Record::RamPage { block, .. } | Record::RamZero { block, .. } if *block == absent => continue,
+            Record::Full(..) if at as usize >= stream.len() - vm.tail().len() => break,
+            Record::RamBlocks(list) => blocks.clone_from(&list.blocks),
+            _ => {}
+        }
+        record.put(&mut out, &blocks);
+    }
+    out.extend_from_slice(vm.tail());
+    out
+}
+
+#[test]
+fn ignored_shared_ram_is_refused_by_its_name_with_early_devices_too() {
+    for early_devices in [false, true] {
+        for names in [&[&b"pc.bios"[..], b"pc.\x1bram"][..], &[b"pc.\x1bram"]] {
+            let mut config = config();
+            config.blocks = names.iter().map(|name| (name.to_vec(), 64 << 10)).collect();
+            config.nonzero_percent = 100;
+            (config.ignore_shared, config.early_devices) = (true, early_devices);
+            let (vm, stream) = stream_of(&config);
+            let (world, outcome) = save(&config, &stream, None, 1, Fault::None);
+            outcome.unwrap().expect("RAM that was sent is stored, whatever the capability");
+            bed::check_holds(&world.image.unwrap(), &vm, 1).unwrap();
+            check(
+                &without_pages(&config, names.len() - 1),
+                "capability x-ignore-shared: the RAM of block \"pc.\\x1bram\" is not in the stream; switch the capability off",
+            );
+        }
+    }
 }
 
 #[test]

@@ -7,7 +7,13 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use crate::{policy::skip_or_fail, tool, version::in_path};
+use crate::{
+    independent,
+    policy::skip_or_fail,
+    ram::{assert_same, contents},
+    tool,
+    version::in_path,
+};
 
 /// `qemu-img` in `PATH`. Where there is none, the test is to return: this has said why, or failed in CI.
 #[must_use]
@@ -40,6 +46,25 @@ pub fn assert_clean(program: &Path, image: &Path) {
     let said =
         qemu_img(program, [OsStr::new("check"), OsStr::new("-f"), OsStr::new("qcow2"), image.as_os_str()]);
     assert!(said.contains("No errors were found on the image."), "{said}");
+}
+
+/// Panics unless all judges find `image` right: `qemu-img check` nothing wrong, the tool's revert what `saved` left (a
+/// recorded stream; none: anything whole), and imago, an independent reader, the same RAM.
+///
+/// # Panics
+///
+/// That is its job.
+pub fn assert_whole(image: &Path, saved: Option<&[u8]>) {
+    if let Some(program) = qemu_img_or_skip() {
+        assert_clean(&program, image);
+    }
+    let output = run_tool([OsStr::new("--revert"), image.as_os_str()], None);
+    assert_eq!(output.status.code(), Some(0), "{}: {}", image.display(), text(&output));
+    if let Some(saved) = saved {
+        assert_same(saved, &output.stdout);
+    }
+    // What was sent is the better judge of the two.
+    independent::assert_reads(image, &contents(saved.unwrap_or(&output.stdout)));
 }
 
 /// Runs `qemu-snapshot` with `arguments`, with the file `input` as its stdin (none: empty), and waits for it.

@@ -15,7 +15,8 @@
 //! * [`Qemu`], [`Config`]: one running machine; killed when dropped, its last words printed if the test fails.
 //! * [`Qmp`]: its monitor, every answer within a deadline.
 //! * [`Guest`], [`Console`]: the guest in `guest/`, and what it says about its memory.
-//! * [`tool`], [`image`]: the `qemu-snapshot` binary of this build, and judges of what it writes.
+//! * [`ToImage`]: a save into an image, which is judged when QEMU says that it has completed.
+//! * [`tool`], [`image`]: the `qemu-snapshot` binary of this build, and the judges of what it writes.
 //!
 //! * [`ram`]: what a stream holds in the end.
 //! * [`corpus`]: streams captured before; [`Recorder`] captures those that need both ends.
@@ -26,6 +27,7 @@ mod console;
 pub mod corpus;
 mod guest;
 pub mod image;
+mod independent;
 mod migration;
 mod policy;
 mod qemu;
@@ -38,7 +40,7 @@ mod version;
 
 pub use console::{Console, Report};
 pub use guest::{Guest, Workload};
-pub use migration::Outcome;
+pub use migration::{Outcome, ToImage};
 pub use policy::skip_or_fail;
 pub use qemu::{Boot, Config, Qemu, Ram, with_each_qemu};
 pub use qmp::{Qmp, QmpError};

@@ -1,13 +1,21 @@
 //! Saves and reverts of a running machine.
 
 use std::{
+    fs,
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
 
-use crate::{policy::skip_or_fail, qemu::Qemu, qmp::QmpError};
+use crate::{
+    image::assert_whole,
+    policy::skip_or_fail,
+    qemu::{Judged, Qemu},
+    qmp::QmpError,
+    tool::qemu_snapshot,
+};
 
 const POLL: Duration = Duration::from_millis(10);
 
@@ -20,6 +28,27 @@ pub enum Outcome {
     Failed(String),
     /// `migrate_cancel`.
     Cancelled,
+}
+
+/// A save by `exec:` into an image.
+#[derive(Clone, Copy, Debug)]
+pub struct ToImage<'a> {
+    /// The tool's options.
+    pub options: &'a str,
+    /// The image.
+    pub image: &'a Path,
+    /// Keep what was sent in this file, too.
+    pub stream: Option<&'a Path>,
+}
+
+impl ToImage<'_> {
+    fn uri(&self) -> String {
+        let tool = format!("{} {} {}", qemu_snapshot().display(), self.options, self.image.display());
+        match self.stream {
+            Some(stream) => format!("exec:tee {} | {tool}", stream.display()),
+            None => format!("exec:{tool}"),
+        }
+    }
 }
 
 impl Qemu {
@@ -70,6 +99,28 @@ impl Qemu {
         self.set_parameters(json!({ "max-bandwidth": 8_u64 << 30, "downtime-limit": 300 }));
     }
 
+    /// Starts a save into an image. When it has completed, [`Qemu::wait_save`] has the image judged.
+    ///
+    /// # Panics
+    ///
+    /// If QEMU refuses.
+    pub fn start_save_image(&mut self, save: &ToImage<'_>) {
+        self.start_save(&save.uri());
+        let stream = save.stream.map(Path::to_owned);
+        self.judged = Some(Judged { image: save.image.to_owned(), stream });
+    }
+
+    /// Saves into an image and waits for the end, two minutes at most. If it has completed, the image is right:
+    /// `qemu-img`, the tool's own revert and an independent reader were asked.
+    ///
+    /// # Panics
+    ///
+    /// If QEMU refuses, is gone, or does not come to an end; if the image is not right.
+    pub fn save_image(&mut self, save: &ToImage<'_>) -> Outcome {
+        self.start_save_image(save);
+        self.wait_save(Duration::from_secs(120))
+    }
+
     /// Starts a migration to `uri`.
     ///
     /// # Panics
@@ -83,12 +134,15 @@ impl Qemu {
     ///
     /// # Panics
     ///
-    /// If it has not within `limit`, or QEMU is gone.
+    /// If it has not within `limit`, or QEMU is gone; if an image was to be saved and is not right.
     pub fn wait_save(&mut self, limit: Duration) -> Outcome {
         let end = Instant::now() + limit;
         loop {
             let info = self.execute("query-migrate", json!({}));
             if let Some(outcome) = outcome_of(&info) {
+                if let Some(judged) = self.judged.take().filter(|_| outcome == Outcome::Completed) {
+                    judge(&judged, end);
+                }
                 return outcome;
             }
             assert!(Instant::now() < end, "{}: no end of the migration: {info}", self.version());
@@ -141,6 +195,20 @@ impl Qemu {
         let status = self.wait_exit(Duration::from_secs(30)).expect("a QEMU with a closed monitor ends");
         Outcome::Failed(format!("{status}: {}", self.stderr()))
     }
+}
+
+/// Has the image of a save that has completed looked at.
+fn judge(judged: &Judged, end: Instant) {
+    let saved = judged.stream.as_ref().map(|path| {
+        // What stands between QEMU and the tool takes the stream's end before the tool does, so that QEMU may have
+        // completed when the image is still to be renamed.
+        while !judged.image.exists() {
+            assert!(Instant::now() < end, "no {}", judged.image.display());
+            thread::sleep(POLL);
+        }
+        fs::read(path).expect("recorded")
+    });
+    assert_whole(&judged.image, saved.as_deref());
 }
 
 fn capability_list(capabilities: &[(&str, bool)]) -> Vec<Value> {

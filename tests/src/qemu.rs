@@ -132,12 +132,21 @@ pub fn with_each_qemu(check: impl Fn(&Binary, &Guest)) {
     }
 }
 
+/// An image to look at after a save, and the stream that went into it, where that is kept.
+#[derive(Debug)]
+pub(crate) struct Judged {
+    pub(crate) image: PathBuf,
+    pub(crate) stream: Option<PathBuf>,
+}
+
 /// A running machine. Dropping it kills QEMU and removes its files; if the test is failing then, what QEMU and the guest
 /// said last is printed.
 #[derive(Debug)]
 pub struct Qemu {
     child: Child,
     qmp: Qmp,
+    /// What the save that is under way is to give.
+    pub(crate) judged: Option<Judged>,
     console: Console,
     version: Version,
     home: tempfile::TempDir,
@@ -171,7 +180,7 @@ impl Qemu {
             panic!("{} did not start: {error:?}: {words}", binary.version);
         });
         let console = Console::new(&home.path().join("console"));
-        Self { child, qmp, console, version: binary.version, home }
+        Self { child, qmp, judged: None, console, version: binary.version, home }
     }
 
     /// The guest's console.

@@ -11,6 +11,10 @@ pub type Ram = BTreeMap<(Vec<u8>, u64), Vec<u8>>;
 /// A stream, taken apart.
 #[derive(Debug, Default)]
 pub struct Contents {
+    /// Target page size.
+    pub page_bytes: usize,
+    /// Names and lengths of the RAM blocks, in the order of the stream's list.
+    pub blocks: Vec<(Vec<u8>, u64)>,
     /// RAM at the end of the stream.
     pub ram: Ram,
     /// Page records of any kind.
@@ -78,6 +82,9 @@ pub fn contents(stream: &[u8]) -> Contents {
             contents.ram.insert(key, bytes);
         }
     }
+    let decoder = reader.decoder();
+    contents.page_bytes = decoder.page_size() as usize;
+    contents.blocks = decoder.blocks().iter().map(|block| (block.idstr.clone(), block.used_length)).collect();
     contents
 }
 

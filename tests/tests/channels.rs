@@ -11,11 +11,8 @@ use std::{
 
 use serde_json::json;
 use snapshot_tests::{
-    Binary, Boot, Config, Guest, Outcome, Qemu, Ram, Version, Workload,
-    image::{assert_clean, qemu_img_or_skip, run_tool, text},
-    ram::{assert_same, contents},
-    tool::qemu_snapshot,
-    with_each_qemu,
+    Binary, Boot, Config, Guest, Outcome, Qemu, Ram, ToImage, Version, Workload, image::assert_whole,
+    ram::contents, tool::qemu_snapshot, with_each_qemu,
 };
 
 /// The end of a save or a revert by a tool that runs beside QEMU.
@@ -92,13 +89,6 @@ fn source(binary: &Binary, guest: &Guest, config: Config, capabilities: &[&str])
     source
 }
 
-fn assert_reverts_to(stream: &Path, image: &Path) -> Vec<u8> {
-    let output = run_tool(["--revert".as_ref(), image.as_os_str()], None);
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
-    assert_same(&fs::read(stream).expect("recorded"), &output.stdout);
-    output.stdout
-}
-
 /// Two more passes by the guest of a machine that has taken over `image`.
 fn assert_taken_over(binary: &Binary, guest: &Guest, config: &Config, capabilities: &[&str], image: &Path) {
     let mut destination = Qemu::start(binary, guest, config.incoming());
@@ -116,7 +106,6 @@ fn assert_taken_over(binary: &Binary, guest: &Guest, config: &Config, capabiliti
 
 #[test]
 fn streams_of_every_kind_come_back() {
-    let Some(program) = qemu_img_or_skip() else { return };
     with_each_qemu(|binary, guest| {
         for kind in &KINDS {
             if kind.only.is_some_and(|only| only != binary.version()) {
@@ -131,16 +120,9 @@ fn streams_of_every_kind_come_back() {
             };
             let mut source = source(binary, guest, config.clone(), kind.capabilities);
             let (stream, image) = (source.home().join("stream"), source.home().join("image"));
-            let uri = format!(
-                "exec:tee {} | {} --create {} {}",
-                stream.display(),
-                qemu_snapshot().display(),
-                kind.options,
-                image.display()
-            );
-            assert_eq!(source.save(&uri), Outcome::Completed, "{}: {}", kind.name, source.stderr());
-            assert_clean(&program, &image);
-            assert_reverts_to(&stream, &image);
+            let options = format!("--create {}", kind.options);
+            let save = ToImage { options: &options, image: &image, stream: Some(&stream) };
+            assert_eq!(source.save_image(&save), Outcome::Completed, "{}: {}", kind.name, source.stderr());
             // What a destination needs to have switched on to accept the stream.
             let needed: Vec<_> =
                 kind.capabilities.iter().copied().filter(|&name| name == "dirty-bitmaps").collect();
@@ -158,12 +140,8 @@ fn last_version_of_every_page_is_stored() {
             let mut source = source(binary, guest, config, capabilities);
             let (stream, image) = (source.home().join("stream"), source.home().join("image"));
             source.set_parameters(json!({ "max-bandwidth": 30_000_000, "downtime-limit": 1 }));
-            let tool = qemu_snapshot().display();
-            source.start_save(&format!(
-                "exec:tee {} | {tool} --create {}",
-                stream.display(),
-                image.display()
-            ));
+            let save = ToImage { options: "--create", image: &image, stream: Some(&stream) };
+            source.start_save_image(&save);
             loop {
                 let info = source.execute("query-migrate", json!({}));
                 if info["ram"]["dirty-sync-count"].as_u64() >= Some(4) {
@@ -176,7 +154,6 @@ fn last_version_of_every_page_is_stored() {
             assert_eq!(source.wait_save(PATIENCE), Outcome::Completed, "{}", source.stderr());
             let sent = contents(&fs::read(&stream).expect("recorded"));
             assert!(sent.zero_after_normal > 50 && sent.normal_after_zero > 50, "several rounds");
-            assert_reverts_to(&stream, &image);
         }
     });
 }
@@ -241,6 +218,7 @@ fn sockets_carry_saves_and_reverts() {
             assert_eq!((outcome, status.code()), (Outcome::Completed, Some(0)), "{words}");
             let warned = words.contains("could not have seen a failure");
             assert_eq!(warned, !return_path, "{words}");
+            assert_whole(&image, None);
 
             let mut destination = Qemu::start(binary, guest, config.incoming());
             let socket = destination.home().join("socket");
@@ -270,6 +248,7 @@ fn descriptors_carry_saves_and_reverts() {
         let status = end_of(&mut tool);
         let words = fs::read_to_string(&said).expect("a text");
         assert_eq!((outcome, status.code()), (Outcome::Completed, Some(0)), "{words}");
+        assert_whole(&image, None);
 
         let mut destination = Qemu::start(binary, guest, config.incoming());
         let (ours, qemus) = UnixStream::pair().expect("a socket pair");
@@ -293,8 +272,7 @@ fn ignored_shared_ram_is_refused_by_name() {
         let config = Config { ram, boot: Boot::Firmware, ..small() };
         let mut source = source(binary, guest, config, &["x-ignore-shared"]);
         let image = source.home().join("image");
-        let uri = format!("exec:{} --create {}", qemu_snapshot().display(), image.display());
-        let outcome = source.save(&uri);
+        let outcome = source.save_image(&ToImage { options: "--create", image: &image, stream: None });
         assert!(matches!(outcome, Outcome::Failed(_)), "{outcome:?}: {}", source.stderr());
         let words = source.stderr();
         assert!(words.contains("x-ignore-shared") && words.contains("\"pc.ram\""), "{words}");
@@ -311,8 +289,8 @@ fn sent_shared_ram_is_stored_whatever_the_capability() {
     let config = Config { ram: Ram::SharedMemfd, ..small() };
     let mut source = source(&binary, guest, config.clone(), &["x-ignore-shared"]);
     let image = source.home().join("image");
-    let uri = format!("exec:{} --create {}", qemu_snapshot().display(), image.display());
-    assert_eq!(source.save(&uri), Outcome::Completed, "{}", source.stderr());
+    let save = ToImage { options: "--create", image: &image, stream: None };
+    assert_eq!(source.save_image(&save), Outcome::Completed, "{}", source.stderr());
     assert_taken_over(&binary, guest, &config, &["x-ignore-shared"], &image);
 }
 

@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::json;
 use snapshot_tests::{
-    Binary, Config, Guest, Outcome, Qemu, SmallDisk, Workload, corpus,
+    Binary, Config, Guest, Outcome, Qemu, SmallDisk, ToImage, Workload, corpus,
     image::{qemu_img, qemu_img_or_skip, run_tool, text},
     ram::assert_same,
     tool::qemu_snapshot,
@@ -46,10 +46,10 @@ fn assert_failed(source: &mut Qemu, outcome: &Outcome, image: &Path, wanted: &st
     }
 }
 
-/// At any moment: from the first write to the commit.
+/// At any moment: from the first write to the reservation of the VM state, behind 28 MiB of pages that are not zero.
 #[test]
 fn full_disk_fails_the_migration_and_the_guest_goes_on() {
-    for room_mib in [0, 1, 4, 12, 24, 36] {
+    for room_mib in [0, 1, 4, 12, 24, 28] {
         let Some(disk) = SmallDisk::mounted_or_skip((room_mib << 20) + (256 << 10)) else { return };
         let image = disk.path("image");
         with_each_qemu(|binary, guest| {
@@ -59,7 +59,8 @@ fn full_disk_fails_the_migration_and_the_guest_goes_on() {
                 if background && !source.background_snapshot_or_skip() {
                     continue;
                 }
-                let outcome = source.save(&exec("--create", &image));
+                let outcome =
+                    source.save_image(&ToImage { options: "--create", image: &image, stream: None });
                 assert_failed(&mut source, &outcome, &image, "No space left on device");
                 drop(source);
                 let _ = fs::remove_file(&image);
@@ -83,7 +84,7 @@ fn unfit_image_fails_the_migration_and_is_left_alone() {
             let [from, to] = [&raw, &image].map(|path| path.to_str().expect("a UTF-8 path"));
             qemu_img(&program, ["convert", "-f", "raw", "-O", "qcow2", from, to]);
             let before = fs::read(&image).expect("just made");
-            let outcome = source.save(&exec("--overwrite", &image));
+            let outcome = source.save_image(&ToImage { options: "--overwrite", image: &image, stream: None });
             assert_failed(&mut source, &outcome, &image, "left alone");
             assert!(fs::read(&image).expect("still there") == before, "changed");
         }
@@ -95,7 +96,7 @@ fn missing_image_fails_the_migration() {
     with_each_qemu(|binary, guest| {
         let mut source = source(binary, guest, small());
         let image = source.home().join("no-such-folder/image");
-        let outcome = source.save(&exec("--create", &image));
+        let outcome = source.save_image(&ToImage { options: "--create", image: &image, stream: None });
         assert_failed(&mut source, &outcome, &image, "No such file or directory");
     });
 }
@@ -113,7 +114,7 @@ fn locked_image_fails_the_migration() {
         let device = "virtio-blk-pci,drive=disk0".to_owned();
         let more = vec!["-blockdev".to_owned(), disk, "-device".to_owned(), device];
         let mut source = source(binary, guest, Config { more, ..small() });
-        let outcome = source.save(&exec("", &image));
+        let outcome = source.save_image(&ToImage { options: "", image: &image, stream: None });
         assert_failed(&mut source, &outcome, &image, "lock");
     });
 }
@@ -148,7 +149,12 @@ fn damaged_image_never_completes_a_revert() {
             return;
         }
         let image = source.home().join("image");
-        assert_eq!(source.save(&exec("--create", &image)), Outcome::Completed, "{}", source.stderr());
+        assert_eq!(
+            source.save_image(&ToImage { options: "--create", image: &image, stream: None }),
+            Outcome::Completed,
+            "{}",
+            source.stderr()
+        );
         let file = fs::OpenOptions::new().read(true).write(true).open(&image).expect("just saved");
         // A byte of a page that is not zero: what lies at a zero page's place means nothing.
         let mut bytes = vec![0; 1 << 20];
@@ -173,7 +179,7 @@ fn cancelled_migration_leaves_no_snapshot() {
         let mut source = source(binary, guest, small());
         source.set_parameters(json!({ "max-bandwidth": 5_000_000 }));
         let image = source.home().join("image");
-        source.start_save(&exec("--create", &image));
+        source.start_save_image(&ToImage { options: "--create", image: &image, stream: None });
         std::thread::sleep(Duration::from_millis(500));
         source.execute("migrate_cancel", json!({}));
         assert_eq!(source.wait_save(Duration::from_secs(60)), Outcome::Cancelled);

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::json;
 use snapshot_tests::{
-    Binary, Config, Guest, Outcome, Qemu,
+    Binary, Config, Guest, Outcome, Qemu, ToImage,
     image::{qemu_img, qemu_img_or_skip},
     tool::qemu_snapshot,
     with_each_qemu,
@@ -62,7 +62,7 @@ fn pair(binary: &Binary, guest: &Guest, program: &Path) {
         json!({ "node-name": "disk0", "snapshot-file": overlay, "snapshot-node-name": "overlay0" });
     let action = json!({ "type": "blockdev-snapshot-sync", "data": snapshot });
     source.execute("transaction", json!({ "actions": [action] }));
-    source.start_save(&format!("exec:{} --create {}", qemu_snapshot().display(), image.display()));
+    source.start_save_image(&ToImage { options: "--create", image: &image, stream: None });
     let end = Instant::now() + Duration::from_secs(30);
     loop {
         let info = source.execute("query-migrate", json!({}));

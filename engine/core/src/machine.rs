@@ -86,7 +86,8 @@ pub enum Action {
         range: Range<usize>,
     },
     /// Let as little as possible pile up between the writer and us: shrink the input pipe to one page
-    /// (`F_SETPIPE_SZ`, tried again at every following read while it fails with `EBUSY`). Not answered.
+    /// (`F_SETPIPE_SZ`, tried again at every following read while it fails with `EBUSY`), and read at once what comes.
+    /// Not answered.
     HoldWriter,
     /// Create a new, empty file beside the image; from its completion on every disk action means that file.
     CreateTemporary {

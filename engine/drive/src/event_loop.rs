@@ -16,9 +16,13 @@ use std::time::{Duration, Instant};
 
 /// Pieces that one write gathers; the kernel takes 1024.
 const GATHERED_PIECES: usize = 512;
-/// Before the thread sleeps it looks this many times again: a wake-up costs more than a few looks.
-const SPINS: u32 = 3;
-/// How often progress is shown.
+/// A source writes few pages at a time, and a wake-up costs more than moving them does: input is left alone for so long
+/// that reads find about this much. A pipe of 64 KiB is full with ten pages and their headers, 40 KiB: each header
+/// begins a page of the pipe's.
+const READ_AIM_BYTES: Range<usize> = 12 << 10..28 << 10;
+/// The shortest time that input is left alone, if at all, and the longest.
+const LEAVE_ALONE: Range<Duration> = Duration::from_micros(50)..Duration::from_millis(1);
+/// How often progress is shown, and how long nothing is looked at if nothing tells of itself.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What a machine works with.
@@ -43,7 +47,12 @@ struct Run<'a> {
     /// Bytes of the first piece that have left.
     sent_of_first: usize,
     reading: Option<(BufferId, Range<usize>)>,
+    /// The machine wants to see at once what comes.
+    held: bool,
+    /// The input pipe is still to be shrunk.
     holding: bool,
+    /// How long input is left alone before the next read.
+    leave_alone: Option<Duration>,
     wake: Option<u64>,
     done: VecDeque<(IoId, Result<Completed, IoError>)>,
     start: Instant,
@@ -67,7 +76,9 @@ pub(crate) fn run<M: Machine>(
         output: VecDeque::new(),
         sent_of_first: 0,
         reading: None,
+        held: false,
         holding: false,
+        leave_alone: None,
         wake: None,
         done: VecDeque::new(),
         start: Instant::now(),
@@ -84,17 +95,8 @@ pub(crate) fn run<M: Machine>(
             }
             run.start(action);
         }
-        let mut happened = false;
-        for _ in 0..SPINS {
-            happened = run.look(machine)?;
-            if happened {
-                break;
-            }
-            std::hint::spin_loop();
-        }
-        if !happened {
-            run.wait(shown + PROGRESS_INTERVAL)?;
-        }
+        let ready = run.wait(shown + PROGRESS_INTERVAL)?;
+        run.tell(machine, &ready);
         if shown.elapsed() >= PROGRESS_INTERVAL {
             progress(machine);
             shown = Instant::now();
@@ -113,7 +115,10 @@ impl Run<'_> {
         let no_file = || IoError("there is no image file".to_owned());
         match action {
             Action::ReadInput { buffer, range } => self.reading = Some((buffer, range)),
-            Action::HoldWriter => self.holding = !self.driver.channel.hold_writer(),
+            Action::HoldWriter => {
+                self.held = true;
+                self.holding = !self.driver.channel.hold_writer();
+            }
             Action::CreateTemporary { id } => {
                 let result = self.driver.image.as_mut().map_or(Ok(()), ImageFile::create_temporary);
                 self.done.push_back((id, plain(result)));
@@ -163,10 +168,10 @@ impl Run<'_> {
         }
     }
 
-    /// Tells the machine what has happened; false if nothing has.
-    fn look<M: Machine>(&mut self, machine: &mut M) -> io::Result<bool> {
-        let mut happened = false;
-        for Finished { id, buffer, result } in self.driver.disk.finished() {
+    /// Tells the machine what has happened.
+    fn tell<M: Machine>(&mut self, machine: &mut M, ready: &Ready) {
+        let finished = if ready.disk { self.driver.disk.finished() } else { Vec::new() };
+        for Finished { id, buffer, result } in finished {
             if let Some((name, buffer)) = buffer {
                 self.pool.give_back(name, buffer);
             }
@@ -174,58 +179,54 @@ impl Run<'_> {
         }
         while let Some((id, result)) = self.done.pop_front() {
             machine.handle(Event::Done { id, result }, &mut self.pool);
-            happened = true;
         }
         if self.wake.is_some_and(|wake| wake <= self.now_ms()) {
             self.wake = None;
             machine.handle(Event::Tick { now_ms: self.now_ms() }, &mut self.pool);
-            happened = true;
         }
-        let ready = self.poll_channel(Some(Duration::ZERO))?;
         if ready.signal && !self.interrupted {
             self.interrupted = true;
             machine.handle(Event::Interrupted, &mut self.pool);
-            happened = true;
         }
         if ready.another_peer {
             self.driver.channel.turn_away();
             machine.handle(Event::AnotherPeer, &mut self.pool);
-            happened = true;
-        }
-        if ready.input {
-            happened |= self.read_input(machine);
         }
         if ready.answers {
-            happened |= self.read_answers(machine);
+            self.read_answers(machine);
+        }
+        if ready.input {
+            self.read_input(machine);
         }
         if ready.output {
-            happened |= self.write_output(machine);
+            self.write_output(machine);
         }
-        Ok(happened)
     }
 
-    fn read_input<M: Machine>(&mut self, machine: &mut M) -> bool {
+    fn read_input<M: Machine>(&mut self, machine: &mut M) {
         let (Some((buffer, range)), Some(input)) = (self.reading.take(), self.driver.channel.input()) else {
-            return false;
+            return;
         };
         let place = &mut self.pool.bytes_mut(buffer)[range.clone()];
         match rustix::io::read(input, place) {
             Ok(0) => machine.handle(Event::InputEnd, &mut self.pool),
-            Ok(bytes) => machine.handle(Event::Input { bytes }, &mut self.pool),
+            Ok(bytes) => {
+                self.leave_alone = leave_alone(self.leave_alone, bytes);
+                machine.handle(Event::Input { bytes }, &mut self.pool);
+            }
             Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {
                 self.reading = Some((buffer, range));
-                return false;
+                return;
             }
             Err(error) => machine.handle(Event::InputFailed(io_error(&error.into())), &mut self.pool),
         }
         if self.holding {
             self.holding = !self.driver.channel.hold_writer();
         }
-        true
     }
 
-    fn read_answers<M: Machine>(&mut self, machine: &mut M) -> bool {
-        let Some(input) = self.driver.channel.input() else { return false };
+    fn read_answers<M: Machine>(&mut self, machine: &mut M) {
+        let Some(input) = self.driver.channel.input() else { return };
         let mut bytes = [0; 4096];
         match rustix::io::read(input, &mut bytes) {
             Ok(0) => {
@@ -233,18 +234,17 @@ impl Run<'_> {
                 machine.handle(Event::AnswerEnd, &mut self.pool);
             }
             Ok(length) => machine.handle(Event::Answer(&bytes[..length]), &mut self.pool),
-            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => return false,
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
             Err(_) => {
                 self.answers_ended = true;
                 machine.handle(Event::AnswerEnd, &mut self.pool);
             }
         }
-        true
     }
 
     /// Writes as much as the channel takes at once.
-    fn write_output<M: Machine>(&mut self, machine: &mut M) -> bool {
-        let Some(output) = self.driver.channel.output() else { return false };
+    fn write_output<M: Machine>(&mut self, machine: &mut M) {
+        let Some(output) = self.driver.channel.output() else { return };
         let mut slices = Vec::with_capacity(GATHERED_PIECES + 1);
         let mut skip = self.sent_of_first;
         for (header, body) in &self.output {
@@ -264,7 +264,7 @@ impl Run<'_> {
         let written = rustix::io::writev(output, &slices);
         drop(slices);
         match written {
-            Ok(0) => return false,
+            Ok(0) => {}
             Ok(bytes) => {
                 let mut rest = bytes + self.sent_of_first;
                 while let Some((header, body)) = self.output.front() {
@@ -278,64 +278,96 @@ impl Run<'_> {
                 self.sent_of_first = rest;
                 machine.handle(Event::Sent { bytes: bytes as u64 }, &mut self.pool);
             }
-            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => return false,
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
             Err(error) => {
                 self.output.clear();
                 self.sent_of_first = 0;
                 machine.handle(Event::OutputFailed(io_error(&error.into())), &mut self.pool);
             }
         }
-        true
     }
 
-    fn wait(&mut self, at_the_latest: Instant) -> io::Result<()> {
+    /// Waits until there is something to tell: as a rule one system call, which also says what it is.
+    fn wait(&mut self, at_the_latest: Instant) -> io::Result<Ready> {
+        if !self.done.is_empty() {
+            return self.poll(Duration::ZERO);
+        }
+        if let Some(time) = self.leave_alone
+            && self.reading.is_some()
+            && !self.held
+        {
+            // Short enough for everything else to wait, too.
+            std::thread::sleep(time);
+        }
         let mut until = at_the_latest;
         if let Some(wake) = self.wake {
             until = until.min(self.start + Duration::from_millis(wake));
         }
-        self.poll_channel(Some(
-            until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)),
-        ))?;
-        Ok(())
+        let time = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        let mut ready = self.poll(time)?;
+        // A signal that did not come, for whatever reason, must not be waited for for ever.
+        ready.disk |= !ready.anything();
+        Ok(ready)
     }
 
     /// Waits until something can be done, at most `time`.
-    fn poll_channel(&mut self, time: Option<Duration>) -> io::Result<Ready> {
+    fn poll(&mut self, time: Duration) -> io::Result<Ready> {
         let channel = &self.driver.channel;
         let signal = self.driver.disk.signal();
-        let mut fds = vec![PollFd::new(&signal, PollFlags::IN)];
         let signals = self.driver.signals.as_ref().map(AsFd::as_fd);
         let wanted = [
+            (Some(signal), true, PollFlags::IN),
             (channel.input(), self.reading.is_some(), PollFlags::IN),
             (channel.input(), self.driver.listens && !self.answers_ended, PollFlags::IN),
             (channel.output(), !self.output.is_empty(), PollFlags::OUT),
             (signals, !self.interrupted, PollFlags::IN),
             (channel.listener(), true, PollFlags::IN),
         ];
+        let mut fds = Vec::with_capacity(wanted.len());
         let places = wanted.map(|(fd, wanted, flags)| {
             fds.push(PollFd::from_borrowed_fd(fd.filter(|_| wanted)?, flags));
             Some(fds.len() - 1)
         });
-        let time = time.map(|time| Timespec {
+        let time = Timespec {
             tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: i64::from(time.subsec_nanos()),
-        });
-        match poll(&mut fds, time.as_ref()) {
+        };
+        match poll(&mut fds, Some(&time)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
         let is_ready = |at: Option<usize>| at.is_some_and(|at| !fds[at].revents().is_empty());
-        let [input, answers, output, signal, another_peer] = places.map(is_ready);
-        Ok(Ready { input, answers, output, signal, another_peer })
+        let [disk, input, answers, output, signal, another_peer] = places.map(is_ready);
+        Ok(Ready { disk, input, answers, output, signal, another_peer })
     }
 }
 
+#[derive(Debug, Clone, Copy)]
 struct Ready {
+    disk: bool,
     input: bool,
     answers: bool,
     output: bool,
     signal: bool,
     another_peer: bool,
+}
+
+impl Ready {
+    fn anything(self) -> bool {
+        self.disk || self.input || self.answers || self.output || self.signal || self.another_peer
+    }
+}
+
+/// How long input is to be left alone after a read that found `bytes`.
+fn leave_alone(last: Option<Duration>, bytes: usize) -> Option<Duration> {
+    let (shortest, longest) = (LEAVE_ALONE.start, LEAVE_ALONE.end);
+    match last {
+        Some(time) if bytes > READ_AIM_BYTES.end => Some(time / 2).filter(|time| *time >= shortest),
+        None if bytes > READ_AIM_BYTES.end => None,
+        Some(time) if bytes < READ_AIM_BYTES.start => Some((time * 2).min(longest)),
+        None => Some(shortest),
+        same => same,
+    }
 }
 
 /// Where the next data lies (lseek(2), SEEK_DATA). A file system that cannot tell has data everywhere.

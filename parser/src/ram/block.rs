@@ -86,29 +86,39 @@ pub(crate) fn block_list(input: Span<'_>, total: u64, context: BlockListContext)
         }
         remaining -= used_length;
         rest = after;
-        let mut block = RamBlock {
+        let (after, (host_page_size, guest_physical_address)) = optional_fields(rest, context)?;
+        rest = after;
+        list.blocks.push(RamBlock {
             idstr: name.to_vec(),
             used_length,
-            host_page_size: None,
-            guest_physical_address: None,
-        };
-        if context.advised {
-            // Nothing else that can follow looks like a power of two from 4096 on: a name's length byte is not 0, and
-            // EOS and FLUSH are smaller.
-            let (after, word) = be_u64.parse(rest)?;
-            if word.is_power_of_two() && (4096..1 << 56).contains(&word) {
-                block.host_page_size = Some(word);
-                rest = after;
-            }
-        }
-        if context.ignore_shared {
-            let (after, address) = be_u64.parse(rest)?;
-            block.guest_physical_address = Some(address);
-            rest = after;
-        }
-        list.blocks.push(block);
+            host_page_size,
+            guest_physical_address,
+        });
     }
     Ok((rest, list))
+}
+
+/// Parses what stands behind a block's length where the source sends it: host page size (be64), guest physical address
+/// (be64).
+pub(crate) fn optional_fields(
+    input: Span<'_>,
+    context: BlockListContext,
+) -> Parsed<'_, (Option<u64>, Option<u64>)> {
+    let mut rest = input;
+    let (mut host_page_size, mut address) = (None, None);
+    if context.advised {
+        // Nothing else that can follow looks like a power of two from 4096 on: a name's length byte is not 0, and EOS
+        // and FLUSH are smaller.
+        let (after, word) = be_u64.parse(rest)?;
+        if word.is_power_of_two() && (4096..1 << 56).contains(&word) {
+            (rest, host_page_size) = (after, Some(word));
+        }
+    }
+    if context.ignore_shared {
+        let (after, word) = be_u64.parse(rest)?;
+        (rest, address) = (after, Some(word));
+    }
+    Ok((rest, (host_page_size, address)))
 }
 
 /// Writes the list with its flag word.

@@ -4,7 +4,7 @@
 //!
 //! 1. *Inspect*: what does the image hold? ([`target`])
 //! 2. *Stream*: leader and third region are kept ([`leader`]), pages gather in slabs and go to disk ([`store`],
-//!    [`slabs`]). With the block list the layout is known, and the image is marked "save in progress".
+//!    [`slabs`], [`stage`]). With the block list the layout is known, and the image is marked "save in progress".
 //! 3. *Settle*, at the first device section: RAM is complete. The input stands still while every page is written, the
 //!    VM state's space is reserved by writing it, and all is made durable. A full disk shows here at the latest, while
 //!    the source still has bytes to send, so that it sees the failure (ms 17).
@@ -22,6 +22,7 @@ mod coverage;
 mod intake;
 mod leader;
 mod slabs;
+mod stage;
 mod store;
 mod stream;
 mod tail;
@@ -46,8 +47,9 @@ use store::{PageUpdate, Store};
 use tail::Tail;
 use target::{Found, Target, TargetFinder};
 
-/// When no more than this much RAM has not been seen yet, the end may be near: the writer is held back from now on.
-const NEAR_THE_END_BYTES: u64 = 16 << 20;
+/// When no more pages than this have not been seen yet, the end may be near: even as zero pages, 9 bytes each, they fill
+/// a pipe of 64 KiB, so it cannot be in there unnoticed.
+const NEAR_THE_END_PAGES: u64 = 8192;
 
 /// What a save is told from outside.
 #[derive(Debug, Clone)]

@@ -2,9 +2,11 @@
 //!
 //! QEMU sends pages one by one, in any order and any number of times; a disk wants few and large writes. A *slab* is a
 //! range of the virtual disk of one cluster, at least [`MIN_SLAB_BYTES`]. Pages collect in a slab's buffer; a full
-//! slab is written at once, others when room is needed. What a slab wrote can be read back: an XBZRLE delta needs the
-//! page before it, and pages smaller than a disk block share theirs with neighbours.
+//! slab is written at once, others when room is needed. Slabs are open where QEMU's walk through RAM is; pages from
+//! elsewhere wait in the [`Stage`] until the walk reaches their slab, or until they are many. What a slab wrote can be
+//! read back: an XBZRLE delta needs the page before it, and pages smaller than a disk block share theirs with neighbours.
 
+use super::stage::Stage;
 use crate::ids::Ids;
 use crate::machine::{Action, IoId, Piece};
 use crate::pool::{BUFFER_ALIGNMENT_BYTES, BufferId, Pool};
@@ -16,6 +18,11 @@ use std::ops::Range;
 const MIN_SLAB_BYTES: u64 = 1 << 20;
 /// In a cluster that was never written, gaps up to this size are written as zeros rather than split a write in two.
 const GAP_BYTES: usize = 64 << 10;
+
+/// A slab with this many pages waiting is opened.
+const OPENING_PAGES: usize = 64;
+/// This part of the memory is for open slabs and those on their way to the disk, the rest for single pages.
+const SLAB_PART: usize = 4;
 
 /// One bit per page of a slab.
 #[derive(Debug)]
@@ -78,6 +85,11 @@ pub(crate) struct Slabs {
     cluster_bytes: u64,
     limit: usize,
     cached: HashMap<u64, Slab>,
+    stage: Stage,
+    /// Where the source's walk was seen last.
+    walk: GuestOffset,
+    /// Everything is to go to disk.
+    flushing: bool,
     on_disk: Vec<u64>,
     queue: VecDeque<u64>,
     in_flight: HashMap<IoId, u64>,
@@ -92,8 +104,13 @@ impl Slabs {
             slab_bytes,
             page_bytes: page_bytes as usize,
             cluster_bytes,
-            limit: usize::try_from(memory_bytes as u64 / slab_bytes).unwrap_or(usize::MAX).max(4),
+            limit: usize::try_from((memory_bytes / SLAB_PART) as u64 / slab_bytes)
+                .unwrap_or(usize::MAX)
+                .max(4),
             cached: HashMap::new(),
+            stage: Stage::new(page_bytes as usize, memory_bytes - memory_bytes / SLAB_PART),
+            walk: GuestOffset(0),
+            flushing: false,
             on_disk: Vec::new(),
             queue: VecDeque::new(),
             in_flight: HashMap::new(),
@@ -129,16 +146,27 @@ impl Slabs {
         let range = start..start + self.page_bytes;
         let page = start / self.page_bytes;
         self.clock += 1;
-        if !self.cached.contains_key(&number) && !self.open(pool, number) {
+        if let Some((buffer, range)) = self.stage.find(number, page) {
+            return Place::Ready(buffer, range);
+        }
+        let small_pages = self.page_bytes < BUFFER_ALIGNMENT_BYTES;
+        let needs_slab = content || small_pages;
+        let on_walk = self.walk.0.abs_diff(guest.0) <= self.slab_bytes;
+        let many = self.stage.count(number) + 1 >= OPENING_PAGES;
+        let may_open = needs_slab || on_walk || many;
+        if !self.cached.contains_key(&number) && may_open && !self.open(pool, number) {
             return Place::Wait;
         }
         let on_disk = self.is_on_disk(number);
         let (clock, length) = (self.clock, self.slab_len());
-        let small_pages = self.page_bytes < BUFFER_ALIGNMENT_BYTES;
-        let Some(slab) = self.cached.get_mut(&number) else { return Place::Wait };
+        let slab = match self.cached.get_mut(&number) {
+            Some(slab) if slab.state == State::Open => slab,
+            Some(_) if needs_slab => return Place::Wait,
+            _ => return self.place_alone(pool, number, page),
+        };
         slab.last_use = clock;
-        if slab.state != State::Open {
-            return Place::Wait;
+        if on_walk || many {
+            self.walk = guest;
         }
         if !slab.valid.contains(page) {
             if on_disk && (content || small_pages) {
@@ -153,7 +181,26 @@ impl Slabs {
         Place::Ready(slab.buffer, range)
     }
 
-    /// Opens a slab if there is room; else, and when room gets short, sends the longest unused one to disk.
+    /// A place for a page that has no open slab. Where there is none left, the slab with the most waiting pages goes.
+    fn place_alone(&mut self, pool: &mut Pool, number: u64, page: usize) -> Place {
+        if let Some((buffer, range)) = self.stage.add(pool, number, page) {
+            return Place::Ready(buffer, range);
+        }
+        let Some(fullest) = self.stage.fullest().find(|slab| !self.cached.contains_key(slab)) else {
+            return Place::Wait;
+        };
+        if !self.open(pool, fullest) {
+            return Place::Wait;
+        }
+        self.request_write(fullest);
+        match self.stage.add(pool, number, page) {
+            Some((buffer, range)) => Place::Ready(buffer, range),
+            None => Place::Wait,
+        }
+    }
+
+    /// Opens a slab, with the pages that wait for it, if there is room; else, and when room gets short, sends the
+    /// longest unused one to disk.
     fn open(&mut self, pool: &mut Pool, number: u64) -> bool {
         let open = self.cached.values().filter(|slab| slab.state == State::Open).count();
         if open > self.limit / 2
@@ -168,13 +215,12 @@ impl Slabs {
         if self.cached.len() >= self.limit {
             return false;
         }
-        let slab = Slab {
-            buffer: pool.take(self.slab_len()),
-            valid: PageSet::new(self.slab_len() / self.page_bytes),
-            state: State::Open,
-            loaded: false,
-            last_use: self.clock,
-        };
+        let buffer = pool.take(self.slab_len());
+        let mut valid = PageSet::new(self.slab_len() / self.page_bytes);
+        for page in self.stage.move_to(pool, number, buffer) {
+            valid.insert(page);
+        }
+        let slab = Slab { buffer, valid, state: State::Open, loaded: false, last_use: self.clock };
         self.cached.insert(number, slab);
         true
     }
@@ -201,8 +247,9 @@ impl Slabs {
         }
     }
 
-    /// Sends every slab to disk.
+    /// Sends every slab to disk; single pages follow when [`Self::poll`] finds room for theirs.
     pub(crate) fn flush(&mut self) {
+        self.flushing = true;
         let open: Vec<u64> =
             self.cached.iter().filter(|(_, slab)| slab.state == State::Open).map(|(&n, _)| n).collect();
         open.into_iter().for_each(|number| self.request_write(number));
@@ -210,12 +257,13 @@ impl Slabs {
 
     /// Nothing is in memory or under way.
     pub(crate) fn is_idle(&self) -> bool {
-        self.cached.is_empty()
+        self.cached.is_empty() && self.stage.is_empty()
     }
 
     /// Forgets every page that is not in the hands of the disk: the save has failed.
     pub(crate) fn abandon(&mut self, pool: &mut Pool) {
         self.queue.clear();
+        self.stage.release(pool);
         let busy: Vec<u64> = self.in_flight.values().copied().collect();
         self.cached.retain(|number, slab| {
             if busy.contains(number) {
@@ -236,6 +284,16 @@ impl Slabs {
         writer: &mut SnapshotWriter,
         ids: &mut Ids,
     ) -> Result<Option<Action>, ImageError> {
+        if self.flushing {
+            while let Some(first) = self.stage.first().filter(|slab| !self.cached.contains_key(slab))
+                && self.open(pool, first)
+            {
+                self.request_write(first);
+            }
+            if self.stage.is_empty() {
+                self.stage.release(pool);
+            }
+        }
         while let Some(number) = self.queue.pop_front() {
             let Some(slab) = self.cached.get(&number) else { continue };
             let id = ids.next();

@@ -6,7 +6,7 @@ use super::leader::Leader;
 use super::store::{Content, PageUpdate, Store};
 use super::tail::TAIL_READ_BYTES;
 use super::target::Target;
-use super::{NEAR_THE_END_BYTES, Phase, SaveMachine, could_not};
+use super::{NEAR_THE_END_PAGES, Phase, SaveMachine, could_not};
 use crate::failure::{Failure, Unsupported};
 use crate::machine::Action;
 use crate::pool::{BufferId, Pool};
@@ -128,9 +128,7 @@ impl SaveMachine {
         if let Some((coverage, layout)) = &mut self.coverage {
             let page = layout.page(layout.guest(update.block, update.offset));
             coverage.insert(update.block, page);
-            if !self.holding
-                && coverage.missing_pages() * u64::from(self.decoder.page_size()) <= NEAR_THE_END_BYTES
-            {
+            if !self.holding && coverage.missing_pages() <= NEAR_THE_END_PAGES {
                 self.hold_writer();
             }
         }
@@ -211,13 +209,14 @@ impl SaveMachine {
         let (Some((coverage, _)), Some(store)) = (&self.coverage, &self.store) else { return Ok(()) };
         let ignores_shared =
             self.decoder.configuration().is_some_and(|c| c.has_capability("x-ignore-shared"));
-        if store.normal_pages == 0 && coverage.missing_pages() > 0 {
-            return Err(Unsupported::Multifd.into());
-        }
+        // First: a machine all of whose RAM is shared sends none either.
         if let Some(block) = coverage.untouched_block().filter(|_| ignores_shared) {
             return Err(
                 Unsupported::IgnoreShared { block: self.decoder.blocks()[block].idstr.clone() }.into()
             );
+        }
+        if store.normal_pages == 0 && coverage.missing_pages() > 0 {
+            return Err(Unsupported::Multifd.into());
         }
         Ok(())
     }

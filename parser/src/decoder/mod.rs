@@ -1,0 +1,241 @@
+//! The walk over a stream, record by record: the only place that knows what may follow what.
+
+mod pages;
+mod sections;
+
+use crate::configuration::Configuration;
+use crate::early;
+use crate::error::{Error, ErrorKind, name_text};
+use crate::ram::block::RamBlock;
+use crate::record::Record;
+use crate::section::SectionId;
+use crate::span::{Reject, Span};
+use std::collections::HashMap;
+
+/// The page size that is assumed where neither the stream nor an option tells it.
+pub const DEFAULT_PAGE_SIZE: u32 = 4096;
+/// RAM beyond this is refused unless an option says otherwise: 16 TiB.
+pub const DEFAULT_MAX_RAM_BYTES: u64 = 16 << 40;
+/// The longest vmdesc that is accepted; some MB are the most that was seen.
+pub(crate) const VMDESC_LIMIT_BYTES: u32 = 16 << 20;
+
+/// What is known of a stream beforehand.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Target page size in bytes, a power of two from 1 KiB to 64 KiB, where the stream does not tell it.
+    pub page_size: Option<u32>,
+    /// The most RAM that is accepted, in bytes.
+    pub max_ram_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { page_size: None, max_ram_bytes: DEFAULT_MAX_RAM_BYTES }
+    }
+}
+
+/// What a step brings.
+#[derive(Debug)]
+pub enum Step<'a> {
+    /// A record, the first `len` bytes of the input.
+    Record {
+        /// Its length in bytes.
+        len: usize,
+        /// The record.
+        record: Record<'a>,
+    },
+    /// More input is needed.
+    Incomplete {
+        /// At least this many bytes from the present offset on, more than there are.
+        needed: usize,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Grammar {
+    Ram,
+    DirtyBitmap,
+    Block,
+    Htab,
+    StorageAttributes,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SectionType {
+    Start,
+    Part,
+    End,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Header,
+    MaybeConfiguration,
+    TopLevel,
+    Body { id: SectionId, grammar: Grammar, kind: SectionType, first: bool },
+    Footer { id: SectionId },
+    DeviceTail,
+    AfterEof,
+    AfterVmdesc,
+}
+
+#[derive(Debug)]
+struct Known {
+    idstr: Vec<u8>,
+    grammar: Grammar,
+}
+
+/// Walks a stream.
+///
+/// Sans-IO: [`step`](Self::step) is given what has arrived, and either takes a record from its start or says how much
+/// more it needs.
+#[derive(Debug)]
+pub struct Decoder {
+    options: Options,
+    state: State,
+    offset: u64,
+    sections: HashMap<SectionId, Known>,
+    configuration: Option<Configuration>,
+    page_size: u32,
+    page_size_guessed: bool,
+    footers: Option<bool>,
+    blocks: Vec<RamBlock>,
+    by_name: HashMap<Vec<u8>, usize>,
+    current_block: Option<usize>,
+    advised: bool,
+    packaged: bool,
+    early: early::Search,
+    early_devices: Option<(u64, Vec<u8>)>,
+    eof: bool,
+}
+
+impl Decoder {
+    /// A walk from the start of a stream.
+    #[must_use]
+    pub fn new(options: Options) -> Self {
+        Self {
+            page_size: options.page_size.unwrap_or(DEFAULT_PAGE_SIZE),
+            page_size_guessed: true,
+            options,
+            state: State::Header,
+            offset: 0,
+            sections: HashMap::new(),
+            configuration: None,
+            footers: None,
+            blocks: Vec::new(),
+            by_name: HashMap::new(),
+            current_block: None,
+            advised: false,
+            packaged: false,
+            early: early::Search::default(),
+            early_devices: None,
+            eof: false,
+        }
+    }
+
+    /// Offset of the next record in the stream.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Target page size in bytes.
+    #[must_use]
+    pub fn page_size(&self) -> u32 {
+        self.page_size
+    }
+
+    /// The block list; empty before it has come.
+    #[must_use]
+    pub fn blocks(&self) -> &[RamBlock] {
+        &self.blocks
+    }
+
+    /// Whether sections have footers; `None` before the first one has ended.
+    #[must_use]
+    pub fn has_footers(&self) -> Option<bool> {
+        self.footers
+    }
+
+    /// The configuration section, if the stream has one.
+    #[must_use]
+    pub fn configuration(&self) -> Option<&Configuration> {
+        self.configuration.as_ref()
+    }
+
+    /// Device sections before the RAM section: their offset and bytes.
+    #[must_use]
+    pub fn early_devices(&self) -> Option<(u64, &[u8])> {
+        self.early_devices.as_ref().map(|(offset, bytes)| (*offset, &bytes[..]))
+    }
+
+    /// Takes the next record from `input`, which begins at [`offset`](Self::offset).
+    ///
+    /// # Errors
+    ///
+    /// What is wrong, and where. The walk cannot go on after that.
+    pub fn step<'a>(&mut self, input: &'a [u8]) -> Result<Step<'a>, Error> {
+        if let State::Body { grammar: Grammar::Ram, .. } = self.state
+            && let Some(step) = self.plain_page(input)
+        {
+            return Ok(step);
+        }
+        let span = Span::new(input, self.offset);
+        match self.record(span) {
+            Ok((rest, record)) => {
+                let len = span.consumed(&rest);
+                self.offset += len as u64;
+                Ok(Step::Record { len, record })
+            }
+            Err(nom::Err::Incomplete(nom::Needed::Size(more))) => {
+                Ok(Step::Incomplete { needed: input.len() + more.get() })
+            }
+            Err(nom::Err::Incomplete(nom::Needed::Unknown)) => {
+                Ok(Step::Incomplete { needed: input.len() + 1 })
+            }
+            Err(nom::Err::Error(reject) | nom::Err::Failure(reject)) => Err(self.located(reject)),
+        }
+    }
+
+    /// The end of the input, with `rest` bytes of it not understood: is the stream complete?
+    ///
+    /// # Errors
+    ///
+    /// `Truncated`, with what the stream ends in.
+    pub fn finish(&self, rest: &[u8]) -> Result<(), Error> {
+        let inside = match self.state {
+            State::AfterEof | State::AfterVmdesc | State::DeviceTail if rest.is_empty() => return Ok(()),
+            State::Header => "inside the file header",
+            State::MaybeConfiguration => "inside the configuration section",
+            State::TopLevel if rest.is_empty() => "without an end mark",
+            State::TopLevel => "inside a section header or command",
+            State::Body { .. } => "inside a section body",
+            State::Footer { .. } => "inside a section footer",
+            State::DeviceTail => "inside the device sections",
+            State::AfterEof | State::AfterVmdesc => "inside the vmdesc",
+        };
+        let kind = ErrorKind::Truncated { inside: inside.to_owned() };
+        Err(Error { offset: self.offset + rest.len() as u64, path: self.path(), kind })
+    }
+
+    /// An error of a page's content, found by whoever decodes it.
+    #[must_use]
+    pub fn page_error(&self, offset: u64, kind: ErrorKind) -> Error {
+        Error { offset, path: self.path(), kind }
+    }
+
+    fn located(&self, reject: Reject) -> Error {
+        Error { offset: reject.offset, path: self.path(), kind: *reject.kind }
+    }
+
+    fn path(&self) -> String {
+        match self.state {
+            State::Body { id, .. } | State::Footer { id } => {
+                let idstr = self.sections.get(&id).map_or(&[][..], |known| &known.idstr);
+                format!("section {} \"{}\"", id.0, name_text(idstr))
+            }
+            State::MaybeConfiguration => "configuration".to_owned(),
+            _ => String::new(),
+        }
+    }
+}
