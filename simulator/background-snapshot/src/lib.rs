@@ -48,5 +48,5 @@ mod snapshot;
 mod sys;
 
 pub use error::Error;
-pub use snapshot::{BackgroundSnapshot, Cause, Counters, Options, Prepared, Run, Strategy, Unpopulated};
+pub use snapshot::{BackgroundSnapshot, Cause, Counters, Options, Prepared, Run, Strategy, Unpopulated, Watch};
 pub use sys::{Backing, Fault, Mapping, Region, Userfault};

@@ -7,7 +7,7 @@ use linux_raw_sys::general::{
     uffdio_register, uffdio_writeprotect, uffdio_zeropage,
 };
 use linux_raw_sys::ioctl::{
-    UFFDIO_API, UFFDIO_COPY, UFFDIO_REGISTER, UFFDIO_WAKE, UFFDIO_WRITEPROTECT, UFFDIO_ZEROPAGE,
+    UFFDIO_API, UFFDIO_COPY, UFFDIO_REGISTER, UFFDIO_UNREGISTER, UFFDIO_WAKE, UFFDIO_WRITEPROTECT, UFFDIO_ZEROPAGE,
 };
 use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
@@ -50,6 +50,8 @@ pub struct Mapping {
     address: NonNull<u8>,
     length: usize,
     page_size: usize,
+    /// Its pages live in a file, which has to forget them too.
+    shared: bool,
 }
 
 // SAFETY: the mapping is owned, lives until drop, and is accessed through atomics or by the kernel only.
@@ -92,7 +94,8 @@ impl Mapping {
             Backing::File(file) => shared(file.as_fd())?,
         };
         let address = NonNull::new(address.cast()).ok_or(Errno::NOMEM)?;
-        Ok(Self { address, length, page_size })
+        let shared = matches!(backing, Backing::Shared | Backing::File(_));
+        Ok(Self { address, length, page_size, shared })
     }
 
     /// Bytes.
@@ -197,7 +200,8 @@ impl Mapping {
         Ok(read.len())
     }
 
-    /// Drops the pages of a range: they are missing afterwards (`MADV_DONTNEED`), and zero if nobody handles that.
+    /// Drops the pages of a range: they are missing afterwards (`MADV_DONTNEED`, for shared memory `MADV_REMOVE`), and zero
+    /// if nobody handles that.
     ///
     /// # Errors
     ///
@@ -213,8 +217,9 @@ impl Mapping {
         );
         // SAFETY: the assertion keeps it inside the mapping.
         let start = unsafe { self.address.add(offset) };
+        let advice = if self.shared { Advice::LinuxRemove } else { Advice::LinuxDontNeed };
         // SAFETY: the range is ours, and no reference into it exists.
-        Ok(unsafe { rustix::mm::madvise(start.as_ptr().cast(), length, Advice::LinuxDontNeed) }?)
+        Ok(unsafe { rustix::mm::madvise(start.as_ptr().cast(), length, advice) }?)
     }
 }
 
@@ -479,6 +484,19 @@ impl Userfault {
             }
         }
         Ok(true)
+    }
+
+    /// Has no more faults of the region reported, and wakes who waits: missing pages are zero from now on.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn unregister(&self, region: &Region) -> io::Result<()> {
+        let mut range = region.range(0, region.length);
+        // SAFETY: UFFDIO_UNREGISTER takes this structure.
+        let request = unsafe { Updater::<{ UFFDIO_UNREGISTER }, _>::new(&mut range) };
+        // SAFETY: the range is the region's; accesses to it go on as if it had never been registered.
+        Ok(unsafe { ioctl(&self.fd, request) }?)
     }
 
     /// Wakes who waits for a page of the range, to try again.

@@ -1,7 +1,8 @@
 //! What a page must hold: a checksum for each.
 //!
 //! As a file: a line `snapsim-digest 1`, then for each block a line `block NAME BYTES` (the name in hexadecimal) and lines
-//! `COUNT CHECKSUM` for that many pages in a row (CRC-64/NVME in hexadecimal).
+//! `COUNT CHECKSUM` for that many pages in a row (CRC-64/NVME in hexadecimal); in the end `devices CHECKSUM`, of the device
+//! sections with headers and footers.
 
 use super::memory::{GuestMemory, TARGET_PAGE_BYTES};
 use crc_fast::{CrcAlgorithm, checksum};
@@ -21,6 +22,8 @@ pub fn page_checksum(page: &[u8]) -> u64 {
 pub struct Digest {
     /// Name of each block, and its pages' checksums.
     pub blocks: Vec<(Vec<u8>, Vec<u64>)>,
+    /// Checksum of the device sections.
+    pub devices: Option<u64>,
 }
 
 impl Digest {
@@ -36,7 +39,7 @@ impl Digest {
             });
             (block.name.clone(), checksums.collect())
         };
-        Self { blocks: memory.blocks().iter().map(&mut block).collect() }
+        Self { blocks: memory.blocks().iter().map(&mut block).collect(), devices: None }
     }
 
     /// The checksum of a page of this block.
@@ -61,6 +64,9 @@ impl Digest {
                 let _ = writeln!(text, "{} {:016x}", run.len(), run[0]);
             }
         }
+        if let Some(devices) = self.devices {
+            let _ = writeln!(text, "devices {devices:016x}");
+        }
         text
     }
 
@@ -81,6 +87,11 @@ impl Digest {
             if let Some(rest) = line.strip_prefix("block ") {
                 let name = rest.split(' ').next().and_then(name).ok_or_else(|| wrong("block name is not hexadecimal"))?;
                 digest.blocks.push((name, Vec::new()));
+                continue;
+            }
+            if let Some(checksum) = line.strip_prefix("devices ") {
+                let checksum = u64::from_str_radix(checksum, 16).map_err(|_| wrong("checksum is not hexadecimal"))?;
+                digest.devices = Some(checksum);
                 continue;
             }
             let (count, checksum) = line.split_once(' ').ok_or_else(|| wrong("expected COUNT CHECKSUM"))?;
@@ -114,15 +125,15 @@ mod tests {
     #[test]
     fn a_digest_survives_its_text_form_and_sees_every_byte() {
         let mut memory = GuestMemory::new();
-        memory.add(b"pc.ram", 8 * 4096, MemoryKind::Anonymous).unwrap();
-        memory.add(b"\xff rom", 4096, MemoryKind::Anonymous).unwrap();
+        memory.add(b"pc.ram", 8 * 4096, MemoryKind::Anonymous, 4096).unwrap();
+        memory.add(b"\xff rom", 4096, MemoryKind::Anonymous, 4096).unwrap();
         memory.write_word(3, 5, 1);
-        let digest = Digest::of(&memory);
+        let digest = Digest { devices: Some(0xabc), ..Digest::of(&memory) };
         let text = digest.to_text();
-        assert_eq!(text.lines().count(), 1 + 4 + 2);
+        assert_eq!(text.lines().count(), 1 + 4 + 2 + 1);
         assert_eq!(Digest::parse(&text, 9), Ok(digest.clone()));
         memory.write_word(8, 511, 1);
-        assert_ne!(Digest::of(&memory), digest);
+        assert_ne!(Digest::of(&memory).blocks, digest.blocks);
         assert_eq!(Digest::parse(&text, 8).unwrap_err(), "line 7: more pages than RAM can be (--max-ram)");
     }
 

@@ -6,6 +6,8 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Bytes of a huge page.
+pub const HUGE_PAGE_BYTES: usize = 2 << 20;
 /// Bytes of a target page.
 pub const TARGET_PAGE_BYTES: usize = 4096;
 
@@ -25,7 +27,7 @@ impl MemoryKind {
     /// Bytes of a host page.
     #[must_use]
     pub fn page_bytes(self) -> usize {
-        if self == Self::Huge { 2 << 20 } else { TARGET_PAGE_BYTES }
+        if self == Self::Huge { HUGE_PAGE_BYTES } else { TARGET_PAGE_BYTES }
     }
 }
 
@@ -36,6 +38,8 @@ pub struct Block {
     pub name: Vec<u8>,
     /// Its memory.
     pub mapping: Arc<Mapping>,
+    /// Bytes of a host page as the peer knows it: what is requested and placed at once.
+    pub host_page: usize,
     /// Number of its first page, counted through all blocks.
     first_page: u64,
     /// A bit for each page that was written since it was last asked.
@@ -64,22 +68,25 @@ impl GuestMemory {
         Self::default()
     }
 
-    /// Adds a block.
+    /// Adds a block. One that is not of whole host pages (a ROM) gets ordinary memory.
     ///
     /// # Errors
     ///
-    /// The kernel's; a length that is not of whole pages.
-    pub fn add(&mut self, name: &[u8], length: u64, kind: MemoryKind) -> io::Result<()> {
-        let backing = match kind {
-            MemoryKind::Anonymous => Backing::Anonymous,
-            MemoryKind::Shared => Backing::Shared,
-            MemoryKind::Huge => Backing::Huge,
-        };
+    /// The kernel's; a length that is not of whole target pages.
+    pub fn add(&mut self, name: &[u8], length: u64, kind: MemoryKind, host_page: usize) -> io::Result<()> {
         let length = usize::try_from(length).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        let host_page = host_page.max(kind.page_bytes());
+        let whole = length.is_multiple_of(host_page);
+        let host_page = if whole { host_page } else { TARGET_PAGE_BYTES };
+        let backing = match kind {
+            MemoryKind::Shared => Backing::Shared,
+            MemoryKind::Huge if whole => Backing::Huge,
+            MemoryKind::Anonymous | MemoryKind::Huge => Backing::Anonymous,
+        };
         let mapping = Arc::new(Mapping::new(length, &backing)?);
         let pages = length / TARGET_PAGE_BYTES;
         let dirty = (0..pages.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
-        self.blocks.push(Block { name: name.to_vec(), mapping, first_page: self.pages, dirty });
+        self.blocks.push(Block { name: name.to_vec(), mapping, host_page, first_page: self.pages, dirty });
         self.pages += pages as u64;
         Ok(())
     }
@@ -135,6 +142,17 @@ impl GuestMemory {
     pub fn read_page(&self, page: u64, out: &mut [u8; TARGET_PAGE_BYTES]) {
         let (block, offset) = self.locate(page);
         self.blocks[block].mapping.read(offset, out);
+    }
+
+    /// Replaces a page.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such page.
+    pub fn write_page(&self, page: u64, data: &[u8; TARGET_PAGE_BYTES]) {
+        let (block, offset) = self.locate(page);
+        self.blocks[block].mapping.write(offset, data);
+        self.mark_dirty(block, offset);
     }
 
     /// A write of the guest's: one word of a page.

@@ -72,6 +72,12 @@ impl<S: Send + Sync + 'static> Vcpus<S> {
         work(&mut state)
     }
 
+    /// Ends them; when this returns, no access is under way and none follows.
+    pub fn pause(&self) {
+        self.quit();
+        self.stopped(|_| ());
+    }
+
     /// Accesses so far.
     #[must_use]
     pub fn accesses(&self) -> u64 {
@@ -115,6 +121,9 @@ fn run<S>(shared: &Shared<S>, access: &dyn Access<S>, load: &Load, number: usize
         }
         let Some(page) = load.workload.page(count, number as u64, threads, pages, &mut rng) else { return };
         let state = shared.gate.read().unwrap_or_else(PoisonError::into_inner);
+        if shared.quit.load(Ordering::Relaxed) {
+            return;
+        }
         access.access(&state, number, page, &mut rng);
         drop(state);
         shared.accesses.fetch_add(1, Ordering::Relaxed);
