@@ -48,5 +48,7 @@ mod snapshot;
 mod sys;
 
 pub use error::Error;
-pub use snapshot::{BackgroundSnapshot, Cause, Counters, Options, Prepared, Run, Strategy, Unpopulated, Watch};
+pub use snapshot::{
+    BackgroundSnapshot, Cause, Counters, Options, Prepared, Run, Strategy, Unpopulated, Watch,
+};
 pub use sys::{Backing, Fault, Mapping, Region, Userfault};

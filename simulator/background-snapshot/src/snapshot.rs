@@ -151,7 +151,8 @@ impl Prepared {
         let buffer_bytes = pages.iter().map(|pages| pages.region.page_size()).max().unwrap_or(0);
         let stop =
             rustix::event::eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| at("eventfd")(error.into()))?;
-        let shared = Shared { userfault, pages: pages.into(), pool: Pool::new(pool_pages, buffer_bytes), stop };
+        let shared =
+            Shared { userfault, pages: pages.into(), pool: Pool::new(pool_pages, buffer_bytes), stop };
         Ok(Self { shared, options })
     }
 

@@ -60,7 +60,10 @@ impl Bitmap {
     /// Whether a bit is set.
     #[must_use]
     pub fn has(&self, bit: u64) -> bool {
-        usize::try_from(bit / 64).ok().and_then(|word| self.bits.get(word)).is_some_and(|word| word >> (bit % 64) & 1 == 1)
+        usize::try_from(bit / 64)
+            .ok()
+            .and_then(|word| self.bits.get(word))
+            .is_some_and(|word| word >> (bit % 64) & 1 == 1)
     }
 
     /// Set bits.
@@ -164,7 +167,8 @@ impl Bitmaps {
         match self.apply(&node, &name, &chunk.kind) {
             Ok(()) => Ok(()),
             Err(why) => {
-                let why = format!("dirty bitmap \"{}\" of node \"{}\": {why}", name_text(&name), name_text(&node));
+                let why =
+                    format!("dirty bitmap \"{}\" of node \"{}\": {why}", name_text(&name), name_text(&node));
                 if self.rules == BitmapRules::Original {
                     return Err(why);
                 }
@@ -180,7 +184,9 @@ impl Bitmaps {
             ChunkKind::Start { granularity, flags } => {
                 let enable = flags & FLAG_ENABLED != 0;
                 match node.bitmaps.get_mut(name) {
-                    Some(known) if self.rules == BitmapRules::Original && known.granularity == *granularity => {
+                    Some(known)
+                        if self.rules == BitmapRules::Original && known.granularity == *granularity =>
+                    {
                         known.enabled = false;
                         known.loading = Some(Loading { enable, successor: vec![0; known.bits.len()] });
                     }
@@ -243,7 +249,10 @@ fn put_bits(bitmap: &mut Bitmap, first_sector: u64, sectors: u32, data: Option<&
     let start = first_sector.checked_mul(SECTOR_BYTES).ok_or("range ends behind the disk")?;
     let end = start.checked_add(u64::from(sectors) * SECTOR_BYTES).ok_or("range ends behind the disk")?;
     if !start.is_multiple_of(granularity) || end.div_ceil(granularity) > bitmap.count {
-        return Err(format!("sectors {first_sector} to {} are not of this disk", first_sector + u64::from(sectors)));
+        return Err(format!(
+            "sectors {first_sector} to {} are not of this disk",
+            first_sector + u64::from(sectors)
+        ));
     }
     let range = start / granularity..end.div_ceil(granularity);
     if let Some(data) = data {
@@ -341,7 +350,10 @@ mod tests {
         let text = |rest: &str| format!("dirty bitmap \"x\" of node {rest}");
         check(&[named(b"disk9", b"x", START)], &text("\"disk9\": unknown node"));
         check(&[named(b"disk0", b"x", ChunkKind::Complete)], &text("\"disk0\": unknown bitmap"));
-        check(&[named(b"disk0", b"done", START)], "dirty bitmap \"done\" of node \"disk0\": it exists already");
+        check(
+            &[named(b"disk0", b"done", START)],
+            "dirty bitmap \"done\" of node \"disk0\": it exists already",
+        );
         check(
             &[named(b"disk0", b"x", START), named(b"disk0", b"x", bits(&[0]))],
             &text("\"disk0\": 1 bytes of bits, expected 2 and at most 31 more"),

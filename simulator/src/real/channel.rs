@@ -70,7 +70,8 @@ impl Connection {
     pub fn connect(address: &Address, timeout: Duration, faults: &Faults) -> io::Result<Self> {
         match address {
             Address::Stdio => {
-                let (input, output) = (io::stdin().as_fd().try_clone_to_owned()?, io::stdout().as_fd().try_clone_to_owned()?);
+                let (input, output) =
+                    (io::stdin().as_fd().try_clone_to_owned()?, io::stdout().as_fd().try_clone_to_owned()?);
                 Ok(Self::of(input, Some(output), timeout, faults))
             }
             Address::Fd(number) => Self::of_one(descriptor(*number)?, timeout, faults),
@@ -80,7 +81,8 @@ impl Connection {
     }
 
     fn of(input: OwnedFd, output: Option<OwnedFd>, timeout: Duration, faults: &Faults) -> Self {
-        let (input, output) = (Input::new(input, timeout, faults), output.map(|fd| Output::new(fd, timeout, faults)));
+        let (input, output) =
+            (Input::new(input, timeout, faults), output.map(|fd| Output::new(fd, timeout, faults)));
         Self { input, output, child: None }
     }
 
@@ -273,7 +275,8 @@ pub struct Output {
 
 impl Output {
     fn new(fd: OwnedFd, timeout: Duration, faults: &Faults) -> Self {
-        let kind = rustix::fs::fstat(&fd).map_or(FileType::Unknown, |stat| FileType::from_raw_mode(stat.st_mode));
+        let kind =
+            rustix::fs::fstat(&fd).map_or(FileType::Unknown, |stat| FileType::from_raw_mode(stat.st_mode));
         Self { fd, timeout, faults: faults.clone(), kind, at: 0 }
     }
 
@@ -303,7 +306,9 @@ impl Write for Output {
         }
         let written = loop {
             let result = match self.kind {
-                FileType::Socket => rustix::net::send(&self.fd, piece, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
+                FileType::Socket => {
+                    rustix::net::send(&self.fd, piece, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
+                }
                 FileType::Fifo => rustix::io::write(&self.fd, &piece[..piece.len().min(PIPE_PIECE_BYTES)]),
                 _ => rustix::io::write(&self.fd, piece),
             };

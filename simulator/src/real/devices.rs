@@ -16,7 +16,10 @@ pub(super) struct Devices {
 impl Devices {
     /// The state of `count` devices; it differs from moment to moment.
     pub(super) fn at(seed: u64, moment: u64, count: usize) -> Self {
-        let config = VmConfig { devices: count.max(1), ..VmConfig::background(seed ^ moment.rotate_left(20), 4096, 0) };
+        let config = VmConfig {
+            devices: count.max(1),
+            ..VmConfig::background(seed ^ moment.rotate_left(20), 4096, 0)
+        };
         let tail = Vm::new(config).tail().to_vec();
         // EOF, 0x06, the JSON's length, the JSON; which has no control bytes, so the last match is the one.
         let eof = tail.windows(7).rposition(|window| window[..2] == [QEMU_VM_EOF, 0x06] && window[6] == b'{');

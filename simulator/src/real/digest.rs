@@ -85,21 +85,28 @@ impl Digest {
         for (number, line) in lines {
             let wrong = |what: &str| format!("line {}: {what}", number + 1);
             if let Some(rest) = line.strip_prefix("block ") {
-                let name = rest.split(' ').next().and_then(name).ok_or_else(|| wrong("block name is not hexadecimal"))?;
+                let name = rest
+                    .split(' ')
+                    .next()
+                    .and_then(name)
+                    .ok_or_else(|| wrong("block name is not hexadecimal"))?;
                 digest.blocks.push((name, Vec::new()));
                 continue;
             }
             if let Some(checksum) = line.strip_prefix("devices ") {
-                let checksum = u64::from_str_radix(checksum, 16).map_err(|_| wrong("checksum is not hexadecimal"))?;
+                let checksum =
+                    u64::from_str_radix(checksum, 16).map_err(|_| wrong("checksum is not hexadecimal"))?;
                 digest.devices = Some(checksum);
                 continue;
             }
             let (count, checksum) = line.split_once(' ').ok_or_else(|| wrong("expected COUNT CHECKSUM"))?;
-            let count: usize = count.parse().map_err(|error: std::num::ParseIntError| match error.kind() {
-                IntErrorKind::PosOverflow => wrong("count is too large"),
-                _ => wrong("count is no number"),
-            })?;
-            let checksum = u64::from_str_radix(checksum, 16).map_err(|_| wrong("checksum is not hexadecimal"))?;
+            let count: usize =
+                count.parse().map_err(|error: std::num::ParseIntError| match error.kind() {
+                    IntErrorKind::PosOverflow => wrong("count is too large"),
+                    _ => wrong("count is no number"),
+                })?;
+            let checksum =
+                u64::from_str_radix(checksum, 16).map_err(|_| wrong("checksum is not hexadecimal"))?;
             pages = pages.saturating_add(count);
             if pages > max_pages {
                 return Err(wrong("more pages than RAM can be (--max-ram)"));

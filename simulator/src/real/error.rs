@@ -82,7 +82,14 @@ impl Error {
     /// Whether the input is wrong (exit status 1), rather than that something could not be done (2).
     #[must_use]
     pub fn is_wrong_input(&self) -> bool {
-        !matches!(self, Self::Io { .. } | Self::Userfaultfd(_) | Self::Snapshot(_) | Self::Timeout { .. } | Self::Killed(_))
+        !matches!(
+            self,
+            Self::Io { .. }
+                | Self::Userfaultfd(_)
+                | Self::Snapshot(_)
+                | Self::Timeout { .. }
+                | Self::Killed(_)
+        )
     }
 }
 

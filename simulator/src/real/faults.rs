@@ -94,7 +94,11 @@ impl fmt::Display for Fault {
             return f.write_str(name);
         }
         let number = match self {
-            Self::RequestStorm(n) | Self::CloseAt(n) | Self::BitFlip(n) | Self::Delay(n) | Self::KillAt(n) => *n,
+            Self::RequestStorm(n)
+            | Self::CloseAt(n)
+            | Self::BitFlip(n)
+            | Self::Delay(n)
+            | Self::KillAt(n) => *n,
             _ => 0,
         };
         let name = NUMBERED.iter().find(|(_, make)| make(number) == *self).map_or("", |(name, _)| name);
@@ -129,7 +133,8 @@ impl Faults {
     /// How many times each page is requested.
     #[must_use]
     pub fn storm(&self) -> u64 {
-        self.find(|fault| if let Fault::RequestStorm(times) = fault { Some((*times).max(1)) } else { None }).unwrap_or(1)
+        self.find(|fault| if let Fault::RequestStorm(times) = fault { Some((*times).max(1)) } else { None })
+            .unwrap_or(1)
     }
 
     /// How late an answer is.
@@ -166,7 +171,8 @@ impl Faults {
     pub(super) fn arrived(&self, at: u64, bytes: &mut [u8]) {
         for fault in &self.faults {
             if let Fault::BitFlip(place) = fault
-                && let Some(byte) = place.checked_sub(at).and_then(|n| bytes.get_mut(usize::try_from(n).ok()?))
+                && let Some(byte) =
+                    place.checked_sub(at).and_then(|n| bytes.get_mut(usize::try_from(n).ok()?))
             {
                 *byte ^= 1;
             }

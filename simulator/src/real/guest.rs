@@ -43,7 +43,11 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(memory: Arc<GuestMemory>, threads: usize, kernel_percent: u64) -> std::io::Result<Self> {
+    pub(super) fn new(
+        memory: Arc<GuestMemory>,
+        threads: usize,
+        kernel_percent: u64,
+    ) -> std::io::Result<Self> {
         let stalls = (0..threads).map(|_| Mutex::new(histogram())).collect();
         Ok(Self { memory, stalls, random: File::open("/dev/urandom")?, kernel_percent })
     }

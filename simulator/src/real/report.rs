@@ -65,7 +65,9 @@ impl Report {
     /// One JSON object.
     #[must_use]
     pub fn to_json(&self) -> Value {
-        Value::Object(self.0.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect::<Map<_, _>>())
+        Value::Object(
+            self.0.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect::<Map<_, _>>(),
+        )
     }
 
     /// A line for each.
@@ -74,9 +76,11 @@ impl Report {
         let line = |(name, value): &(&'static str, Value)| {
             let value = match value {
                 Value::String(text) => text.clone(),
-                Value::Object(fields) => {
-                    fields.iter().map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ")
-                }
+                Value::Object(fields) => fields
+                    .iter()
+                    .map(|(name, value)| format!("{name} {value}"))
+                    .collect::<Vec<_>>()
+                    .join(", "),
                 other => other.to_string(),
             };
             format!("{:<34} {value}\n", name.replace('_', " "))

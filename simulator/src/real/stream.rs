@@ -5,12 +5,12 @@
 
 use super::channel::Input;
 use super::error::{Error, at};
+use migration_stream::{BlockList, SectionHeader};
 use migration_stream::{
     ChunkKind, Command, Decoder, DirtyBitmapChunk, Options, RamBlock, Record, SectionId, Step, put_command,
-    put_dirty_bitmap_chunk, put_end_of_section, put_file_header, put_ram_blocks, put_section_footer, put_section_header,
-    put_section_part, tail,
+    put_dirty_bitmap_chunk, put_end_of_section, put_file_header, put_ram_blocks, put_section_footer,
+    put_section_header, put_section_part, tail,
 };
-use migration_stream::{BlockList, SectionHeader};
 use std::io::{self, Read};
 use std::ops::Range;
 
@@ -53,12 +53,23 @@ pub(super) struct RecordStream {
 
 impl RecordStream {
     pub(super) fn new(input: Input, options: Options) -> Self {
-        Self { input, decoder: Decoder::new(options), buffer: vec![0; READ_BYTES], held: 0..0, timed_out: false }
+        Self {
+            input,
+            decoder: Decoder::new(options),
+            buffer: vec![0; READ_BYTES],
+            held: 0..0,
+            timed_out: false,
+        }
     }
 
     /// A stream whose beginning was read elsewhere: of a recovery (in a section: none) or of the preempt channel (in a
     /// PART). The beginning is played to the decoder.
-    pub(super) fn resumed(input: Input, options: Options, leader: &Leader, in_part: bool) -> Result<Self, Error> {
+    pub(super) fn resumed(
+        input: Input,
+        options: Options,
+        leader: &Leader,
+        in_part: bool,
+    ) -> Result<Self, Error> {
         let mut stream = Self::new(input, options);
         let mut bytes = Vec::new();
         leader.put(&mut bytes, in_part);

@@ -51,9 +51,17 @@ impl<S: Send + Sync + 'static> Vcpus<S> {
     /// # Errors
     ///
     /// Threads cannot be started.
-    pub fn start(load: &Load, pages: u64, state: S, access: &Arc<impl Access<S> + 'static>) -> io::Result<Self> {
-        let shared =
-            Arc::new(Shared { gate: RwLock::new(state), quit: AtomicBool::new(false), accesses: AtomicU64::new(0) });
+    pub fn start(
+        load: &Load,
+        pages: u64,
+        state: S,
+        access: &Arc<impl Access<S> + 'static>,
+    ) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            gate: RwLock::new(state),
+            quit: AtomicBool::new(false),
+            accesses: AtomicU64::new(0),
+        });
         let mut vcpus = Self { shared, threads: Vec::new() };
         if load.workload == Workload::Idle || pages == 0 {
             return Ok(vcpus);

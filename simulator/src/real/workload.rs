@@ -42,7 +42,9 @@ impl Workload {
             "hot-cold" => Self::HotCold,
             _ => match text.strip_prefix("trace").and_then(|rest| rest.strip_prefix([':', ' '])) {
                 Some(file) => Self::Trace(trace(Path::new(file))?),
-                None => return Err("expected idle, sequential, random, zipf, hot-cold or trace:FILE".to_owned()),
+                None => {
+                    return Err("expected idle, sequential, random, zipf, hot-cold or trace:FILE".to_owned());
+                }
             },
         })
     }
@@ -57,7 +59,9 @@ impl Workload {
             Self::Sequential => (count * threads + thread) % pages,
             Self::Random => rng.below(pages),
             Self::Zipf => scattered(zipf_rank(rng, pages)),
-            Self::HotCold if rng.chance(HOT_ACCESSES) => scattered(rng.below((pages * HOT_PAGES / 100).max(1))),
+            Self::HotCold if rng.chance(HOT_ACCESSES) => {
+                scattered(rng.below((pages * HOT_PAGES / 100).max(1)))
+            }
             Self::HotCold => rng.below(pages),
             Self::Trace(trace) => {
                 let length = trace.len() as u64;
@@ -94,7 +98,9 @@ fn trace(path: &Path) -> Result<Arc<[u64]>, String> {
             Some(hex) => u64::from_str_radix(hex, 16),
             None => line.parse(),
         };
-        pages.push(page.map_err(|_| format!("{}: line {}: not the number of a page", path.display(), number + 1))?);
+        pages.push(
+            page.map_err(|_| format!("{}: line {}: not the number of a page", path.display(), number + 1))?,
+        );
     }
     if pages.is_empty() {
         return Err(format!("{}: no pages in it", path.display()));

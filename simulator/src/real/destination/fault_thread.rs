@@ -49,7 +49,9 @@ fn missing(shared: &Shared, userfault: &Userfault, block: usize, offset: usize) 
         if shared.has_host_page(block, offset) {
             drop(pending);
             // It was placed between the fault and now.
-            return userfault.wake(&shared.regions[block], offset, known.host_page).map_err(at("UFFDIO_WAKE"));
+            return userfault
+                .wake(&shared.regions[block], offset, known.host_page)
+                .map_err(at("UFFDIO_WAKE"));
         }
         if pending.contains_key(&(block, offset)) {
             return Ok(());

@@ -20,6 +20,8 @@ const STRAGGLERS: Duration = Duration::from_secs(5);
 pub(super) enum Heard {
     /// With its end mark.
     Eof,
+    /// Not at all: a source that connected again wants to go on; see [`resume`].
+    Resume,
     /// Without.
     Broken,
 }
@@ -99,6 +101,7 @@ pub(super) fn main_channel(
     faults: &Faults,
 ) -> Result<Heard, Error> {
     let mut assembly = Assembly::default();
+    let mut resume = false;
     let end = stream.each(|at, record| {
         faults.event()?;
         match record {
@@ -116,6 +119,11 @@ pub(super) fn main_channel(
             Record::DirtyBitmap(chunk) => {
                 lock(bitmaps).chunk(chunk).map_err(|text| Error::Refused { offset: at, text })?;
             }
+            Record::Command(Command::PostcopyResume) => {
+                lock(&shared.incoming).command(&Command::PostcopyResume, false).map_err(out_of_order(at))?;
+                resume = true;
+                return Ok(Flow::Leave);
+            }
             Record::Command(command) => self::command(shared, command, at)?,
             Record::Eof => {
                 lock(&shared.incoming).end_of_stream(false).map_err(out_of_order(at))?;
@@ -129,11 +137,20 @@ pub(super) fn main_channel(
         }
         Ok(Flow::Go)
     })?;
-    if end != End::Left {
-        return Ok(Heard::Broken);
+    match end {
+        End::Left if resume => Ok(Heard::Resume),
+        End::Left => end_mark(shared).map(|()| Heard::Eof),
+        _ => Ok(Heard::Broken),
     }
-    end_mark(shared)?;
-    Ok(Heard::Eof)
+}
+
+/// Answers a RESUME: all pages that are waited for are requested again.
+pub(super) fn resume(shared: &Shared) -> Result<(), Error> {
+    let mut back = lock(&shared.back);
+    back.resume_ack()?;
+    let waiting: Vec<_> = lock(&shared.pending).keys().copied().collect();
+    waiting.into_iter().try_for_each(|(block, offset)| back.request(&shared.memory, block, offset))?;
+    back.flush(&shared.memory)
 }
 
 fn kind(record: &Record<'_>) -> &'static str {
@@ -187,25 +204,23 @@ fn command(shared: &Shared, command: &Command<'_>, at: u64) -> Result<(), Error>
             let pages = shared.memory.blocks()[block].pages();
             lock(&shared.back).received(name, pages, |page| shared.received.has(first + page))
         }
-        Command::PostcopyResume => {
-            lock(&shared.back).resume_ack()?;
-            let waiting: Vec<_> = lock(&shared.pending).keys().copied().collect();
-            for (block, offset) in waiting {
-                lock(&shared.back).request(&shared.memory, block, offset)?;
-            }
-            lock(&shared.back).flush(&shared.memory)
-        }
         _ => Ok(()),
     }
 }
 
 /// Reads the preempt channel to its end, which need not be marked.
-pub(super) fn preempt_channel(shared: &Shared, stream: &mut RecordStream, faults: &Faults) -> Result<(), Error> {
+pub(super) fn preempt_channel(
+    shared: &Shared,
+    stream: &mut RecordStream,
+    faults: &Faults,
+) -> Result<(), Error> {
     let mut assembly = Assembly::default();
     stream.each(|at, record| {
         faults.event()?;
         match record {
-            Record::RamPage { block, offset, data, .. } => assembly.page(shared, *block, *offset, Some(data), at)?,
+            Record::RamPage { block, offset, data, .. } => {
+                assembly.page(shared, *block, *offset, Some(data), at)?
+            }
             Record::RamZero { block, offset, .. } => assembly.page(shared, *block, *offset, None, at)?,
             // QEMU 7.2 ends it so.
             Record::RamEndOfSection => return Ok(Flow::Leave),

@@ -11,8 +11,8 @@ use crate::real::memory::{GuestMemory, MemoryKind, TARGET_PAGE_BYTES, is_zero};
 use crate::real::stream::{End, Flow, Leader, RecordStream};
 use migration_stream::protocol::Incoming;
 use migration_stream::{
-    BlockList, Command, DiscardRange, Error as StreamError, ErrorKind, PostcopyAdvise, Record, compressed, name_text,
-    xbzrle,
+    BlockList, Command, DiscardRange, Error as StreamError, ErrorKind, PostcopyAdvise, Record, compressed,
+    name_text, xbzrle,
 };
 use std::sync::{Arc, Mutex};
 
@@ -143,7 +143,8 @@ impl<'a> Loader<'a> {
             let added = memory.add(&block.idstr, block.used_length, self.config.memory, host_page);
             added.map_err(at("memory of a RAM block"))?;
         }
-        self.leader.blocks = list.blocks.iter().map(|block| (block.idstr.clone(), block.used_length)).collect();
+        self.leader.blocks =
+            list.blocks.iter().map(|block| (block.idstr.clone(), block.used_length)).collect();
         let (incoming, back) = (Arc::clone(&self.incoming), Arc::clone(&self.back));
         self.shared = Some(Arc::new(Shared::new(memory, incoming, back, self.config.refuse_duplicates)));
         Ok(())

@@ -134,8 +134,8 @@ pub fn run(
     config: &DestinationConfig,
     mut meet: impl FnMut(Purpose) -> io::Result<Connection>,
 ) -> Result<DestinationOutcome, Error> {
-    let start = Instant::now();
     let (input, output, child) = meet(Purpose::Main).map_err(at("connect"))?.split();
+    let start = Instant::now();
     let mut stream = RecordStream::new(input, config.options());
     let bitmaps = Bitmaps::new(config.bitmap_rules, config.nodes.clone());
     let mut loader = Loader::new(config, ReturnPath::new(output, config.faults.clone()), bitmaps);

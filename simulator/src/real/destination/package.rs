@@ -54,7 +54,9 @@ pub(super) fn split(bytes: &[u8]) -> Result<Package<'_>, String> {
     }
     if bytes[start] != FULL {
         let found = bytes[start];
-        return Err(format!("package offset {start:#x}: section type {found:#04x}, expected commands and FULL sections"));
+        return Err(format!(
+            "package offset {start:#x}: section type {found:#04x}, expected commands and FULL sections"
+        ));
     }
     // RUN is the last command, or has been forgotten.
     let mut end = bytes.len();

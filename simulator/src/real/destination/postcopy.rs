@@ -1,24 +1,25 @@
 //! From the package on: the main thread in postcopy.
 
 use super::fault_thread;
-use super::listen::{Heard, main_channel, out_of_order, preempt_channel};
+use super::listen::{Heard, main_channel, out_of_order, preempt_channel, resume};
 use super::loader::Loader;
 use super::package::{Package, split};
 use super::shared::{Shared, lock};
-use super::{
-    Connection, DestinationConfig, DestinationOutcome, Guest, Purpose, new_reader, start_guest,
-};
+use super::{Connection, DestinationConfig, DestinationOutcome, Guest, Purpose, new_reader, start_guest};
+use crate::real::bitmaps::Bitmaps;
 use crate::real::channel::{Breaker, Input};
 use crate::real::devices::sections_checksum;
 use crate::real::error::{Error, at};
+use crate::real::faults::Faults;
 use crate::real::stream::RecordStream;
 use crate::rng::Rng;
 use background_snapshot::Userfault;
 use linux_raw_sys::general::{UFFD_FEATURE_MISSING_HUGETLBFS, UFFD_FEATURE_MISSING_SHMEM};
 use migration_stream::Command;
+use migration_stream::protocol::IncomingState;
 use rustix::event::EventfdFlags;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::Instant;
 
@@ -47,12 +48,13 @@ pub(super) fn run(
     }
     loader.devices = Some((sections_checksum(package.sections), Vec::new()));
     let userfault = if loader.advice.is_some() { Some(watch_memory(loader, &shared, offset)?) } else { None };
-    let stop = rustix::event::eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| at("eventfd")(error.into()))?;
+    let stop =
+        rustix::event::eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| at("eventfd")(error.into()))?;
     let result = std::thread::scope(|scope| {
         if let Some(userfault) = &userfault {
             scope.spawn(|| fault_thread::run(&shared, userfault, &stop));
         }
-        let result = threads(scope, loader, &shared, stream, &package, meet, start, outcome);
+        let result = threads(scope, loader, &shared, stream, &package, meet, (start, outcome));
         if let Err(error) = &result {
             // Whoever waits for a page must not any more, or the scope would not end.
             shared.fail(Error::Wrong(error.to_string()));
@@ -83,7 +85,10 @@ fn in_package(loader: &Loader<'_>, command: &Command<'_>, offset: u64) -> Result
         Command::Ping(value) => lock(&loader.back).pong(*value),
         Command::PostcopyListen | Command::PostcopyRun => Ok(()),
         // QEMU reads their payload from the main channel.
-        _ => Err(Error::Refused { offset, text: "package: a command other than LISTEN, PING and RUN".to_owned() }),
+        _ => Err(Error::Refused {
+            offset,
+            text: "package: a command other than LISTEN, PING and RUN".to_owned(),
+        }),
     }
 }
 
@@ -104,7 +109,7 @@ fn watch_memory(loader: &Loader<'_>, shared: &Shared, offset: u64) -> Result<Arc
     Ok(userfault)
 }
 
-#[allow(clippy::too_many_arguments, reason = "what one scope's threads share")]
+/// The threads that read, and the main thread, until everything is there.
 fn threads<'scope, 'env>(
     scope: &'scope Scope<'scope, 'env>,
     loader: &Loader<'_>,
@@ -112,33 +117,19 @@ fn threads<'scope, 'env>(
     stream: &'scope mut RecordStream,
     package: &Package<'_>,
     meet: &mut dyn FnMut(Purpose) -> io::Result<Connection>,
-    start: Instant,
-    outcome: &mut DestinationOutcome,
+    (start, outcome): (Instant, &mut DestinationOutcome),
 ) -> Result<Guest, Error> {
-    let (config, faults, timeout) = (loader.config(), loader.config().faults.clone(), loader.config().timeout);
+    let offset = stream.offset();
+    let (config, faults, timeout) =
+        (loader.config(), loader.config().faults.clone(), loader.config().timeout);
     let mut urgent = preempt(scope, loader, shared, meet)?;
     let bitmaps = Arc::clone(&loader.bitmaps);
     let breaker = stream.input().breaker().map_err(at("copy a descriptor"))?;
     let listener = {
         let (bitmaps, faults) = (Arc::clone(&bitmaps), faults.clone());
-        scope.spawn(move || {
-            let result = main_channel(shared, stream, &bitmaps, &faults);
-            match result {
-                Ok(Heard::Broken) if !lock(&shared.progress).running && loader_waits(shared) => {
-                    // Before RUN there is nothing to be recovered.
-                    let state = shared.state().to_string();
-                    shared.fail(Error::Closed { offset: stream.offset(), state });
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    shared.fail(error);
-                    return Err(stream.offset());
-                }
-            }
-            result.map_err(|_| stream.offset())
-        })
+        scope.spawn(move || listen_thread(shared, stream, &bitmaps, &faults))
     };
-    let guest = load_package(loader, shared, package, stream_offset(package));
+    let guest = load_package(loader, shared, package, offset);
     if guest.is_err() {
         shared.release();
         breaker.shut_down();
@@ -150,45 +141,74 @@ fn threads<'scope, 'env>(
         Err(error) => return Err(lock(&shared.progress).failure.take().unwrap_or(error)),
     };
     outcome.time_to_run = guest.started.duration_since(start);
-    let mut heard = match heard {
-        Ok(Ok(heard)) => heard,
-        _ => return Err(failure(shared)),
-    };
+    let mut heard = heard.ok().flatten().ok_or_else(|| failure(shared))?;
     while heard == Heard::Broken {
         if !lock(&shared.incoming).broken() {
             if loader.advice.is_none() {
                 // Bitmaps alone: those that are complete stay, and the guest runs on.
                 break;
             }
-            return Err(Error::Closed { offset: 0, state: shared.state().to_string() });
+            return Err(Error::Closed { offset, state: shared.state().to_string() });
         }
         outcome.recoveries += 1;
         if outcome.recoveries > RECOVERIES {
-            return Err(failure(shared));
+            return Err(Error::Wrong(format!("the connection broke more than {RECOVERIES} times")));
         }
         end_preempt(urgent.take());
         let (input, output, _) = meet(Purpose::Recovery).map_err(at("wait for a recovery"))?.split();
         lock(&shared.back).reconnect(output);
         let mut stream = RecordStream::resumed(input, config.options(), &loader.leader, false)?;
-        urgent = preempt(scope, loader, shared, meet)?;
-        heard = main_channel(shared, &mut stream, &bitmaps, &faults)?;
+        heard = recovered(main_channel(shared, &mut stream, &bitmaps, &faults))?;
+        if heard == Heard::Resume {
+            urgent = preempt(scope, loader, shared, meet)?;
+            let resumed = resume(shared).and_then(|()| main_channel(shared, &mut stream, &bitmaps, &faults));
+            heard = recovered(resumed)?;
+        }
     }
     shared.wait("RUN", timeout, |progress| progress.running)?;
     end_preempt(urgent.take());
     Ok(guest)
 }
 
-/// Whether the main thread is still in the package.
-fn loader_waits(shared: &Shared) -> bool {
-    shared.state() == migration_stream::protocol::IncomingState::Listening
+/// The listen thread of the first connection; none if it failed.
+fn listen_thread(
+    shared: &Shared,
+    stream: &mut RecordStream,
+    bitmaps: &Mutex<Bitmaps>,
+    faults: &Faults,
+) -> Option<Heard> {
+    loop {
+        match main_channel(shared, stream, bitmaps, faults) {
+            // It is ignored where nothing is paused.
+            Ok(Heard::Resume) => {}
+            Ok(Heard::Broken) if shared.state() == IncomingState::Listening => {
+                // Before RUN there is nothing to be recovered.
+                let state = IncomingState::Listening.to_string();
+                shared.fail(Error::Closed { offset: stream.offset(), state });
+                return None;
+            }
+            Ok(heard) => return Some(heard),
+            Err(error) => {
+                shared.fail(error);
+                return None;
+            }
+        }
+    }
 }
 
-fn stream_offset(package: &Package<'_>) -> u64 {
-    package.sections.len() as u64
+/// A channel that breaks in a recovery is no other failure than one that breaks elsewhere.
+fn recovered(heard: Result<Heard, Error>) -> Result<Heard, Error> {
+    match heard {
+        Err(Error::Io { error, .. }) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Heard::Broken),
+        other => other,
+    }
 }
 
 fn failure(shared: &Shared) -> Error {
-    lock(&shared.progress).failure.take().unwrap_or_else(|| Error::Wrong("a thread of the destination failed".to_owned()))
+    lock(&shared.progress)
+        .failure
+        .take()
+        .unwrap_or_else(|| Error::Wrong("a thread of the destination failed".to_owned()))
 }
 
 /// The main thread in the package: devices that touch RAM, then RUN.
@@ -230,7 +250,8 @@ fn preempt<'scope, 'env>(
     if !loader.config().preempt {
         return Ok(None);
     }
-    let (input, _, _): (Input, _, _) = meet(Purpose::Preempt).map_err(at("wait for the preempt channel"))?.split();
+    let (input, _, _): (Input, _, _) =
+        meet(Purpose::Preempt).map_err(at("wait for the preempt channel"))?.split();
     let breaker = input.breaker().map_err(at("copy a descriptor"))?;
     let faults = loader.config().faults.clone();
     let mut stream = RecordStream::resumed(input, loader.config().options(), &loader.leader, true)?;

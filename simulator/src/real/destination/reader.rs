@@ -33,12 +33,20 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(shared: Arc<Shared>, digest: Option<&Digest>, threads: usize, write_percent: u64) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        digest: Option<&Digest>,
+        threads: usize,
+        write_percent: u64,
+    ) -> Self {
         let pages = shared.memory.pages();
         let expected = digest.map(|digest| {
             let blocks = shared.memory.blocks().iter();
             let page = |name: &[u8], number: u64| {
-                digest.page(name, usize::try_from(number).unwrap_or(usize::MAX).saturating_mul(TARGET_PAGE_BYTES))
+                digest.page(
+                    name,
+                    usize::try_from(number).unwrap_or(usize::MAX).saturating_mul(TARGET_PAGE_BYTES),
+                )
             };
             blocks.flat_map(|block| (0..block.pages()).map(|number| page(&block.name, number))).collect()
         });

@@ -31,7 +31,11 @@ impl ReturnPath {
     /// The source opens it.
     pub(super) fn open(&mut self) -> Result<(), String> {
         self.open = true;
-        if self.output.is_some() { Ok(()) } else { Err("OPEN_RETURN_PATH on a connection of one direction".to_owned()) }
+        if self.output.is_some() {
+            Ok(())
+        } else {
+            Err("OPEN_RETURN_PATH on a connection of one direction".to_owned())
+        }
     }
 
     /// A new connection.
@@ -75,7 +79,12 @@ impl ReturnPath {
     }
 
     /// Which pages of a block are there.
-    pub(super) fn received(&mut self, name: &[u8], pages: u64, has: impl Fn(u64) -> bool) -> Result<(), Error> {
+    pub(super) fn received(
+        &mut self,
+        name: &[u8],
+        pages: u64,
+        has: impl Fn(u64) -> bool,
+    ) -> Result<(), Error> {
         let mut bytes = Vec::new();
         put_return_path_message(&mut bytes, &ReturnPathMessage::ReceivedBitmap(name));
         put_received_bitmap(&mut bytes, pages, has);

@@ -160,7 +160,13 @@ impl Shared {
     }
 
     /// Places a host page, atomically, and answers its request.
-    pub(super) fn place(&self, block: usize, offset: usize, data: Option<&[u8]>, at_offset: u64) -> Result<(), Error> {
+    pub(super) fn place(
+        &self,
+        block: usize,
+        offset: usize,
+        data: Option<&[u8]>,
+        at_offset: u64,
+    ) -> Result<(), Error> {
         let userfault = lock(&self.userfault).clone();
         let Some(userfault) = userfault else { return Ok(()) };
         let (region, known) = (&self.regions[block], &self.memory.blocks()[block]);

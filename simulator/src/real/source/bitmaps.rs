@@ -2,7 +2,9 @@
 
 use super::wire::{BITMAPS, footer};
 use crate::rng::{Rng, mix};
-use migration_stream::{ChunkKind, DirtyBitmapChunk, put_dirty_bitmap_chunk, put_section_end, put_section_part};
+use migration_stream::{
+    ChunkKind, DirtyBitmapChunk, put_dirty_bitmap_chunk, put_section_end, put_section_part,
+};
 
 const SECTOR_BYTES: u64 = 512;
 /// The most bytes of a bitmap in one chunk (`CHUNK_SIZE`, migration/block-dirty-bitmap.c).
@@ -47,7 +49,10 @@ impl SourceBitmap {
 /// A body: chunks and its end.
 fn put_body(out: &mut Vec<u8>, chunks: impl FnOnce(&mut Vec<u8>)) {
     chunks(out);
-    put_dirty_bitmap_chunk(out, &DirtyBitmapChunk { node: None, bitmap: None, kind: ChunkKind::EndOfSection });
+    put_dirty_bitmap_chunk(
+        out,
+        &DirtyBitmapChunk { node: None, bitmap: None, kind: ChunkKind::EndOfSection },
+    );
 }
 
 /// The body of START.

@@ -189,13 +189,16 @@ pub fn run(
     std::thread::sleep(config.warm_up);
     let accesses_before = vcpus.accesses();
     let outcome = SourceOutcome::default();
-    let mut source = Source { config, memory, writer, vcpus, outcome, start: Instant::now(), accesses_before };
+    let mut source =
+        Source { config, memory, writer, vcpus, outcome, start: Instant::now(), accesses_before };
     let (input, output, child) = connect().map_err(at("connect"))?.split();
     let output = output.ok_or_else(|| at("connect")(io::ErrorKind::Unsupported.into()))?;
     let names = config.blocks.iter().map(|(name, _)| name.clone()).collect();
     let mut sender = Sender::new(output, names, true, config.bandwidth);
     match config.mode {
-        Mode::Background { strategy, unpopulated } => source.background(&mut sender, strategy, unpopulated)?,
+        Mode::Background { strategy, unpopulated } => {
+            source.background(&mut sender, strategy, unpopulated)?
+        }
         Mode::Precopy { downtime, max_rounds } => source.precopy(&mut sender, downtime, max_rounds)?,
         Mode::BitmapPostcopy => source.bitmap_postcopy(&mut sender)?,
         Mode::Postcopy { percent, preempt } => {

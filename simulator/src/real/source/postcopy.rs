@@ -70,7 +70,9 @@ impl Source<'_> {
                 self.outcome.requests += serving.ear.lock().request_count;
                 match done {
                     Ok(()) => return Ok((normal, zero, bytes)),
-                    Err(error) if !broken(&error) || self.outcome.recoveries >= RECOVERIES => return Err(error),
+                    Err(error) if !broken(&error) || self.outcome.recoveries >= RECOVERIES => {
+                        return Err(error);
+                    }
                     Err(_) => {}
                 }
                 (sender, urgent) = loop {
@@ -95,7 +97,12 @@ impl Source<'_> {
     }
 
     /// Sends `percent` of RAM while the guest runs, stops it, and notes what has to be sent again.
-    fn switch_over(&mut self, sender: &mut Sender<Output>, sent: &Sent, percent: u64) -> Result<Devices, Error> {
+    fn switch_over(
+        &mut self,
+        sender: &mut Sender<Output>,
+        sent: &Sent,
+        percent: u64,
+    ) -> Result<Devices, Error> {
         let memory = Arc::clone(&self.memory);
         (0..sent.blocks()).for_each(|block| drop(memory.take_dirty(block)));
         for block in 0..sent.blocks() {
@@ -143,7 +150,10 @@ fn package(memory: &GuestMemory, sent: &Sent, devices: &Devices) -> Vec<u8> {
             }
         }
         for ranges in ranges.chunks(RANGES) {
-            put_command(&mut out, &Command::PostcopyRamDiscard { block: &block.name, ranges: ranges.to_vec() });
+            put_command(
+                &mut out,
+                &Command::PostcopyRamDiscard { block: &block.name, ranges: ranges.to_vec() },
+            );
         }
     }
     put_command(&mut out, &Command::Ping(2));

@@ -159,7 +159,9 @@ fn messages(input: &mut Input, memory: &GuestMemory, ear: &Ear) -> Result<(), Er
                     break;
                 }
             }
-            let Some((length, message)) = return_path_message(&bytes[used..], at + used as u64)? else { break };
+            let Some((length, message)) = return_path_message(&bytes[used..], at + used as u64)? else {
+                break;
+            };
             used += length;
             let mut heard = ear.lock();
             match message {

@@ -3,9 +3,9 @@
 use super::SourceConfig;
 use crate::real::memory::{GuestMemory, TARGET_PAGE_BYTES};
 use migration_stream::{
-    BlockList, Command, Configuration, PostcopyAdvise, RAM_SECTION_VERSION, RamBlock, SectionHeader, SectionId,
-    put_command, put_configuration, put_end_of_section, put_file_header, put_ram_blocks, put_section_end,
-    put_section_footer, put_section_header,
+    BlockList, Command, Configuration, PostcopyAdvise, RAM_SECTION_VERSION, RamBlock, SectionHeader,
+    SectionId, put_command, put_configuration, put_end_of_section, put_file_header, put_ram_blocks,
+    put_section_end, put_section_footer, put_section_header,
 };
 
 /// The section of RAM.
@@ -37,7 +37,10 @@ pub(super) fn leader(config: &SourceConfig, memory: &GuestMemory, advice: Advice
     let mut out = Vec::new();
     put_file_header(&mut out);
     let machine = b"snapsim-1.0".to_vec();
-    put_configuration(&mut out, &Configuration { machine, target_page_bits: None, capabilities: None, uuid: None });
+    put_configuration(
+        &mut out,
+        &Configuration { machine, target_page_bits: None, capabilities: None, uuid: None },
+    );
     match advice {
         Advice::None => {}
         Advice::Bitmaps => put_command(&mut out, &Command::PostcopyAdvise(None)),
@@ -53,7 +56,8 @@ pub(super) fn leader(config: &SourceConfig, memory: &GuestMemory, advice: Advice
     let blocks = memory.blocks().iter().map(|block| RamBlock {
         idstr: block.name.clone(),
         used_length: block.mapping.length() as u64,
-        host_page_size: (advice == Advice::Ram && block.host_page != TARGET_PAGE_BYTES).then_some(block.host_page as u64),
+        host_page_size: (advice == Advice::Ram && block.host_page != TARGET_PAGE_BYTES)
+            .then_some(block.host_page as u64),
         guest_physical_address: None,
     });
     put_ram_blocks(&mut out, &BlockList { blocks: blocks.collect() });
