@@ -6,7 +6,7 @@ use std::time::Duration;
 use vm_simulator::real::bitmaps::Node;
 use vm_simulator::real::destination::DestinationConfig;
 use vm_simulator::real::source::{Mode, SourceBitmap, SourceConfig};
-use vm_simulator::real::{Error, Fault, Faults, Workload};
+use vm_simulator::real::{Error, Fault, Faults, Load, Workload};
 
 const POSTCOPY: Mode = Mode::Postcopy { percent: 0, preempt: false };
 
@@ -18,17 +18,24 @@ fn closing(count: u64, bytes: u64) -> FaultsOf {
     })
 }
 
+/// A source so slow that the destination's guest runs long before this many bytes have come.
+const LATE_BYTES: u64 = 4 << 20;
+
+fn slow(mode: Mode) -> SourceConfig {
+    SourceConfig { bandwidth: Some(32 << 20), ..source(mode) }
+}
+
 #[test]
 fn a_postcopy_that_breaks_is_recovered() {
     if !userfaultfd_works() {
         return;
     }
-    for (count, bytes) in [(1, 1 << 20), (3, 2 << 20), (2, 5 << 20)] {
-        let (sent, loaded) = check(&source(POSTCOPY), &destination(), closing(count, bytes));
+    for (count, bytes) in [(1, LATE_BYTES), (3, LATE_BYTES + 12345), (2, 6 << 20)] {
+        let (sent, loaded) = check(&slow(POSTCOPY), &destination(), closing(count, bytes));
         assert_eq!(loaded.arrived, loaded.pages);
         assert_eq!(loaded.duplicates, 0);
         assert!(loaded.recoveries >= 1, "nothing broke");
-        assert_eq!(u64::from(sent.recoveries), count);
+        assert!((1..=count).contains(&u64::from(sent.recoveries)), "{} recoveries", sent.recoveries);
     }
 }
 
@@ -40,11 +47,11 @@ fn a_recovery_that_breaks_is_recovered() {
     // The second connection breaks while bitmaps are asked for: before, inside, and behind the commands.
     for bytes in [0, 5, 20, 30, 100] {
         let faults: FaultsOf = Box::new(move |number| {
-            let at = if number == 0 { 1 << 20 } else { bytes };
+            let at = if number == 0 { LATE_BYTES } else { bytes };
             let faults = if number < 2 { vec![Fault::CloseAt(at)] } else { Vec::new() };
             (Faults::new(&faults), Faults::default())
         });
-        let (sent, _) = check(&source(POSTCOPY), &destination(), faults);
+        let (sent, _) = check(&slow(POSTCOPY), &destination(), faults);
         assert_eq!(sent.recoveries, 2);
     }
 }
@@ -55,11 +62,13 @@ fn preempt_and_huge_pages_survive_a_recovery() {
         return;
     }
     for (preempt, host_page) in [(true, 4096), (false, 2 << 20)] {
-        let source = SourceConfig { host_page, ..source(Mode::Postcopy { percent: 30, preempt }) };
-        let destination = DestinationConfig { host_page, preempt, ..destination() };
+        let source = SourceConfig { host_page, ..slow(Mode::Postcopy { percent: 10, preempt }) };
+        // Not everything may go by the other channel.
+        let load = Load { rate: 500, ..load(Workload::Random) };
+        let destination = DestinationConfig { host_page, preempt, load, ..destination() };
         // Connections with preempt come in pairs.
         let faults: FaultsOf = Box::new(move |number| {
-            let faults = if number == 0 { vec![Fault::CloseAt(6 << 20)] } else { Vec::new() };
+            let faults = if number == 0 { vec![Fault::CloseAt(LATE_BYTES + (3 << 20))] } else { Vec::new() };
             (Faults::new(&faults), Faults::default())
         });
         let (sent, loaded) = check(&source, &destination, faults);
@@ -74,7 +83,10 @@ fn before_run_a_break_is_the_end_and_names_the_state() {
         return;
     }
     let check = |bytes: u64, expected: &str| {
-        let idle = SourceConfig { load: load(Workload::Idle), ..source(Mode::Postcopy { percent: 50, preempt: false }) };
+        let idle = SourceConfig {
+            load: load(Workload::Idle),
+            ..source(Mode::Postcopy { percent: 50, preempt: false })
+        };
         let timeout = Duration::from_secs(5);
         let destination = DestinationConfig { timeout, ..destination() };
         let (sent, loaded) = run(&idle, &destination, closing(100, bytes));
@@ -116,7 +128,8 @@ fn bitmap_postcopy_that_breaks_loses_unfinished_bitmaps_only() {
         ..source(Mode::BitmapPostcopy)
     };
     let node = Node { bytes: 64 << 30, bitmaps: BTreeMap::new() };
-    let destination = DestinationConfig { nodes: BTreeMap::from([(b"disk0".to_vec(), node)]), ..destination() };
+    let destination =
+        DestinationConfig { nodes: BTreeMap::from([(b"disk0".to_vec(), node)]), ..destination() };
     let (sent, whole) = check(&source, &destination, no_faults());
     assert_eq!(whole.bitmaps_dropped, 0);
     let (broken, loaded) = run(&source, &destination, closing(1, sent.sent.2 / 2));

@@ -37,7 +37,9 @@ fn model(bytes: &[u8]) -> Model {
     while let Some((_, record)) = reader.next_record().unwrap() {
         let key = |block: usize, offset: u64| (reader.decoder().blocks()[block].idstr.clone(), offset);
         match record {
-            Record::RamPage { block, offset, data, .. } => drop(ram.insert(key(block, offset), data.to_vec())),
+            Record::RamPage { block, offset, data, .. } => {
+                drop(ram.insert(key(block, offset), data.to_vec()))
+            }
             Record::RamZero { block, offset, .. } => drop(ram.remove(&key(block, offset))),
             Record::RamXbzrle { block, offset, data, .. } => {
                 let page = ram.entry(key(block, offset)).or_insert_with(|| vec![0; 4096]);

@@ -94,11 +94,19 @@ fn a_flipped_bit_is_an_error_or_a_wrong_page() {
     let (mut errors, mut wrong) = (0, 0);
     for number in 0..40u64 {
         let (destination, faults) = with(Fault::BitFlip(number * number * 997 % (8 << 20)));
-        let (sent, _) = run(&idle(), &DestinationConfig { faults: Faults::default(), ..destination.clone() }, Box::new(|_| Default::default()));
+        let (sent, _) = run(
+            &idle(),
+            &DestinationConfig { faults: Faults::default(), ..destination.clone() },
+            Box::new(|_| Default::default()),
+        );
         let digest = sent.unwrap().digest;
         let destination = DestinationConfig { digest, faults: Faults::default(), ..destination };
         match run(&idle(), &destination, faults).1 {
-            Err(Error::Wrong(text)) if text.contains("pages are wrong") || text.starts_with("device sections") => wrong += 1,
+            Err(Error::Wrong(text))
+                if text.contains("pages are wrong") || text.starts_with("device sections") =>
+            {
+                wrong += 1
+            }
             Err(_) => errors += 1,
             Ok(loaded) => panic!("bit {number}: nobody noticed, {} wrong", loaded.wrong),
         }

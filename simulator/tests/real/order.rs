@@ -2,9 +2,9 @@
 
 use crate::pair::{TIMEOUT, destination, userfaultfd_works};
 use migration_stream::{
-    BlockList, Command, DiscardRange, PostcopyAdvise, QEMU_VM_EOF, RAM_SECTION_VERSION, RamBlock, SectionHeader,
-    SectionId, put_command, put_end_of_section, put_file_header, put_page_header, put_ram_blocks, put_section_footer,
-    put_section_header, put_section_part, put_zero_page,
+    BlockList, Command, DiscardRange, PostcopyAdvise, QEMU_VM_EOF, RAM_SECTION_VERSION, RamBlock,
+    SectionHeader, SectionId, put_command, put_end_of_section, put_file_header, put_page_header,
+    put_ram_blocks, put_section_footer, put_section_header, put_section_part, put_zero_page,
 };
 use std::io::{ErrorKind, Write};
 use std::time::Duration;
@@ -34,7 +34,8 @@ impl Stream {
     }
 
     fn ram(mut self) -> Self {
-        let header = SectionHeader { section_id: RAM, idstr: b"ram", instance_id: 0, version_id: RAM_SECTION_VERSION };
+        let header =
+            SectionHeader { section_id: RAM, idstr: b"ram", instance_id: 0, version_id: RAM_SECTION_VERSION };
         put_section_header(&mut self.0, false, &header);
         let block = RamBlock {
             idstr: b"pc.ram".to_vec(),
@@ -139,7 +140,10 @@ fn what_precopy_does_not_allow() {
         Stream::new().command(&advise()).command(&Command::PostcopyListen),
         "LISTEN or RUN outside of a package in state ADVISE",
     );
-    refused(Stream::new().command(&Command::RecvBitmap(b"a")), "RECV_BITMAP in state NONE: postcopy is not paused");
+    refused(
+        Stream::new().command(&Command::RecvBitmap(b"a")),
+        "RECV_BITMAP in state NONE: postcopy is not paused",
+    );
     refused(
         Stream::new().command(&Command::PostcopyAdvise(Some(PostcopyAdvise {
             page_size_summary: 4096,
@@ -169,14 +173,19 @@ fn what_a_package_must_be() {
         "PACKAGED in state LISTENING: it stands in a package",
     );
     if userfaultfd_works() {
-        refused(ready().command(&discard(0, 4096)).package(&[listen]), "package without RUN in state LISTENING");
+        refused(
+            ready().command(&discard(0, 4096)).package(&[listen]),
+            "package without RUN in state LISTENING",
+        );
     }
-    let big = Command::PostcopyAdvise(Some(PostcopyAdvise { page_size_summary: 0x201000, target_page_size: 4096 }));
+    let big =
+        Command::PostcopyAdvise(Some(PostcopyAdvise { page_size_summary: 0x201000, target_page_size: 4096 }));
     refused(
-        Stream::new().command(&big).ram().command(&discard(0, 4096)).package(&[
-            Command::PostcopyListen,
-            Command::PostcopyRun,
-        ]),
+        Stream::new()
+            .command(&big)
+            .ram()
+            .command(&discard(0, 4096))
+            .package(&[Command::PostcopyListen, Command::PostcopyRun]),
         "ADVISE has page sizes 0x201000, expected 0x1000",
     );
 }
@@ -192,7 +201,10 @@ fn discards_are_of_whole_pages_inside_of_a_block() {
     check(0, 100, "not made of whole host pages of 4096 bytes");
     check(0, BYTES + 4096, "the block has 65536 bytes");
     check(u64::MAX - 4095, 4096, "the block has 65536 bytes");
-    let unknown = Command::PostcopyRamDiscard { block: b"x\x1b", ranges: vec![DiscardRange { start: 0, length: 4096 }] };
+    let unknown = Command::PostcopyRamDiscard {
+        block: b"x\x1b",
+        ranges: vec![DiscardRange { start: 0, length: 4096 }],
+    };
     refused(ready().command(&unknown), "discard of 4096 bytes at 0x0 of block \"x\\x1b\": unknown block");
 }
 
@@ -201,14 +213,12 @@ fn what_postcopy_does_not_allow() {
     if !userfaultfd_works() {
         return;
     }
-    refused(
-        Stream::running().pages([1, 1].into_iter()),
-        "page 0x1000 of block \"pc.ram\" placed twice",
-    );
+    refused(Stream::running().pages([1, 1].into_iter()), "page 0x1000 of block \"pc.ram\" placed twice");
     refused(Stream::running().command(&discard(0, 4096)), "POSTCOPY_RAM_DISCARD in state RUNNING");
     refused(Stream::running().package(&[]), "PACKAGED on the main channel in state RUNNING");
     let counted = DestinationConfig { refuse_duplicates: false, ..config() };
-    let outcome = Stream::running().pages([1, 1].into_iter().chain(0..1).chain(2..16)).eof().load_into(&counted);
+    let outcome =
+        Stream::running().pages([1, 1].into_iter().chain(0..1).chain(2..16)).eof().load_into(&counted);
     assert_eq!(outcome.unwrap().duplicates, 1);
 }
 

@@ -83,7 +83,11 @@ pub(crate) fn run(
 }
 
 /// Runs both ends and compares RAM and devices.
-pub(crate) fn check(source: &SourceConfig, destination: &DestinationConfig, faults: FaultsOf) -> (SourceOutcome, DestinationOutcome) {
+pub(crate) fn check(
+    source: &SourceConfig,
+    destination: &DestinationConfig,
+    faults: FaultsOf,
+) -> (SourceOutcome, DestinationOutcome) {
     let source = SourceConfig { digest: true, ..source.clone() };
     let destination = DestinationConfig { make_digest: true, ..destination.clone() };
     let (sent, loaded) = run(&source, &destination, faults);

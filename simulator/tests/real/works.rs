@@ -1,13 +1,13 @@
 //! What arrives is what was there.
 
-use background_snapshot::{Strategy, Unpopulated};
 use crate::pair::{self, check, destination, load, no_faults, source, userfaultfd_works};
+use background_snapshot::{Strategy, Unpopulated};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use vm_simulator::real::bitmaps::Node;
 use vm_simulator::real::destination::DestinationConfig;
 use vm_simulator::real::source::{Mode, SourceBitmap, SourceConfig};
-use vm_simulator::real::{Fault, Faults, Load, MemoryKind, Workload};
+use vm_simulator::real::{Fault, Faults, MemoryKind, Workload};
 
 const RAM: u64 = 16 << 20;
 
@@ -22,8 +22,12 @@ fn a_background_snapshot_is_ram_of_one_moment() {
     if !userfaultfd_works() {
         return;
     }
-    for strategy in [Strategy::Copy { pool_pages: 4096 }, Strategy::Copy { pool_pages: 2 }, Strategy::Priority] {
-        for workload in [Workload::Idle, Workload::Sequential, Workload::Random, Workload::Zipf, Workload::HotCold] {
+    for strategy in
+        [Strategy::Copy { pool_pages: 4096 }, Strategy::Copy { pool_pages: 2 }, Strategy::Priority]
+    {
+        for workload in
+            [Workload::Idle, Workload::Sequential, Workload::Random, Workload::Zipf, Workload::HotCold]
+        {
             let busy = workload != Workload::Idle;
             let source = SourceConfig { load: load(workload), ..source(background(strategy)) };
             let (sent, loaded) = check(&source, &destination(), no_faults());
@@ -41,7 +45,8 @@ fn a_background_snapshot_survives_a_slow_reader() {
     }
     for strategy in [Strategy::Copy { pool_pages: 16 }, Strategy::Priority] {
         let one_byte = || Box::new(|_| (Faults::default(), Faults::new(&[Fault::Short])));
-        let source = SourceConfig { blocks: vec![(b"pc.ram".to_vec(), 1 << 20)], ..source(background(strategy)) };
+        let source =
+            SourceConfig { blocks: vec![(b"pc.ram".to_vec(), 1 << 20)], ..source(background(strategy)) };
         let (sent, _) = check(&source, &destination(), one_byte());
         assert!(sent.faults.0 > 0);
     }
@@ -109,7 +114,10 @@ fn postcopy_with_a_writing_guest_verifies_every_page_once() {
     let wrong = DestinationConfig { digest: Some(digest), ..writing };
     let (_, loaded) = pair::run(&idle, &wrong, no_faults());
     let error = loaded.unwrap_err().to_string();
-    assert!(error.starts_with("1 of 4112 pages are wrong: page 0x64000 of block \"pc.ram\": checksum "), "{error}");
+    assert!(
+        error.starts_with("1 of 4112 pages are wrong: page 0x64000 of block \"pc.ram\": checksum "),
+        "{error}"
+    );
 }
 
 #[test]
@@ -170,7 +178,8 @@ fn bitmaps_come_in_precopy_and_in_postcopy() {
     for mode in modes {
         let source = SourceConfig { bitmaps: bitmaps.clone(), ..source(mode) };
         let node = Node { bytes: (1 << 30) + 512, bitmaps: BTreeMap::new() };
-        let destination = DestinationConfig { nodes: BTreeMap::from([(b"disk0".to_vec(), node)]), ..destination() };
+        let destination =
+            DestinationConfig { nodes: BTreeMap::from([(b"disk0".to_vec(), node)]), ..destination() };
         let (_, loaded) = check(&source, &destination, no_faults());
         assert_eq!(loaded.bitmaps.cancelled(), None);
         assert_eq!(loaded.bitmaps_dropped, 0);

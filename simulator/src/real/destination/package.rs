@@ -48,9 +48,11 @@ fn commands(bytes: &[u8]) -> Result<(Vec<Command<'_>>, usize), migration_stream:
 ///
 /// What it should have been.
 pub(super) fn split(bytes: &[u8]) -> Result<Package<'_>, String> {
-    let (before, start) = commands(bytes).map_err(|error| format!("package: {error}"))?;
+    let (mut before, start) = commands(bytes).map_err(|error| format!("package: {error}"))?;
     if start == bytes.len() {
-        return Ok(Package { before, sections: &[], after: Vec::new() });
+        let listen = before.iter().position(|command| *command == Command::PostcopyListen);
+        let after = before.split_off(listen.map_or(before.len(), |at| at + 1));
+        return Ok(Package { before, sections: &[], after });
     }
     if bytes[start] != FULL {
         let found = bytes[start];
@@ -109,5 +111,14 @@ mod tests {
             "package offset 0x9: no section footer before the last commands"
         );
         assert_eq!(split(&[]).unwrap().before, []);
+    }
+
+    #[test]
+    fn without_devices_listen_is_where_they_would_begin() {
+        let mut bytes = Vec::new();
+        let commands = [Command::PostcopyListen, Command::Ping(3), Command::PostcopyRun];
+        commands.iter().for_each(|command| put_command(&mut bytes, command));
+        let package = split(&bytes).unwrap();
+        assert_eq!((package.before.len(), package.after.len()), (1, 2));
     }
 }

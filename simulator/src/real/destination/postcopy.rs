@@ -54,7 +54,9 @@ pub(super) fn run(
         if let Some(userfault) = &userfault {
             scope.spawn(|| fault_thread::run(&shared, userfault, &stop));
         }
-        let result = threads(scope, loader, &shared, stream, &package, meet, (start, outcome));
+        let mut urgent = None;
+        let result = threads(scope, loader, &shared, stream, &package, meet, &mut urgent, (start, outcome));
+        end_preempt(urgent);
         if let Err(error) = &result {
             // Whoever waits for a page must not any more, or the scope would not end.
             shared.fail(Error::Wrong(error.to_string()));
@@ -110,6 +112,7 @@ fn watch_memory(loader: &Loader<'_>, shared: &Shared, offset: u64) -> Result<Arc
 }
 
 /// The threads that read, and the main thread, until everything is there.
+#[allow(clippy::too_many_arguments, reason = "what a scope's threads share, and what they leave behind")]
 fn threads<'scope, 'env>(
     scope: &'scope Scope<'scope, 'env>,
     loader: &Loader<'_>,
@@ -117,12 +120,13 @@ fn threads<'scope, 'env>(
     stream: &'scope mut RecordStream,
     package: &Package<'_>,
     meet: &mut dyn FnMut(Purpose) -> io::Result<Connection>,
+    urgent: &mut Option<Urgent<'scope>>,
     (start, outcome): (Instant, &mut DestinationOutcome),
 ) -> Result<Guest, Error> {
     let offset = stream.offset();
     let (config, faults, timeout) =
         (loader.config(), loader.config().faults.clone(), loader.config().timeout);
-    let mut urgent = preempt(scope, loader, shared, meet)?;
+    *urgent = preempt(scope, loader, shared, meet)?;
     let bitmaps = Arc::clone(&loader.bitmaps);
     let breaker = stream.input().breaker().map_err(at("copy a descriptor"))?;
     let listener = {
@@ -137,17 +141,18 @@ fn threads<'scope, 'env>(
     let heard = listener.join();
     let guest = match guest {
         Ok(guest) => guest,
-        // What the listen thread found is the reason, if it found something.
-        Err(error) => return Err(lock(&shared.progress).failure.take().unwrap_or(error)),
+        // A return path that breaks is what the listen thread knows more about.
+        Err(error @ Error::Io { .. }) => return Err(lock(&shared.progress).failure.take().unwrap_or(error)),
+        Err(error) => return Err(error),
     };
     outcome.time_to_run = guest.started.duration_since(start);
     let mut heard = heard.ok().flatten().ok_or_else(|| failure(shared))?;
     while heard == Heard::Broken {
+        if loader.advice.is_none() {
+            // Bitmaps alone: those that are complete stay, and the guest runs on.
+            break;
+        }
         if !lock(&shared.incoming).broken() {
-            if loader.advice.is_none() {
-                // Bitmaps alone: those that are complete stay, and the guest runs on.
-                break;
-            }
             return Err(Error::Closed { offset, state: shared.state().to_string() });
         }
         outcome.recoveries += 1;
@@ -160,13 +165,12 @@ fn threads<'scope, 'env>(
         let mut stream = RecordStream::resumed(input, config.options(), &loader.leader, false)?;
         heard = recovered(main_channel(shared, &mut stream, &bitmaps, &faults))?;
         if heard == Heard::Resume {
-            urgent = preempt(scope, loader, shared, meet)?;
+            *urgent = preempt(scope, loader, shared, meet)?;
             let resumed = resume(shared).and_then(|()| main_channel(shared, &mut stream, &bitmaps, &faults));
             heard = recovered(resumed)?;
         }
     }
     shared.wait("RUN", timeout, |progress| progress.running)?;
-    end_preempt(urgent.take());
     Ok(guest)
 }
 

@@ -273,6 +273,8 @@ impl Serving<'_> {
         bandwidth: Option<u64>,
         preempt: bool,
     ) -> Result<(Sender<Output>, Option<Sender<Output>>), Error> {
+        // Our end may be what broke: the destination has to see it, too.
+        ears.shut_down();
         let (input, output, _) = connect().map_err(at("connect again"))?.split();
         let output = output.ok_or_else(|| at("connect again")(io::ErrorKind::Unsupported.into()))?;
         self.ear = Arc::default();
@@ -319,11 +321,18 @@ impl Listeners {
         Ok(())
     }
 
-    /// Ends them all.
-    fn join(self) {
-        for (thread, breaker, ear) in self.0 {
+    /// Ends all connections.
+    fn shut_down(&self) {
+        for (_, breaker, ear) in &self.0 {
             ear.lock().done = true;
             breaker.shut_down();
+        }
+    }
+
+    /// Ends all connections, and waits for their threads.
+    fn join(self) {
+        self.shut_down();
+        for (thread, ..) in self.0 {
             // A panic has been reported where it happened.
             let _ = thread.join();
         }
