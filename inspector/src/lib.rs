@@ -8,9 +8,12 @@
 pub mod check;
 pub mod cli;
 mod command;
+mod contents;
+mod diff;
 mod error;
 pub mod escape;
 pub mod input;
+mod line;
 mod machines;
 mod names;
 mod pages;

@@ -1,17 +1,15 @@
 //! `dump`: one record per line.
 
 mod coverage;
-mod fields;
-mod line;
 mod records;
 
 use super::{image, output::Output, progress};
 use crate::cli::DumpArgs;
 use crate::error::Error;
 use crate::input::{Opened, open};
+use crate::line::{Line, Value, fields};
 use crate::walk::{Context, Event, Finding, Flow, Item, Level, Visitor, walk};
 use coverage::Coverage;
-use line::{Line, Value};
 use migration_stream::ram::multifd::Message;
 use migration_stream::return_path::ReturnPathMessage;
 use migration_stream::{Record, SectionId};
