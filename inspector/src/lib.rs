@@ -8,6 +8,7 @@
 pub mod check;
 pub mod cli;
 mod command;
+pub mod compat;
 mod contents;
 mod diff;
 mod error;

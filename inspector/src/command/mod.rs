@@ -1,6 +1,7 @@
 //! The commands.
 
 mod check;
+mod compat;
 mod diff;
 mod dump;
 mod image;
@@ -23,6 +24,7 @@ pub fn run(cli: &Cli) -> Result<u8, Error> {
         Command::Dump(args) => dump::run(args),
         Command::Check(args) => check::run(args),
         Command::Stat(args) => stat::run(args),
+        Command::Compat(args) => compat::run(args),
         Command::Diff(args) => diff::run(args),
         _ => Err(Error::Usage("not there yet".to_owned())),
     }
