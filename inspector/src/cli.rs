@@ -279,7 +279,7 @@ pub struct ExtractArgs {
     /// Which of several instances of the device
     #[arg(long, value_name = "N", requires = "device", default_value_t = 0)]
     pub instance: u32,
-    /// Where it goes; - is stdout (not for RAM)
+    /// Where it goes; - is stdout
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
     #[command(flatten)]

@@ -13,6 +13,7 @@ mod contents;
 mod diff;
 mod error;
 pub mod escape;
+mod extract;
 pub mod input;
 mod line;
 mod machines;

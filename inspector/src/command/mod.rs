@@ -4,6 +4,7 @@ mod check;
 mod compat;
 mod diff;
 mod dump;
+mod extract;
 mod image;
 mod output;
 mod progress;
@@ -24,6 +25,7 @@ pub fn run(cli: &Cli) -> Result<u8, Error> {
         Command::Dump(args) => dump::run(args),
         Command::Check(args) => check::run(args),
         Command::Stat(args) => stat::run(args),
+        Command::Extract(args) => extract::run(args),
         Command::Compat(args) => compat::run(args),
         Command::Diff(args) => diff::run(args),
         _ => Err(Error::Usage("not there yet".to_owned())),
