@@ -10,6 +10,7 @@ pub mod cli;
 mod command;
 pub mod compat;
 mod contents;
+mod convert;
 mod diff;
 mod error;
 pub mod escape;

@@ -2,6 +2,7 @@
 
 mod check;
 mod compat;
+mod convert;
 mod diff;
 mod dump;
 mod extract;
@@ -25,6 +26,7 @@ pub fn run(cli: &Cli) -> Result<u8, Error> {
         Command::Dump(args) => dump::run(args),
         Command::Check(args) => check::run(args),
         Command::Stat(args) => stat::run(args),
+        Command::Convert(args) => convert::run(args),
         Command::Extract(args) => extract::run(args),
         Command::Compat(args) => compat::run(args),
         Command::Diff(args) => diff::run(args),

@@ -3,6 +3,8 @@
 mod devices;
 mod ram;
 
+pub(crate) use ram::blocks;
+
 use crate::contents::Contents;
 use crate::error::Error;
 use crate::escape::json_text;

@@ -11,7 +11,8 @@ const PIECE_BYTES: u64 = 1 << 20;
 /// Ranges of one block that are told one by one.
 const RANGES_TOLD: u64 = 1000;
 
-pub(super) fn blocks(a: &Contents, b: &Contents, emit: &mut Emit<'_>) -> Result<(), Error> {
+/// Compares block lists and pages.
+pub(crate) fn blocks(a: &Contents, b: &Contents, emit: &mut Emit<'_>) -> Result<(), Error> {
     for (number, block) in a.blocks.iter().enumerate() {
         let other = b.blocks.iter().position(|other| other.idstr == block.idstr);
         let Some(other) = other else {

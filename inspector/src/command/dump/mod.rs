@@ -290,6 +290,8 @@ impl Dump<'_> {
                     }
                 }
             }
+            Event::MappedList(total) => self
+                .show(line("block_list").with("blocks", Value::Null).with("bytes", Value::Hex(*total)), None),
             Event::MappedBlock(mapped) => {
                 let line = records::block_line(item.offset, item.length, &mapped.block)
                     .with("bitmap_offset", Value::Hex(mapped.bitmap_offset))
