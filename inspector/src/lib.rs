@@ -18,6 +18,7 @@ mod extract;
 pub mod input;
 mod line;
 mod machines;
+mod map;
 mod names;
 mod pages;
 pub mod stat;

@@ -7,6 +7,7 @@ mod diff;
 mod dump;
 mod extract;
 mod image;
+mod map;
 mod output;
 mod progress;
 mod stat;
@@ -26,6 +27,7 @@ pub fn run(cli: &Cli) -> Result<u8, Error> {
         Command::Dump(args) => dump::run(args),
         Command::Check(args) => check::run(args),
         Command::Stat(args) => stat::run(args),
+        Command::Map(args) => map::run(args),
         Command::Convert(args) => convert::run(args),
         Command::Extract(args) => extract::run(args),
         Command::Compat(args) => compat::run(args),

@@ -1,15 +1,18 @@
 //! What a stream leaves in a destination: its RAM, in a file, and its devices, in memory.
 
 mod ram;
+mod timeline;
 
 use crate::error::Error;
 use crate::input::{OpenOptions, Opened, open};
+use crate::map::Stretch;
 use crate::walk::{Context, Event, Finding, Flow, Item, Level, Progress, Visitor, walk};
 use migration_stream::device::{Decoded, State, decode};
 use migration_stream::{Configuration, RamBlock, Record};
 pub(crate) use ram::RamFile;
 use std::ops::ControlFlow;
 use std::path::Path;
+use timeline::Timeline;
 
 /// Devices and other sections that are kept.
 const SECTIONS_LIMIT: usize = 1 << 16;
@@ -54,10 +57,12 @@ pub(crate) struct Contents {
     pub(crate) ram: Option<RamFile>,
     pub(crate) multifd: bool,
     pub(crate) postcopy: bool,
+    pub(crate) timeline: Vec<Stretch>,
 }
 
 struct Loader {
     contents: Contents,
+    timeline: Timeline,
     problem: Option<Finding>,
 }
 
@@ -84,7 +89,7 @@ pub(crate) fn load_opened(
 ) -> Result<Contents, Error> {
     let name = opened.name.clone();
     let contents = Contents { name: name.clone(), ram, ..Contents::default() };
-    let mut loader = Loader { contents, problem: None };
+    let mut loader = Loader { contents, timeline: Timeline::default(), problem: None };
     walk(opened, options, &mut loader, progress)?;
     if let Some(problem) = loader.problem {
         return Err(Error::Wrong(format!("{name}: {}", crate::command::finding_text(&problem))));
@@ -92,6 +97,7 @@ pub(crate) fn load_opened(
     if let Some(ram) = &mut loader.contents.ram {
         ram.flush().map_err(Error::io("writing RAM"))?;
     }
+    loader.contents.timeline = loader.timeline.finish();
     Ok(loader.contents)
 }
 
@@ -130,6 +136,7 @@ impl Loader {
 
 impl Visitor for Loader {
     fn item(&mut self, item: &Item<'_>, context: Context<'_>) -> Flow {
+        self.timeline.item(item);
         let contents = &mut self.contents;
         contents.page_size = context.page_size;
         if let Some(new @ [_, ..]) = context.blocks.get(contents.blocks.len()..) {

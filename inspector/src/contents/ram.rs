@@ -28,6 +28,8 @@ pub(crate) struct RamFile {
     next: u64,
     page_size: u32,
     written: PageSet,
+    /// Pages that came, and those that came again, where anybody wants to know.
+    watched: Option<Box<(PageSet, PageSet)>>,
     /// What is still to be written, and where.
     pending: (u64, Vec<u8>),
     page: Vec<u8>,
@@ -44,6 +46,7 @@ impl RamFile {
             next: base,
             page_size: 0,
             written: PageSet::default(),
+            watched: None,
             pending: (0, Vec::new()),
             page: Vec::new(),
         }
@@ -58,6 +61,16 @@ impl RamFile {
     /// Keeps this block only.
     pub(crate) fn only(self, block: &[u8]) -> Self {
         Self { only: Some(block.to_vec()), ..self }
+    }
+
+    /// Remembers which pages come more than once.
+    pub(crate) fn watching(self) -> Self {
+        Self { watched: Some(Box::default()), ..self }
+    }
+
+    /// Whether a page came more than once.
+    pub(crate) fn came_again(&self, block: usize, page: u64) -> bool {
+        self.watched.as_ref().is_some_and(|watched| watched.1.contains(block, page))
     }
 
     fn learn(&mut self, blocks: &[RamBlock], page_size: u32) {
@@ -113,6 +126,12 @@ impl RamFile {
         let Some((place, length)) = self.place(*block) else { return Ok(Ok(())) };
         if offset.saturating_add(page_size as u64) > length {
             return Err(io::Error::other(format!("page {offset:#x} lies behind all room for its block")));
+        }
+        if let Some(watched) = &mut self.watched {
+            let number = offset / u64::from(self.page_size);
+            if !watched.0.insert(*block, number) {
+                watched.1.insert(*block, number);
+            }
         }
         let mut page = std::mem::take(&mut self.page);
         page.resize(page_size, 0);
