@@ -20,8 +20,6 @@ const ALIGNMENT_BYTES: u64 = 64 << 10;
 #[derive(Debug)]
 pub(crate) struct RamFile {
     file: File,
-    /// Where in the file the first block begins.
-    base: u64,
     /// Only this block is kept.
     only: Option<Vec<u8>>,
     places: Vec<Option<(u64, u64)>>,
@@ -36,14 +34,13 @@ pub(crate) struct RamFile {
 }
 
 impl RamFile {
-    /// RAM in `file`, from `base` on.
-    pub(crate) fn new(file: File, base: u64) -> Self {
+    /// RAM in `file`, which is empty.
+    fn new(file: File) -> Self {
         Self {
             file,
-            base,
             only: None,
             places: Vec::new(),
-            next: base,
+            next: 0,
             page_size: 0,
             written: PageSet::default(),
             watched: None,
@@ -55,7 +52,7 @@ impl RamFile {
     /// RAM in a file without a name.
     pub(crate) fn temporary() -> Result<Self, crate::Error> {
         let file = tempfile::tempfile().map_err(crate::Error::io("temporary file"))?;
-        Ok(Self::new(file, 0))
+        Ok(Self::new(file))
     }
 
     /// Keeps this block only.
@@ -87,18 +84,8 @@ impl RamFile {
     }
 
     /// Where a block begins in the file, and its length.
-    pub(crate) fn place(&self, block: usize) -> Option<(u64, u64)> {
+    fn place(&self, block: usize) -> Option<(u64, u64)> {
         self.places.get(block).copied().flatten()
-    }
-
-    /// Where the last block ends.
-    pub(crate) fn end(&self) -> u64 {
-        self.next.max(self.base)
-    }
-
-    /// The file.
-    pub(crate) fn file(&self) -> &File {
-        &self.file
     }
 
     /// Whether a page may be other than zero.

@@ -180,7 +180,7 @@ fn cells(
             counts[kind] += 1;
             cell.hot |= ram.came_again(block, number);
             cell.changed |= other.is_some() && (here || there.is_some()) && content != content_of_other;
-            if (number + 1) % cell_pages == 0 || number + 1 == pages {
+            if (number + 1).is_multiple_of(cell_pages) || number + 1 == pages {
                 // A cell with any content is not shown as empty.
                 cell.content = if counts[1] + counts[2] == 0 {
                     0

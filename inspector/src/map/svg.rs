@@ -15,7 +15,7 @@ fn hex([red, green, blue]: [u8; 3]) -> String {
 pub(crate) fn svg(picture: &Picture) -> String {
     let mut body = String::new();
     let mut top = LINE;
-    let mut text = |top: usize, words: &str, body: &mut String| {
+    let text = |top: usize, words: &str, body: &mut String| {
         let _ = writeln!(body, "<text x=\"0\" y=\"{top}\">{}</text>", escaped(words));
     };
     let against = picture.against.as_ref().map_or_else(String::new, |other| format!(", against {other}"));
