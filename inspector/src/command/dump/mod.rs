@@ -249,7 +249,10 @@ impl Dump<'_> {
             self.show(line, bytes)?;
         } else {
             for line in lines {
-                self.show(line, None)?;
+                let from = usize::try_from(line.offset.unwrap_or(0).saturating_sub(item.offset)).unwrap_or(0);
+                let to = from.saturating_add(usize::try_from(line.length).unwrap_or(0));
+                let part = bytes.as_ref().and_then(|bytes| bytes.get(from..to)).map(<[u8]>::to_vec);
+                self.show(line, part)?;
             }
         }
         if matches!(record, Record::Footer(_)) {
