@@ -73,7 +73,8 @@ impl Content {
         self.stat.distinct_is_exact = self.bits == 0;
         if self.sampled_bytes > 0 {
             let thousandths = self.packed_bytes * 1000 / self.sampled_bytes;
-            self.stat.compressed_percent = u32::try_from(thousandths).ok().map(|tenths| f64::from(tenths) / 10.0);
+            self.stat.compressed_percent =
+                u32::try_from(thousandths).ok().map(|tenths| f64::from(tenths) / 10.0);
         }
         self.stat
     }
