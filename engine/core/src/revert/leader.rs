@@ -29,9 +29,12 @@ impl Leader {
                     }
                     rest = &rest[len..];
                 }
-                // Without footers the last section may leave the decoder waiting for one.
                 Step::Incomplete { .. } => break,
             }
+        }
+        if decoder.has_footers().is_none() {
+            // No section has ended before what follows the leader; that tells whether there are footers.
+            decoder.step(&reader.snapshot().tail)?;
         }
         Ok(Self { ram, decoder })
     }

@@ -109,6 +109,8 @@ pub(crate) struct Postcopy {
     packaged: bool,
     /// The preempt channel is still open when the main one has ended.
     serves_behind_end: bool,
+    /// Its mark is out.
+    preempt_ended: bool,
     record: Option<Record>,
     now_ms: u64,
 }
@@ -163,6 +165,7 @@ impl Postcopy {
             serves_behind_end: config.preempt && !ends_preempt_by_mark(leader.machine()),
             emitter: leader.emitter(),
             stage,
+            preempt_ended: false,
             leader,
             pages,
             serve,
@@ -256,11 +259,12 @@ impl Postcopy {
                 self.send_package(image, output)?;
                 Ok(true)
             }
+            // What is requested now is zero, and will be found so.
+            Stage::Serve if self.preempt_ended => Ok(self.send_end(output)),
             Stage::Serve => {
                 let advanced = self.serve.advance(&self.pages, &mut self.emitter, image, output, pool)?;
                 if !advanced && self.running && self.serve.is_complete()? {
-                    self.send_end(output);
-                    return Ok(true);
+                    return Ok(self.send_end(output));
                 }
                 Ok(advanced)
             }
@@ -284,14 +288,22 @@ impl Postcopy {
         Ok(())
     }
 
-    fn send_end(&mut self, output: &mut Output) {
-        if self.config.preempt && !self.serves_behind_end {
+    /// Sends the end mark; false while it has to wait. The destination takes it for complete, even if the preempt channel
+    /// then breaks: so nothing may be on its way there.
+    fn send_end(&mut self, output: &mut Output) -> bool {
+        if self.config.preempt && !self.serves_behind_end && !self.preempt_ended {
             let mut mark = Vec::new();
             put_end_of_section(&mut mark);
             output.send(Lane::Preempt, Header::Long(mark), None);
+            self.preempt_ended = true;
+            return true;
+        }
+        if output.unsent_bytes(Lane::Preempt) > 0 {
+            return false;
         }
         output.send(Lane::Main, Header::from(&[QEMU_VM_EOF][..]), None);
         self.stage = Stage::Ended;
+        true
     }
 
     /// The destination said this.
