@@ -146,7 +146,7 @@ impl<'a> Loader<'a> {
         self.leader.blocks =
             list.blocks.iter().map(|block| (block.idstr.clone(), block.used_length)).collect();
         let (incoming, back) = (Arc::clone(&self.incoming), Arc::clone(&self.back));
-        let DestinationConfig { refuse_duplicates, preempt, .. } = self.config;
+        let DestinationConfig { refuse_duplicates, preempt, .. } = *self.config;
         self.shared = Some(Arc::new(Shared::new(memory, incoming, back, refuse_duplicates, preempt)));
         Ok(())
     }

@@ -39,7 +39,7 @@ use host_pages::{HostPage, HostPages};
 use hot_set::HotSet;
 use migration_stream::{Command, PostcopyAdvise, QEMU_VM_EOF, put_command, put_end_of_section};
 use recovery::Recovery;
-use serve::Serve;
+use serve::{Means, Serve};
 
 /// Value of the PING that stands behind the devices, as QEMU's is.
 const PING_LOADED: u32 = 3;
@@ -242,31 +242,30 @@ impl Postcopy {
         output: &mut Output,
         pool: &mut Pool,
     ) -> Result<bool, Failure> {
+        let with = &mut Means { pages: &self.pages, emitter: &mut self.emitter, image, output, pool };
         match &mut self.stage {
             Stage::Recover(_) | Stage::Done => Ok(false),
             // Requests that crossed the end mark: from 8.0 on QEMU does not end before it has the zero pages, too.
-            Stage::Ended if self.serves_behind_end && !output.gone => {
-                self.serve.advance(&self.pages, &mut self.emitter, image, output, pool)
-            }
+            Stage::Ended if self.serves_behind_end && !with.output.gone => self.serve.advance(with),
             Stage::Ended => Ok(false),
             Stage::Before => {
-                let advanced = self.serve.before(&self.pages, &mut self.emitter, image, output, pool)?;
+                let advanced = self.serve.before(with)?;
                 if !advanced && self.serve.is_before_over() {
                     // Third region: dirty bitmaps are complete before the switch.
-                    let third = image.reader.snapshot().third.clone();
-                    output.send(Lane::Main, Header::Long(third), None);
+                    let third = with.image.reader.snapshot().third.clone();
+                    with.output.send(Lane::Main, Header::Long(third), None);
                     self.stage = Stage::Discards(Discards::default());
                     return Ok(true);
                 }
                 Ok(advanced)
             }
             Stage::Discards(discards) => {
-                if output.unsent_bytes(Lane::Main) >= UNSENT_DISCARD_BYTES {
+                if with.output.unsent_bytes(Lane::Main) >= UNSENT_DISCARD_BYTES {
                     return Ok(false);
                 }
                 let mut out = Vec::new();
-                if discards.put_next(&self.serve.sent, &self.pages, image.reader.layout(), &mut out) {
-                    output.send(Lane::Main, Header::Long(out), None);
+                if discards.put_next(&self.serve.sent, &self.pages, with.image.reader.layout(), &mut out) {
+                    with.output.send(Lane::Main, Header::Long(out), None);
                     return Ok(true);
                 }
                 self.send_package(image, output)?;
@@ -275,7 +274,7 @@ impl Postcopy {
             // What is requested now is zero, and will be found so.
             Stage::Serve if self.preempt_ended => Ok(self.send_end(output)),
             Stage::Serve => {
-                let advanced = self.serve.advance(&self.pages, &mut self.emitter, image, output, pool)?;
+                let advanced = self.serve.advance(with)?;
                 if !advanced && self.running && self.serve.is_complete()? {
                     return Ok(self.send_end(output));
                 }
