@@ -228,7 +228,7 @@ fn load_package(
 ) -> Result<Guest, Error> {
     let config: &DestinationConfig = loader.config();
     let reader = new_reader(config, shared);
-    let mut rng = Rng::new(config.load.seed ^ 0xde71_ce5);
+    let mut rng = Rng::new(config.load.seed ^ 0xde71_ce50);
     for _ in 0..config.device_touches.min(shared.memory.pages()) {
         reader.touch(rng.below(shared.memory.pages()));
         if let Some(error) = lock(&shared.progress).failure.take() {
