@@ -205,6 +205,28 @@ pub enum ErrorKind {
         "capability mapped-ram: RAM lies in a file with holes, not in this stream; it cannot be read from a channel"
     )]
     MappedRam,
+    /// The header of a block in a mapped-ram file.
+    #[error("mapped-ram block \"{}\": {what} {found:#x}, expected {expected}", name_text(.name))]
+    MappedBlock {
+        /// The block's name.
+        name: Vec<u8>,
+        /// The field.
+        what: &'static str,
+        /// Its value.
+        found: u64,
+        /// What it can be.
+        expected: &'static str,
+    },
+    /// A multifd channel.
+    #[error("multifd {what} {found:#x}, expected {expected}")]
+    Multifd {
+        /// The field.
+        what: &'static str,
+        /// Its value.
+        found: u64,
+        /// What it can be.
+        expected: &'static str,
+    },
     /// A command that nobody knows.
     #[error("unknown command {found}")]
     Command {

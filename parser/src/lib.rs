@@ -10,6 +10,8 @@
 //! | read a stream that is in memory | [`SliceReader`] |
 //! | write one | the `put_*` functions, or [`Record::put`] |
 //! | read the answers of a destination | [`return_path`] |
+//! | name the bytes of device sections | [`device`] |
+//! | read a multifd channel, or the block list of a mapped-ram file | [`ram::multifd`], [`ram::mapped`] |
 //! | be a destination, or know what one refuses | [`protocol`] |
 //!
 //! ```
@@ -27,16 +29,19 @@
 //!
 //! # What it does not do
 //!
-//! The channels of multifd and the files of mapped-ram are not read.
+//! The channels of multifd carry no names of devices and no order: putting the pages of several channels together is the
+//! caller's business.
 #![forbid(unsafe_code)]
 
 mod command;
 mod configuration;
 mod decoder;
+pub mod device;
 mod dirty_bitmap;
 mod early;
 mod error;
 mod iterable;
+mod json;
 pub mod protocol;
 pub mod ram;
 mod reader;
@@ -49,7 +54,7 @@ mod vmdesc;
 
 pub use command::{Command, DiscardRange, PostcopyAdvise, put_command};
 pub use configuration::{Configuration, put_configuration, put_file_header};
-pub use decoder::{DEFAULT_MAX_RAM_BYTES, DEFAULT_PAGE_SIZE, Decoder, Options, Step};
+pub use decoder::{DEFAULT_MAX_RAM_BYTES, DEFAULT_PAGE_SIZE, Decoder, Options, Step, UNKNOWN_LENGTH};
 pub use dirty_bitmap::{ChunkKind, DirtyBitmapChunk, put_dirty_bitmap_chunk};
 pub use error::{Error, ErrorKind, name_text};
 pub use iterable::{

@@ -107,6 +107,40 @@ pub fn put_return_path_message(out: &mut Vec<u8>, message: &ReturnPathMessage<'_
     out.extend_from_slice(&payload);
 }
 
+/// What follows [`ReturnPathMessage::ReceivedBitmap`], outside of any frame.
+const RECEIVED_BITMAP_END: u64 = 0x0123_4567_89ab_cdef;
+/// One bit per page of 16 TiB in pages of 1 KiB.
+const RECEIVED_BITMAP_LIMIT_BYTES: u64 = 2 << 30;
+
+/// Takes the bitmap from the start of `input`: its size (be64), the bits, an end mark (be64). Returns how long it is with
+/// the bits; `None` while it is not all there.
+///
+/// # Errors
+///
+/// `Value` for an end mark that is none, `Limit`.
+pub fn received_bitmap(input: &[u8], offset: u64) -> Result<Option<(usize, &[u8])>, Error> {
+    let fail = |at: usize, kind| Error {
+        offset: offset + at as u64,
+        path: "return path > received bitmap".to_owned(),
+        kind,
+    };
+    let Some((size, rest)) = input.split_first_chunk::<8>() else { return Ok(None) };
+    let size = u64::from_be_bytes(*size);
+    if size > RECEIVED_BITMAP_LIMIT_BYTES || size % 8 != 0 {
+        let (found, limit) = (size, RECEIVED_BITMAP_LIMIT_BYTES);
+        return Err(fail(0, ErrorKind::Limit { what: "received bitmap size", found, limit }));
+    }
+    let length = usize::try_from(size).unwrap_or(usize::MAX);
+    let Some((bits, rest)) = rest.split_at_checked(length) else { return Ok(None) };
+    let Some((mark, _)) = rest.split_first_chunk::<8>() else { return Ok(None) };
+    let found = u64::from_be_bytes(*mark);
+    if found != RECEIVED_BITMAP_END {
+        let (what, expected) = ("received bitmap end mark", "0x123456789abcdef");
+        return Err(fail(8 + length, ErrorKind::Value { what, found, expected }));
+    }
+    Ok(Some((8 + length + 8, bits)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,6 +164,23 @@ mod tests {
                 assert_eq!(return_path_message(&bytes[..cut], 0).unwrap(), None);
             }
         }
+    }
+
+    #[test]
+    fn a_received_bitmap_needs_its_end_mark_and_every_cut_waits() {
+        let mut bytes = 8u64.to_be_bytes().to_vec();
+        bytes.extend_from_slice(&[0xff, 0, 0, 0, 0, 0, 0, 0]);
+        bytes.extend_from_slice(&RECEIVED_BITMAP_END.to_be_bytes());
+        assert_eq!(received_bitmap(&bytes, 0).unwrap(), Some((24, &bytes[8..16])));
+        for cut in 0..bytes.len() {
+            assert_eq!(received_bitmap(&bytes[..cut], 0).unwrap(), None);
+        }
+        bytes[23] ^= 1;
+        assert_eq!(
+            received_bitmap(&bytes, 0x10).unwrap_err().to_string(),
+            "offset 0x20: return path > received bitmap: received bitmap end mark 0x123456789abcdee, expected \
+             0x123456789abcdef"
+        );
     }
 
     #[test]

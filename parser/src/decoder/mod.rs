@@ -16,6 +16,8 @@ use std::collections::HashMap;
 pub const DEFAULT_PAGE_SIZE: u32 = 4096;
 /// RAM beyond this is refused unless an option says otherwise: 16 TiB.
 pub const DEFAULT_MAX_RAM_BYTES: u64 = 16 << 40;
+/// Length of a block that is not listed: a recovery connection and a preempt channel only name them.
+pub const UNKNOWN_LENGTH: u64 = u64::MAX;
 /// The longest vmdesc that is accepted; some MB are the most that was seen.
 pub(crate) const VMDESC_LIMIT_BYTES: u32 = 16 << 20;
 
@@ -107,6 +109,9 @@ pub struct Decoder {
     early: early::Search,
     early_devices: Option<(u64, Vec<u8>)>,
     eof: bool,
+    mapped_ram: bool,
+    /// Blocks are not listed; each is learned when it is named.
+    learns_blocks: bool,
 }
 
 impl Decoder {
@@ -130,7 +135,51 @@ impl Decoder {
             early: early::Search::default(),
             early_devices: None,
             eof: false,
+            mapped_ram: false,
+            learns_blocks: false,
         }
+    }
+
+    /// A walk from the start of a connection that resumes an interrupted postcopy: no file header, no configuration, no
+    /// START. The ids of its sections are those of the first connection, which are not known here: the first one that
+    /// PART or END names is taken for `ram`. Blocks are learned from the commands that ask for their bitmaps; their
+    /// lengths are not known ([`UNKNOWN_LENGTH`]).
+    #[must_use]
+    pub fn recovery(options: Options) -> Self {
+        Self { state: State::TopLevel, learns_blocks: true, packaged: true, ..Self::new(options) }
+    }
+
+    /// A walk over a postcopy's preempt channel: bare page records, without a section around them. Blocks are learned
+    /// when they are named, as in [`recovery`](Self::recovery).
+    #[must_use]
+    pub fn preempt(options: Options) -> Self {
+        let (id, grammar, kind) = (SectionId(0), Grammar::Ram, SectionType::Part);
+        let mut sections = HashMap::new();
+        sections.insert(id, Known { idstr: b"preempt channel".to_vec(), grammar });
+        let state = State::Body { id, grammar, kind, first: true };
+        Self { state, sections, learns_blocks: true, ..Self::new(options) }
+    }
+
+    /// Accepts capability mapped-ram. Behind START of `ram` the caller reads the block list itself (it has holes:
+    /// [`mapped`](crate::ram::mapped)) and gives it to [`mapped_blocks`](Self::mapped_blocks).
+    #[must_use]
+    pub fn accept_mapped_ram(mut self) -> Self {
+        self.mapped_ram = true;
+        self
+    }
+
+    /// The block list of a mapped-ram file; the walk goes on at `offset`, behind the last page.
+    pub fn mapped_blocks(&mut self, blocks: Vec<RamBlock>, offset: u64) {
+        self.by_name = blocks.iter().enumerate().map(|(at, block)| (block.idstr.clone(), at)).collect();
+        self.blocks = blocks;
+        self.offset = offset;
+    }
+
+    /// Lets the walk begin at this offset instead of 0: what stands before it is somebody else's.
+    #[must_use]
+    pub fn starting_at(mut self, offset: u64) -> Self {
+        self.offset = offset;
+        self
     }
 
     /// Offset of the next record in the stream.
@@ -205,6 +254,12 @@ impl Decoder {
     pub fn finish(&self, rest: &[u8]) -> Result<(), Error> {
         let inside = match self.state {
             State::AfterEof | State::AfterVmdesc | State::DeviceTail if rest.is_empty() => return Ok(()),
+            // A preempt channel ends with EOS up to 7.2, and just so since.
+            State::Body { .. } | State::Footer { .. }
+                if rest.is_empty() && self.learns_blocks && !self.packaged =>
+            {
+                return Ok(());
+            }
             State::Header => "inside the file header",
             State::MaybeConfiguration => "inside the configuration section",
             State::TopLevel if rest.is_empty() => "without an end mark",

@@ -1,8 +1,8 @@
 //! The body of the `ram` section: block list and page records.
 
-use super::{Decoder, SectionType, Step};
+use super::{Decoder, SectionType, Step, UNKNOWN_LENGTH};
 use crate::error::ErrorKind;
-use crate::ram::block::{BlockListContext, block_list};
+use crate::ram::block::{BlockListContext, RamBlock, block_list};
 use crate::ram::{
     ENCODING_FLAG_XBZRLE, RAM_SAVE_FLAG_COMPRESS_PAGE, RAM_SAVE_FLAG_CONTINUE, RAM_SAVE_FLAG_EOS,
     RAM_SAVE_FLAG_MEM_SIZE, RAM_SAVE_FLAG_MULTIFD_FLUSH, RAM_SAVE_FLAG_PAGE, RAM_SAVE_FLAG_XBZRLE,
@@ -13,6 +13,9 @@ use crate::section::str8;
 use crate::span::{Parsed, Span, take};
 use nom::Parser;
 use nom::number::streaming::{be_u8, be_u16, be_u32, be_u64};
+
+/// The most blocks that are learned from their names.
+pub(super) const LEARNED_LIMIT: usize = 1 << 16;
 
 impl Decoder {
     /// The record that a stream consists of: a page of the same block as before. Everything else, and everything
@@ -44,8 +47,10 @@ impl Decoder {
         let (page_size, page_size_guessed) = (self.page_size, self.page_size_guessed);
         let unknown = || input.reject(ErrorKind::PageFlags { flags, page_size, page_size_guessed });
         match flags & !RAM_SAVE_FLAG_CONTINUE {
-            RAM_SAVE_FLAG_EOS if flags == word => Ok((rest, Record::RamEndOfSection)),
-            RAM_SAVE_FLAG_MULTIFD_FLUSH if flags == word => Ok((rest, Record::RamMultifdFlush)),
+            RAM_SAVE_FLAG_EOS if word == RAM_SAVE_FLAG_EOS => Ok((rest, Record::RamEndOfSection)),
+            RAM_SAVE_FLAG_MULTIFD_FLUSH if word == RAM_SAVE_FLAG_MULTIFD_FLUSH => {
+                Ok((rest, Record::RamMultifdFlush))
+            }
             RAM_SAVE_FLAG_MEM_SIZE if flags == RAM_SAVE_FLAG_MEM_SIZE => {
                 if !self.blocks.is_empty() || kind != SectionType::Start {
                     return Err(input.reject(ErrorKind::SecondBlockList));
@@ -77,6 +82,21 @@ impl Decoder {
         }
     }
 
+    /// Takes a name into the block list; returns its index.
+    pub(super) fn learn_block(&mut self, name: &[u8]) -> usize {
+        let next = self.blocks.len();
+        let block = *self.by_name.entry(name.to_vec()).or_insert(next);
+        if block == next {
+            self.blocks.push(RamBlock {
+                idstr: name.to_vec(),
+                used_length: UNKNOWN_LENGTH,
+                host_page_size: None,
+                guest_physical_address: None,
+            });
+        }
+        block
+    }
+
     fn page<'a>(
         &mut self,
         input: Span<'a>,
@@ -85,13 +105,17 @@ impl Decoder {
         offset: u64,
         named: bool,
     ) -> Parsed<'a, Record<'a>> {
-        if self.blocks.is_empty() {
+        if self.blocks.is_empty() && !self.learns_blocks {
             return Err(input.reject(ErrorKind::PageBeforeBlocks));
         }
         let (rest, block) = if named {
             let (after, name) = str8(rest)?;
-            let Some(&block) = self.by_name.get(name) else {
-                return Err(rest.reject(ErrorKind::UnknownBlock { name: name.to_vec() }));
+            let block = match self.by_name.get(name) {
+                Some(&block) => block,
+                None if self.learns_blocks && !name.is_empty() && self.blocks.len() < LEARNED_LIMIT => {
+                    self.learn_block(name)
+                }
+                None => return Err(rest.reject(ErrorKind::UnknownBlock { name: name.to_vec() })),
             };
             (after, block)
         } else {

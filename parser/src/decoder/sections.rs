@@ -1,5 +1,6 @@
 //! Sections: what may follow what, and where a body ends.
 
+use super::pages::LEARNED_LIMIT;
 use super::{Decoder, Grammar, Known, SectionType, State, VMDESC_LIMIT_BYTES};
 use crate::command::{Command, command};
 use crate::configuration::{QEMU_VM_CONFIGURATION, configuration, file_header};
@@ -86,6 +87,9 @@ impl Decoder {
             QEMU_VM_SECTION_PART | QEMU_VM_SECTION_END => {
                 let (after, id) = be_u32.parse(rest)?;
                 let id = SectionId(id);
+                if self.learns_blocks && self.sections.is_empty() {
+                    self.sections.insert(id, Known { idstr: b"ram".to_vec(), grammar: Grammar::Ram });
+                }
                 let Some(known) = self.sections.get(&id) else {
                     return Err(rest.reject(ErrorKind::UnknownSection { found: id.0 }));
                 };
@@ -99,6 +103,9 @@ impl Decoder {
                 match &command {
                     Command::PostcopyAdvise(Some(_)) => self.advised = true,
                     Command::Packaged(_) => self.packaged = true,
+                    Command::RecvBitmap(name) if self.learns_blocks && self.blocks.len() < LEARNED_LIMIT => {
+                        self.learn_block(name);
+                    }
                     _ => {}
                 }
                 Ok((rest, Record::Command(command)))
@@ -127,6 +134,7 @@ impl Decoder {
             return Err(input.reject(ErrorKind::SectionTwice { found: header.section_id.0, first }));
         }
         if grammar == Grammar::Ram
+            && !self.mapped_ram
             && self.configuration.as_ref().is_some_and(|c| c.has_capability("mapped-ram"))
         {
             return Err(input.reject(ErrorKind::MappedRam));

@@ -6,6 +6,8 @@
 
 pub mod block;
 pub mod compressed;
+pub mod mapped;
+pub mod multifd;
 pub mod xbzrle;
 
 use crate::section::put_str8;

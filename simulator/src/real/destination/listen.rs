@@ -166,7 +166,8 @@ fn kind(record: &Record<'_>) -> &'static str {
 /// Everything has come: who waits for a page now waits for nothing.
 fn end_mark(shared: &Shared) -> Result<(), Error> {
     let start = Instant::now();
-    while !lock(&shared.pending).is_empty()
+    while shared.preempt
+        && !lock(&shared.pending).is_empty()
         && start.elapsed() < STRAGGLERS
         && lock(&shared.progress).failure.is_none()
     {

@@ -146,7 +146,8 @@ impl<'a> Loader<'a> {
         self.leader.blocks =
             list.blocks.iter().map(|block| (block.idstr.clone(), block.used_length)).collect();
         let (incoming, back) = (Arc::clone(&self.incoming), Arc::clone(&self.back));
-        self.shared = Some(Arc::new(Shared::new(memory, incoming, back, self.config.refuse_duplicates)));
+        let DestinationConfig { refuse_duplicates, preempt, .. } = *self.config;
+        self.shared = Some(Arc::new(Shared::new(memory, incoming, back, refuse_duplicates, preempt)));
         Ok(())
     }
 

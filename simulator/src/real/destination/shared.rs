@@ -82,6 +82,8 @@ pub(super) struct Shared {
     pub(super) userfault: Mutex<Option<Arc<Userfault>>>,
     pub(super) duplicates: AtomicU64,
     pub(super) refuse_duplicates: bool,
+    /// Requested pages may come on a channel of their own.
+    pub(super) preempt: bool,
 }
 
 impl Shared {
@@ -90,6 +92,7 @@ impl Shared {
         incoming: Arc<Mutex<Incoming>>,
         back: Arc<Mutex<ReturnPath>>,
         refuse_duplicates: bool,
+        preempt: bool,
     ) -> Self {
         Self {
             regions: memory.regions(),
@@ -104,6 +107,7 @@ impl Shared {
             userfault: Mutex::new(None),
             duplicates: AtomicU64::new(0),
             refuse_duplicates,
+            preempt,
         }
     }
 

@@ -1,0 +1,329 @@
+//! The command line.
+
+use crate::input::{DEFAULT_MAX_UNPACKED_BYTES, OpenOptions};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use std::path::PathBuf;
+
+/// Show, check, compare and convert QEMU migration streams and snapshot images.
+///
+/// A FILE is told by its content: a migration stream (also mapped-ram, and behind somebody else's bytes), an image of
+/// qemu-snapshot or of the original tool, a qcow2 image with internal snapshots, a libvirt save image, a recorded multifd
+/// channel, return path, postcopy recovery connection or preempt channel; any of them packed with gzip or zstd. - is stdin.
+#[derive(Debug, Parser)]
+#[command(name = "snapinspect", version, after_help = EXIT_STATUS)]
+pub struct Cli {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_STATUS: &str = "\
+Exit status: 0 asked and fine (check: nothing above a note), 1 the input was read and is wrong, or differs, or breaks,
+2 it could not be done (usage, I/O, an input that is nothing of the above).";
+
+/// A command.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show what is in a file, one record per line, its offset first
+    #[command(after_help = DUMP_EXAMPLES)]
+    Dump(DumpArgs),
+    /// Check a file strictly; findings have a level (note, warning, error), an offset and a path
+    #[command(after_help = CHECK_EXAMPLES)]
+    Check(CheckArgs),
+    /// Count: blocks, kinds of pages, repetitions, bytes per section and device, entropy, page order
+    Stat(StatArgs),
+    /// Compare two files: machine, blocks, pages, device fields, structure
+    Diff(DiffArgs),
+    /// Would a QEMU that writes TARGET load SOURCE?
+    #[command(after_help = COMPAT_EXAMPLES)]
+    Compat(CompatArgs),
+    /// Draw RAM, block by block
+    Map(MapArgs),
+    /// Take something out: a RAM block, all RAM as an ELF core, a device's bytes, the vmdesc
+    #[command(after_help = EXTRACT_EXAMPLES)]
+    Extract(ExtractArgs),
+    /// Convert between stream, image and mapped-ram file, and verify the result by a second read
+    #[command(after_help = CONVERT_EXAMPLES)]
+    Convert(ConvertArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual page of the program, or of one of its commands
+    Man {
+        /// The command
+        command: Option<String>,
+    },
+}
+
+const DUMP_EXAMPLES: &str = "\
+Examples:
+  snapinspect dump vm.stream
+  snapinspect dump --device cpu --json vm.stream | jq -r 'select(.type==\"field\") | .path'
+  snapinspect dump --at 0x1f40 --hex vm.stream
+  zcat vm.gz | snapinspect dump --coverage -";
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  snapinspect check vm.qcow2
+  snapinspect check --format github vm.stream";
+
+const COMPAT_EXAMPLES: &str = "\
+Examples:
+  snapinspect compat vm.stream new.stream
+  qemu-system-x86_64 -M pc-i440fx-7.2 -dump-vmstate new.json && snapinspect compat vm.stream new.json
+The allow-list has one line per rule: RULE \"PATH-PATTERN\" EXPIRY(YYYY-MM-DD or -) REASON; * in a pattern is anything.";
+
+const EXTRACT_EXAMPLES: &str = "\
+Examples:
+  snapinspect extract vm.stream --block pc.ram -o ram.bin
+  snapinspect extract vm.stream --core -o vm.core && gdb vmlinux vm.core
+  snapinspect extract vm.stream --device 0000:00:01.1/ide -o ide.bin
+  snapinspect extract vm.stream --vmdesc -o - | jq .";
+
+const CONVERT_EXAMPLES: &str = "\
+Examples:
+  snapinspect convert vm.stream vm.qcow2 --to image
+  snapinspect convert vm.qcow2 vm.mapped --to mapped-ram
+  snapinspect convert vm.mapped vm.stream --to stream";
+
+/// How inputs are read.
+#[derive(Debug, Clone, Args)]
+pub struct InputArgs {
+    /// Which of several internal snapshots, by name or id
+    #[arg(long, value_name = "NAME")]
+    pub snapshot: Option<String>,
+    /// Target page size in bytes, where the input does not tell it
+    #[arg(long, value_name = "BYTES", value_parser = page_size)]
+    pub page_size: Option<u32>,
+    /// The most RAM that is accepted, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = migration_stream::DEFAULT_MAX_RAM_BYTES)]
+    pub max_ram: u64,
+    /// The most that unpacking gzip or zstd may give, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_MAX_UNPACKED_BYTES)]
+    pub max_unpacked: u64,
+    /// Read images whose checksums are gone or do not count any more
+    #[arg(long)]
+    pub unverified: bool,
+}
+
+impl InputArgs {
+    /// As options for opening.
+    #[must_use]
+    pub fn options(&self) -> OpenOptions {
+        OpenOptions {
+            snapshot: self.snapshot.clone(),
+            page_size: self.page_size,
+            max_ram_bytes: self.max_ram,
+            max_unpacked_bytes: self.max_unpacked,
+            allow_unverified: self.unverified,
+        }
+    }
+}
+
+/// `dump`.
+#[derive(Debug, Args)]
+pub struct DumpArgs {
+    /// The file
+    pub file: PathBuf,
+    /// One JSON object per line (inspector/SCHEMA.md)
+    #[arg(long)]
+    pub json: bool,
+    /// Each page instead of runs of them
+    #[arg(long)]
+    pub pages: bool,
+    /// Only this section, by idstr or id
+    #[arg(long, value_name = "NAME|ID")]
+    pub section: Option<String>,
+    /// Only this device, with its fields
+    #[arg(long, value_name = "NAME")]
+    pub device: Option<String>,
+    /// Only what stands at this offset (0x… or decimal)
+    #[arg(long, value_name = "OFFSET", value_parser = number)]
+    pub at: Option<u64>,
+    /// The bytes, too
+    #[arg(long)]
+    pub hex: bool,
+    /// Prove that every byte is accounted for, instead of showing them
+    #[arg(long, conflicts_with_all = ["pages", "section", "device", "at", "hex"])]
+    pub coverage: bool,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it")]
+    pub input: InputArgs,
+}
+
+/// How findings are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// One line per finding
+    Text,
+    /// One JSON object per line
+    Json,
+    /// Workflow commands of GitHub
+    Github,
+}
+
+/// `check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The file
+    pub file: PathBuf,
+    /// How findings are written
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it")]
+    pub input: InputArgs,
+}
+
+/// `stat`.
+#[derive(Debug, Args)]
+pub struct StatArgs {
+    /// The file
+    pub file: PathBuf,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it")]
+    pub input: InputArgs,
+}
+
+/// `diff`.
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// One file
+    pub a: PathBuf,
+    /// The other
+    pub b: PathBuf,
+    /// One JSON object per line
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it")]
+    pub input: InputArgs,
+}
+
+/// What `compat` fails on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FailOn {
+    /// Whatever is not known to be safe
+    MayBreak,
+    /// Only what is known to break
+    Breaks,
+}
+
+/// `compat`.
+#[derive(Debug, Args)]
+pub struct CompatArgs {
+    /// What is to be loaded: a stream or image, or the JSON that -dump-vmstate writes
+    pub source: PathBuf,
+    /// What the loading QEMU itself writes: the same
+    pub target: PathBuf,
+    /// Findings that are known and accepted
+    #[arg(long, value_name = "FILE")]
+    pub allow: Option<PathBuf>,
+    /// From which verdict on the exit status is 1
+    #[arg(long, value_enum, default_value_t = FailOn::MayBreak)]
+    pub fail_on: FailOn,
+    /// How findings are written
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it")]
+    pub input: InputArgs,
+}
+
+/// `map`.
+#[derive(Debug, Args)]
+pub struct MapArgs {
+    /// The file
+    pub file: PathBuf,
+    /// Where the picture goes; its ending says which: .png, .svg or .html
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Show what changed against this file
+    #[arg(long, value_name = "FILE")]
+    pub against: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it")]
+    pub input: InputArgs,
+}
+
+/// `extract`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true))]
+pub struct ExtractArgs {
+    /// The file
+    pub file: PathBuf,
+    /// A RAM block as a raw file
+    #[arg(long, value_name = "NAME", group = "what")]
+    pub block: Option<String>,
+    /// Where in the block to begin (0x… or decimal)
+    #[arg(long, value_name = "OFFSET", requires = "block", value_parser = number, default_value = "0")]
+    pub start: u64,
+    /// How many bytes of the block
+    #[arg(long, value_name = "BYTES", requires = "block", value_parser = number)]
+    pub length: Option<u64>,
+    /// All RAM as an ELF core
+    #[arg(long, group = "what")]
+    pub core: bool,
+    /// A device's bytes
+    #[arg(long, value_name = "NAME", group = "what")]
+    pub device: Option<String>,
+    /// The vmdesc
+    #[arg(long, group = "what")]
+    pub vmdesc: bool,
+    /// Which of several instances of the device
+    #[arg(long, value_name = "N", requires = "device", default_value_t = 0)]
+    pub instance: u32,
+    /// Where it goes; - is stdout
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it")]
+    pub input: InputArgs,
+}
+
+/// What to convert to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Target {
+    /// A migration stream: -incoming exec:, fd:, unix:
+    Stream,
+    /// An image of qemu-snapshot
+    Image,
+    /// A mapped-ram file: -incoming file: with capability mapped-ram, QEMU 9.0 and later
+    MappedRam,
+}
+
+/// `convert`.
+#[derive(Debug, Args)]
+pub struct ConvertArgs {
+    /// What is converted
+    pub source: PathBuf,
+    /// Where it goes; it must not exist
+    pub output: PathBuf,
+    /// What to convert to
+    #[arg(long, value_enum)]
+    pub to: Target,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it")]
+    pub input: InputArgs,
+}
+
+fn page_size(text: &str) -> Result<u32, String> {
+    match text.parse::<u32>() {
+        Ok(size) if size.is_power_of_two() && (1 << 10..=1 << 16).contains(&size) => Ok(size),
+        _ => Err("expected a power of two, 1024 to 65536".to_owned()),
+    }
+}
+
+fn number(text: &str) -> Result<u64, String> {
+    let parsed = match text.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16),
+        None => text.parse(),
+    };
+    parsed.map_err(|error| error.to_string())
+}

@@ -1,0 +1,82 @@
+//! `check`: findings, one per line.
+
+use super::output::{Output, finding};
+use super::{image, progress};
+use crate::check::Checker;
+use crate::cli::{CheckArgs, Format};
+use crate::error::Error;
+use crate::input::open;
+use crate::walk::{Finding, Level, walk};
+
+/// Counts findings by level and writes them.
+struct Findings<'a> {
+    output: &'a mut Output,
+    format: Format,
+    file: String,
+    counts: [u64; 3],
+    failed: Option<Error>,
+}
+
+impl Findings<'_> {
+    fn take(&mut self, found: &Finding) {
+        self.counts[found.level as usize] += 1;
+        let line = finding(found, self.format, &self.file);
+        if self.failed.is_none()
+            && let Err(error) = self.output.line(&line)
+        {
+            self.failed = Some(error);
+        }
+    }
+
+    fn summary(&mut self) -> Result<u8, Error> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        let [notes, warnings, errors] = self.counts;
+        match self.format {
+            Format::Text => self.output.line(&format!(
+                "{}: {errors} errors, {warnings} warnings, {notes} notes",
+                crate::escape::terminal(self.file.as_bytes())
+            ))?,
+            Format::Json => self.output.line(
+                &serde_json::json!({
+                    "type": "summary", "errors": errors, "warnings": warnings, "notes": notes,
+                })
+                .to_string(),
+            )?,
+            Format::Github => {}
+        }
+        self.output.flush()?;
+        Ok(u8::from(warnings + errors > 0))
+    }
+}
+
+pub(super) fn run(args: &CheckArgs) -> Result<u8, Error> {
+    let options = args.input.options();
+    let opened = open(&args.file, &options)?;
+    let mut output = Output::stdout();
+    let mut findings = Findings {
+        output: &mut output,
+        format: args.format,
+        file: args.file.to_string_lossy().into_owned(),
+        counts: [0; 3],
+        failed: None,
+    };
+    let mut take = |found: Finding| findings.take(&found);
+    let mut broken = false;
+    if let Some(file) = &opened.image
+        && opened.snapshots.is_empty()
+    {
+        image::check(file, &options, &mut |found| {
+            broken |= found.level == Level::Error;
+            take(found);
+        });
+    }
+    // What a damaged image would revert to is no stream to judge.
+    if !broken {
+        let mut checker = Checker::new(&opened, &mut take);
+        walk(opened, &options, &mut checker, progress::bar())?;
+        checker.finish();
+    }
+    findings.summary()
+}

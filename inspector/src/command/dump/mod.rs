@@ -1,0 +1,395 @@
+//! `dump`: one record per line.
+
+mod coverage;
+mod records;
+
+use super::{image, output::Output, progress};
+use crate::cli::DumpArgs;
+use crate::error::Error;
+use crate::input::{Opened, open};
+use crate::line::{Line, Value, fields};
+use crate::walk::{Context, Event, Finding, Flow, Item, Level, Visitor, walk};
+use coverage::Coverage;
+use migration_stream::ram::multifd::Message;
+use migration_stream::return_path::ReturnPathMessage;
+use migration_stream::{Record, SectionId};
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+
+pub(super) fn run(args: &DumpArgs) -> Result<u8, Error> {
+    let options = args.input.options();
+    let opened = open(&args.file, &options)?;
+    let mut output = Output::stdout();
+    if args.coverage {
+        return self::coverage(args, opened, &mut output);
+    }
+    let mut dump =
+        Dump { args, output: &mut output, run: None, section: None, sections: HashMap::new(), wrong: false };
+    for line in container(&opened) {
+        dump.show(line, None)?;
+    }
+    if let Some(file) = &opened.image
+        && opened.snapshots.is_empty()
+    {
+        for line in image::lines(file, &options) {
+            dump.show_container(line)?;
+        }
+    }
+    walk(opened, &options, &mut dump, progress::bar())?;
+    dump.end_run()?;
+    let wrong = dump.wrong;
+    output.flush()?;
+    Ok(u8::from(wrong))
+}
+
+fn coverage(args: &DumpArgs, opened: Opened, output: &mut Output) -> Result<u8, Error> {
+    let options = args.input.options();
+    let mut coverage = Coverage::starting_at(opened.start);
+    let length = opened.source.length();
+    walk(opened, &options, &mut coverage, progress::bar())?;
+    let whole = length.is_none_or(|length| length == coverage.bytes());
+    let accounted =
+        coverage.gap.is_none() && whole && coverage.skipped_bytes == 0 && coverage.errors.is_empty();
+    let mut line = Line::new(coverage.end() - coverage.bytes(), coverage.bytes(), "coverage")
+        .with("bytes", Value::Decimal(coverage.bytes()))
+        .with("pieces", Value::Decimal(coverage.pieces))
+        .with("fields", Value::Decimal(coverage.fields))
+        .with("opaque_bytes", Value::Decimal(coverage.opaque.values().sum()))
+        .with("skipped_bytes", Value::Decimal(coverage.skipped_bytes))
+        .with("complete", Value::Bool(accounted));
+    if let Some((expected, found)) = coverage.gap {
+        line = line.with("gap", Value::List(vec![Value::Hex(expected), Value::Hex(found)]));
+    }
+    output.line(&if args.json { line.json() } else { line.text() })?;
+    for (why, bytes) in &coverage.opaque {
+        let line = Line { offset: None, ..Line::new(0, *bytes, "opaque") }
+            .with("bytes", Value::Decimal(*bytes))
+            .with("why", Value::Word(why));
+        output.line(&if args.json { line.json() } else { line.text() })?;
+    }
+    for finding in &coverage.errors {
+        let line = finding_line(finding);
+        output.line(&if args.json { line.json() } else { line.text() })?;
+    }
+    output.flush()?;
+    Ok(u8::from(!accounted))
+}
+
+/// What stands around the stream.
+fn container(opened: &Opened) -> Vec<Line> {
+    let wrappers = opened.wrappers.iter().map(|wrapper| Value::Word(wrapper.name())).collect();
+    let mut lines = vec![
+        Line { offset: None, ..Line::new(0, 0, "input") }
+            .with("kind", Value::Word(opened.kind.name()))
+            .with("packed", Value::List(wrappers))
+            .with("start", Value::Hex(opened.start)),
+    ];
+    if let Some((header, xml)) = &opened.libvirt {
+        lines.push(
+            Line::new(0, 92 + u64::from(header.data_bytes), "libvirt")
+                .with("version", Value::Decimal(header.version.into()))
+                .with("was_running", Value::Bool(header.was_running))
+                .with("format", Value::Word(header.format_name()))
+                .with("complete", Value::Bool(header.complete))
+                .with("xml", Value::Name(xml.clone())),
+        );
+    }
+    for snapshot in &opened.snapshots {
+        lines.push(
+            Line { offset: None, ..Line::new(0, snapshot.vm_state_bytes, "internal_snapshot") }
+                .with("id", Value::Name(snapshot.id.clone()))
+                .with("name", Value::Name(snapshot.name.clone()))
+                .with("date", Value::Decimal(snapshot.date_s.into()))
+                .with("vm_state_bytes", Value::Decimal(snapshot.vm_state_bytes)),
+        );
+    }
+    lines
+}
+
+fn finding_line(finding: &Finding) -> Line {
+    let line = Line { offset: finding.offset, ..Line::new(0, 0, "finding") };
+    line.with("level", Value::Word(finding.level.name()))
+        .with("path", Value::Name(finding.path.clone().into_bytes()))
+        .with("text", Value::Name(finding.text.clone().into_bytes()))
+}
+
+/// Pages of one kind that follow each other, in the stream and in their block.
+#[derive(Debug)]
+struct Run {
+    offset: u64,
+    length: u64,
+    kind: &'static str,
+    block: usize,
+    name: Value,
+    start: u64,
+    pages: u64,
+}
+
+struct Dump<'a> {
+    args: &'a DumpArgs,
+    output: &'a mut Output,
+    run: Option<Run>,
+    /// The section that the walk is in: its id and idstr.
+    section: Option<(SectionId, Vec<u8>)>,
+    sections: HashMap<SectionId, Vec<u8>>,
+    wrong: bool,
+}
+
+impl Dump<'_> {
+    fn wanted_here(&self) -> bool {
+        let by_name = |wanted: &Option<String>| {
+            wanted.as_ref().is_none_or(|wanted| {
+                self.section
+                    .as_ref()
+                    .is_some_and(|(id, idstr)| idstr == wanted.as_bytes() || wanted.parse() == Ok(id.0))
+            })
+        };
+        by_name(&self.args.section) && by_name(&self.args.device)
+    }
+
+    /// Shows a line, if it is wanted; `record` is for the bytes.
+    fn show(&mut self, mut line: Line, bytes: Option<Vec<u8>>) -> Result<(), Error> {
+        if !self.wanted_here() {
+            return Ok(());
+        }
+        if let Some(at) = self.args.at {
+            let hit = line.offset.is_some_and(|offset| offset <= at && at < offset + line.length);
+            if !hit {
+                return Ok(());
+            }
+        }
+        line.bytes = if self.args.hex { bytes.or(line.bytes) } else { None };
+        self.output.line(&if self.args.json { line.json() } else { line.text() })
+    }
+
+    fn show_container(
+        &mut self,
+        (kind, values): (&'static str, Vec<(&'static str, image::Fact)>),
+    ) -> Result<(), Error> {
+        let mut line = Line { offset: None, ..Line::new(0, 0, kind) };
+        for (key, fact) in values {
+            let value = match fact {
+                image::Fact::Number(number) => Value::Decimal(number),
+                image::Fact::Text(text) => Value::Name(text.into_bytes()),
+            };
+            line = line.with(key, value);
+        }
+        self.show(line, None)
+    }
+
+    fn end_run(&mut self) -> Result<(), Error> {
+        let Some(run) = self.run.take() else { return Ok(()) };
+        let line = Line::new(run.offset, run.length, run.kind)
+            .with("block", run.name)
+            .with("start", Value::Hex(run.start))
+            .with("pages", Value::Decimal(run.pages));
+        self.show(line, None)
+    }
+
+    /// Takes a page into the run; false if it is to be shown by itself.
+    fn page(&mut self, item: &Item<'_>, record: &Record<'_>, context: &Context<'_>) -> Result<bool, Error> {
+        let (kind, block, start) = match record {
+            Record::RamPage { block, offset, .. } => ("page_run", *block, *offset),
+            Record::RamZero { block, offset, .. } => ("zero_run", *block, *offset),
+            Record::RamXbzrle { block, offset, .. } => ("xbzrle_run", *block, *offset),
+            Record::RamCompressed { block, offset, .. } => ("compressed_run", *block, *offset),
+            _ => return Ok(false),
+        };
+        if self.args.pages || self.args.at.is_some() {
+            return Ok(false);
+        }
+        if let Some(run) = &mut self.run {
+            let next = run.start + run.pages * u64::from(context.page_size);
+            if run.kind == kind
+                && run.block == block
+                && next == start
+                && run.offset + run.length == item.offset
+            {
+                run.pages += 1;
+                run.length += item.length;
+                return Ok(true);
+            }
+            self.end_run()?;
+        }
+        let (offset, length) = (item.offset, item.length);
+        let name = records::block_name(context, block);
+        self.run = Some(Run { offset, length, kind, block, name, start, pages: 1 });
+        Ok(true)
+    }
+
+    fn record(&mut self, item: &Item<'_>, record: &Record<'_>, context: &Context<'_>) -> Result<(), Error> {
+        if self.page(item, record, context)? {
+            return Ok(());
+        }
+        self.end_run()?;
+        match record {
+            Record::SectionStart(header) => {
+                self.sections.insert(header.section_id, header.idstr.to_vec());
+                self.section = Some((header.section_id, header.idstr.to_vec()));
+            }
+            Record::SectionPart(id) | Record::SectionEnd(id) => {
+                self.section = Some((*id, self.sections.get(id).cloned().unwrap_or_default()));
+            }
+            // Footers come last; everything else without a section stands between two.
+            Record::Command(_) | Record::Eof | Record::VmDescription(_) => self.section = None,
+            _ => {}
+        }
+        let bytes = self.args.hex.then(|| {
+            let mut bytes = Vec::new();
+            record.put(&mut bytes, context.blocks);
+            bytes.truncate(usize::try_from(item.length).unwrap_or(usize::MAX));
+            bytes
+        });
+        let mut lines = records::lines(item.offset, item.length, record, context);
+        if let [line] = &mut lines[..] {
+            if item.packaged {
+                line.values.push(("packaged", Value::Bool(true)));
+            }
+            let line = line.clone();
+            self.show(line, bytes)?;
+        } else {
+            for line in lines {
+                let from = usize::try_from(line.offset.unwrap_or(0).saturating_sub(item.offset)).unwrap_or(0);
+                let to = from.saturating_add(usize::try_from(line.length).unwrap_or(0));
+                let part = bytes.as_ref().and_then(|bytes| bytes.get(from..to)).map(<[u8]>::to_vec);
+                self.show(line, part)?;
+            }
+        }
+        if matches!(record, Record::Footer(_)) {
+            self.section = None;
+        }
+        Ok(())
+    }
+
+    fn event(&mut self, item: &Item<'_>, context: &Context<'_>) -> Result<(), Error> {
+        if let Event::Record(record) = &item.event {
+            return self.record(item, record, context);
+        }
+        let mapped = matches!(item.event, Event::MappedRoom { .. });
+        self.end_run()?;
+        let line = |kind| Line::new(item.offset, item.length, kind);
+        match &item.event {
+            Event::Device(section) => {
+                self.section = Some((section.header.section_id, section.header.idstr.to_vec()));
+                let header_bytes = section.header_bytes as u64;
+                let mut header = fields::device_line(item.offset, header_bytes, section);
+                if item.packaged {
+                    header.values.push(("packaged", Value::Bool(true)));
+                }
+                self.show(header, None)?;
+                let at = item.offset + header_bytes;
+                match section.description {
+                    Some(state) => {
+                        for line in fields::field_lines(at, section.body, state) {
+                            self.show(line, None)?;
+                        }
+                        Ok(())
+                    }
+                    None => {
+                        let why = Value::Word("no vmdesc describes it");
+                        let line = Line::new(at, section.body.len() as u64, "opaque");
+                        let bytes = Value::Bytes(section.body.to_vec());
+                        self.show(line.with("value", bytes).with("why", why), None)
+                    }
+                }
+            }
+            Event::MappedList(total) => self
+                .show(line("block_list").with("blocks", Value::Null).with("bytes", Value::Hex(*total)), None),
+            Event::MappedBlock(mapped) => {
+                let line = records::block_line(item.offset, item.length, &mapped.block)
+                    .with("bitmap_offset", Value::Hex(mapped.bitmap_offset))
+                    .with("pages_offset", Value::Hex(mapped.pages_offset));
+                self.show(line, None)
+            }
+            Event::MappedBitmap { block, bits } => {
+                let line = line("mapped_bitmap")
+                    .with("block", records::block_name(context, *block))
+                    .with("bits_set", Value::Decimal(records::ones(bits)));
+                self.show(line, Some(bits.to_vec()))
+            }
+            Event::MappedRoom { block, offset } if mapped => {
+                let name = block.map_or(Value::Null, |block| records::block_name(context, block));
+                self.show(line("mapped_room").with("block", name).with("start", Value::Hex(*offset)), None)
+            }
+            Event::Multifd(message) => self.show(multifd_line(line, message), None),
+            Event::MultifdData(bytes) => self.show(line("multifd_data"), Some(bytes.to_vec())),
+            Event::ReturnPath(message) => self.show(return_path_line(line("return_path"), message), None),
+            Event::ReceivedBitmap(bits) => {
+                let line = line("received_bitmap").with("bits_set", Value::Decimal(records::ones(bits)));
+                self.show(line, Some(bits.to_vec()))
+            }
+            Event::Opaque(bytes, why) => {
+                let line = line("opaque").with("value", Value::Bytes(bytes.to_vec()));
+                self.show(line.with("why", Value::Word(why)), None)
+            }
+            _ => self.show(line("skipped"), None),
+        }
+    }
+}
+
+fn multifd_line(line: impl Fn(&'static str) -> Line, message: &Message<'_>) -> Line {
+    let name = |bytes: &[u8]| Value::Name(bytes.to_vec());
+    match message {
+        Message::Hello(hello) => line("multifd_hello")
+            .with("channel", Value::Decimal(hello.channel.into()))
+            .with("uuid", Value::Name(snapshot_engine::uuid_text(&hello.uuid).into_bytes())),
+        Message::Packet(packet) => {
+            let offsets = |pages: &[u64]| Value::List(pages.iter().map(|&page| Value::Hex(page)).collect());
+            line("multifd_packet")
+                .with("number", Value::Decimal(packet.number))
+                .with("sync", Value::Bool(packet.sync))
+                .with("block", name(packet.block))
+                .with("normal", offsets(&packet.normal))
+                .with("zero", offsets(&packet.zero))
+                .with("data_bytes", Value::Decimal(packet.data_bytes.into()))
+        }
+        Message::DeviceState(state) => line("multifd_device_state")
+            .with("name", name(state.idstr))
+            .with("instance", Value::Decimal(state.instance_id.into()))
+            .with("data_bytes", Value::Decimal(state.data_bytes.into())),
+    }
+}
+
+fn return_path_line(line: Line, message: &ReturnPathMessage<'_>) -> Line {
+    let named = |text| Value::Word(text);
+    match message {
+        ReturnPathMessage::Shut(status) => {
+            line.with("message", named("SHUT")).with("value", Value::Decimal((*status).into()))
+        }
+        ReturnPathMessage::Pong(value) => {
+            line.with("message", named("PONG")).with("value", Value::Hex((*value).into()))
+        }
+        ReturnPathMessage::RequestPages { block, start, length } => line
+            .with("message", named("REQ_PAGES"))
+            .with("block", block.map_or(Value::Null, |block| Value::Name(block.to_vec())))
+            .with("start", Value::Hex(*start))
+            .with("bytes", Value::Decimal((*length).into())),
+        ReturnPathMessage::ReceivedBitmap(block) => {
+            line.with("message", named("RECV_BITMAP")).with("block", Value::Name(block.to_vec()))
+        }
+        ReturnPathMessage::ResumeAck(value) => {
+            line.with("message", named("RESUME_ACK")).with("value", Value::Decimal((*value).into()))
+        }
+        ReturnPathMessage::SwitchoverAck => line.with("message", named("SWITCHOVER_ACK")),
+    }
+}
+
+fn flow(result: Result<(), Error>) -> Flow {
+    match result {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => ControlFlow::Break(error),
+    }
+}
+
+impl Visitor for Dump<'_> {
+    fn item(&mut self, item: &Item<'_>, context: Context<'_>) -> Flow {
+        flow(self.event(item, &context))
+    }
+
+    fn finding(&mut self, finding: Finding) -> Flow {
+        self.wrong |= finding.level == Level::Error;
+        flow(self.end_run().and_then(|()| {
+            if self.args.at.is_some() { Ok(()) } else { self.show(finding_line(&finding), None) }
+        }))
+    }
+}

@@ -1,0 +1,183 @@
+//! The line of each record.
+
+use crate::line::{Line, Value, section};
+use crate::walk::Context;
+use migration_stream::{
+    BlockMigration, ChunkKind, Command, Configuration, DirtyBitmapChunk, Htab, RamBlock, Record,
+    StorageAttributes,
+};
+
+fn name(bytes: &[u8]) -> Value {
+    Value::Name(bytes.to_vec())
+}
+
+fn optional(value: Option<Value>) -> Value {
+    value.unwrap_or(Value::Null)
+}
+
+/// Name of a block by its index.
+pub(super) fn block_name(context: &Context<'_>, block: usize) -> Value {
+    name(context.blocks.get(block).map_or(&[][..], |block| &block.idstr))
+}
+
+/// A block of the list.
+pub(super) fn block_line(offset: u64, length: u64, block: &RamBlock) -> Line {
+    Line::new(offset, length, "block")
+        .with("name", name(&block.idstr))
+        .with("bytes", Value::Hex(block.used_length))
+        .with("host_page_size", optional(block.host_page_size.map(Value::Hex)))
+        .with("physical_address", optional(block.guest_physical_address.map(Value::Hex)))
+}
+
+/// The lines of a record that is no page.
+pub(super) fn lines(offset: u64, length: u64, record: &Record<'_>, context: &Context<'_>) -> Vec<Line> {
+    let line = |kind| Line::new(offset, length, kind);
+    let one = match record {
+        Record::FileHeader => line("file_header").with("version", Value::Decimal(3)),
+        Record::Configuration(configuration) => self::configuration(line("configuration"), configuration),
+        Record::EarlyDevices(_) | Record::DeviceTail => line("opaque").with("why", Value::Word("not cut")),
+        Record::SectionStart(header) => section(line("section_start"), header),
+        Record::Full(header, _) => section(line("device"), header),
+        Record::SectionPart(id) => line("section_part").with("id", Value::Decimal(id.0.into())),
+        Record::SectionEnd(id) => line("section_end").with("id", Value::Decimal(id.0.into())),
+        Record::Footer(id) => line("footer").with("id", Value::Decimal(id.0.into())),
+        Record::RamBlocks(list) => {
+            let total: u64 = list.blocks.iter().map(|block| block.used_length).sum();
+            let mut lines = vec![
+                Line::new(offset, 8, "block_list")
+                    .with("blocks", Value::Decimal(list.blocks.len() as u64))
+                    .with("bytes", Value::Hex(total)),
+            ];
+            let mut at = offset + 8;
+            for block in &list.blocks {
+                let optional = [block.host_page_size, block.guest_physical_address];
+                let length = 1 + block.idstr.len() + 8 + 8 * optional.iter().flatten().count();
+                lines.push(block_line(at, length as u64, block));
+                at += length as u64;
+            }
+            return lines;
+        }
+        Record::RamPage { block, offset, .. } => page(line("page"), context, *block, *offset),
+        Record::RamZero { block, offset, .. } => page(line("zero_page"), context, *block, *offset),
+        Record::RamXbzrle { block, offset, data, .. } => page(line("xbzrle_page"), context, *block, *offset)
+            .with("delta_bytes", Value::Decimal(data.len() as u64)),
+        Record::RamCompressed { block, offset, data, .. } => {
+            page(line("compressed_page"), context, *block, *offset)
+                .with("packed_bytes", Value::Decimal(data.len() as u64))
+        }
+        Record::RamMultifdFlush => line("multifd_flush"),
+        Record::RamEndOfSection => line("ram_end_of_section"),
+        Record::DirtyBitmap(chunk) => dirty_bitmap(line("dirty_bitmap"), chunk),
+        Record::BlockMigration(record) => block_migration(line("block_migration"), record),
+        Record::Htab(record) => htab(line("htab"), record),
+        Record::StorageAttributes(record) => storage_attributes(line("storage_attributes"), record),
+        Record::Command(command) => self::command(line("command"), command),
+        Record::Eof => line("eof"),
+        Record::VmDescription(json) => line("vmdesc").with("bytes", Value::Decimal(json.len() as u64)),
+    };
+    vec![one]
+}
+
+fn page(line: Line, context: &Context<'_>, block: usize, offset: u64) -> Line {
+    line.with("block", block_name(context, block)).with("address", Value::Hex(offset))
+}
+
+fn configuration(line: Line, configuration: &Configuration) -> Line {
+    let capabilities = configuration
+        .capabilities
+        .as_ref()
+        .map(|names| Value::List(names.iter().map(|capability| name(capability)).collect()));
+    line.with("machine", name(&configuration.machine))
+        .with(
+            "target_page_bits",
+            optional(configuration.target_page_bits.map(|bits| Value::Decimal(bits.into()))),
+        )
+        .with("capabilities", optional(capabilities))
+        .with(
+            "uuid",
+            optional(
+                configuration.uuid.map(|uuid| Value::Name(snapshot_engine::uuid_text(&uuid).into_bytes())),
+            ),
+        )
+}
+
+fn dirty_bitmap(line: Line, chunk: &DirtyBitmapChunk<'_>) -> Line {
+    let line =
+        line.with("node", optional(chunk.node.map(name))).with("bitmap", optional(chunk.bitmap.map(name)));
+    match &chunk.kind {
+        ChunkKind::Start { granularity, flags } => line
+            .with("chunk", Value::Word("start"))
+            .with("granularity", Value::Decimal((*granularity).into()))
+            .with("flags", Value::Hex((*flags).into())),
+        ChunkKind::Complete => line.with("chunk", Value::Word("complete")),
+        ChunkKind::Bits { first_sector, sectors, bits } => line
+            .with("chunk", Value::Word(if bits.is_some() { "bits" } else { "zeroes" }))
+            .with("first_sector", Value::Decimal(*first_sector))
+            .with("sectors", Value::Decimal((*sectors).into()))
+            .with("bits_set", optional(bits.map(|bits| Value::Decimal(ones(bits))))),
+        ChunkKind::EndOfSection => line.with("chunk", Value::Word("end")),
+    }
+}
+
+/// Bits that are set.
+pub(super) fn ones(bits: &[u8]) -> u64 {
+    bits.iter().map(|byte| u64::from(byte.count_ones())).sum()
+}
+
+fn block_migration(line: Line, record: &BlockMigration<'_>) -> Line {
+    match record {
+        BlockMigration::Chunk { sector, device, data } => line
+            .with("record", Value::Word(if data.is_some() { "data" } else { "zero" }))
+            .with("sector", Value::Decimal(*sector))
+            .with("device", name(device)),
+        BlockMigration::Progress(percent) => {
+            line.with("record", Value::Word("progress")).with("percent", Value::Decimal(*percent))
+        }
+        BlockMigration::EndOfSection => line.with("record", Value::Word("end")),
+    }
+}
+
+fn htab(line: Line, record: &Htab<'_>) -> Line {
+    match record {
+        Htab::Shift(shift) => {
+            line.with("record", Value::Word("shift")).with("shift", Value::Decimal((*shift).into()))
+        }
+        Htab::Header => line.with("record", Value::Word("header")),
+        Htab::Entries { index, valid, invalid, .. } => line
+            .with("record", Value::Word("entries"))
+            .with("index", Value::Decimal((*index).into()))
+            .with("valid", Value::Decimal((*valid).into()))
+            .with("invalid", Value::Decimal((*invalid).into())),
+        Htab::EndOfSection => line.with("record", Value::Word("end")),
+    }
+}
+
+fn storage_attributes(line: Line, record: &StorageAttributes<'_>) -> Line {
+    match record {
+        StorageAttributes::Values { frame, values } => line
+            .with("record", Value::Word("values"))
+            .with("frame", Value::Hex(*frame))
+            .with("count", Value::Decimal(values.len() as u64)),
+        StorageAttributes::Done => line.with("record", Value::Word("done")),
+        StorageAttributes::EndOfSection => line.with("record", Value::Word("end")),
+    }
+}
+
+fn command(line: Line, command: &Command<'_>) -> Line {
+    let line = line.with("command", Value::Word(crate::names::command(command)));
+    match command {
+        Command::Ping(value) => line.with("value", Value::Hex((*value).into())),
+        Command::PostcopyAdvise(advise) => line
+            .with("page_sizes", optional(advise.map(|advise| Value::Hex(advise.page_size_summary))))
+            .with("target_page_size", optional(advise.map(|advise| Value::Decimal(advise.target_page_size)))),
+        Command::PostcopyRamDiscard { block, ranges } => {
+            let ranges = ranges
+                .iter()
+                .map(|range| Value::List(vec![Value::Hex(range.start), Value::Hex(range.length)]));
+            line.with("block", name(block)).with("ranges", Value::List(ranges.collect()))
+        }
+        Command::Packaged(package) => line.with("bytes", Value::Decimal(package.len() as u64)),
+        Command::RecvBitmap(block) => line.with("block", name(block)),
+        _ => line,
+    }
+}

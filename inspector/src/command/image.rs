@@ -1,0 +1,164 @@
+//! What an image is beside the stream that it reverts to.
+
+use crate::input::{FileRange, OpenOptions, RandomAccess};
+use crate::walk::{Finding, Level};
+use snapshot_image::{HostOffset, Lookup, Open, ReadOptions, SnapshotReader, Verification, page_checksum};
+
+/// A value that an image has.
+pub(super) enum Fact {
+    Number(u64),
+    Text(String),
+}
+
+/// Lines for `dump`: kind, keys and values.
+pub(super) type Facts = (&'static str, Vec<(&'static str, Fact)>);
+
+/// Findings about pages that are told one by one.
+const PAGES_TOLD: u64 = 20;
+/// Pages that are looked up at once.
+const BATCH_PAGES: u64 = 8192;
+
+fn supply(
+    reader: &mut SnapshotReader,
+    file: &FileRange,
+    at: HostOffset,
+    length: usize,
+) -> Result<(), String> {
+    let mut bytes = vec![0; length];
+    file.read_at(at.0, &mut bytes).map_err(|error| format!("offset {:#x}: {error}", at.0))?;
+    reader.supply(at, &bytes);
+    Ok(())
+}
+
+fn open(file: &FileRange, options: &OpenOptions) -> Result<SnapshotReader, String> {
+    let read = ReadOptions { allow_unverified: options.allow_unverified };
+    let mut reader = SnapshotReader::new(file.size_bytes(), read);
+    loop {
+        match reader.poll().map_err(|error| error.to_string())? {
+            Open::Need(at, length) => supply(&mut reader, file, at, length)?,
+            Open::Ready => return Ok(reader),
+        }
+    }
+}
+
+pub(super) fn lines(file: &FileRange, options: &OpenOptions) -> Vec<Facts> {
+    let Ok(reader) = open(file, options) else { return Vec::new() };
+    let (snapshot, layout) = (reader.snapshot(), reader.layout());
+    let verified = match &snapshot.verification {
+        Verification::Verified => "yes".to_owned(),
+        Verification::Unverified(why) => format!("no: {why}"),
+    };
+    let uuid = snapshot.uuid.map_or_else(|| "-".to_owned(), |uuid| snapshot_engine::uuid_text(&uuid));
+    let mut lines = vec![(
+        "image",
+        vec![
+            ("file_bytes", Fact::Number(file.size_bytes())),
+            ("uuid", Fact::Text(uuid)),
+            ("created", Fact::Number(snapshot.created_unix_s.unwrap_or(0))),
+            ("verified", Fact::Text(verified)),
+            ("page_size", Fact::Number(layout.page_size().into())),
+            ("normal_pages", Fact::Number(snapshot.normal_pages)),
+            ("leader_bytes", Fact::Number(snapshot.leader.len() as u64)),
+            ("third_bytes", Fact::Number(snapshot.third.len() as u64)),
+            ("tail_bytes", Fact::Number(snapshot.tail.len() as u64)),
+        ],
+    )];
+    for (number, block) in layout.blocks().iter().enumerate() {
+        lines.push((
+            "image_block",
+            vec![
+                ("name", Fact::Text(crate::escape::json_text(&block.name))),
+                ("bytes", Fact::Number(block.used_length)),
+                ("guest_offset", Fact::Number(layout.guest(number, 0).0)),
+            ],
+        ));
+    }
+    lines
+}
+
+/// Verifies the container, its tables, every checksum and every page, and goes on behind pages that are damaged.
+pub(super) fn check(file: &FileRange, options: &OpenOptions, found: &mut dyn FnMut(Finding)) {
+    let mut reader = match open(file, options) {
+        Ok(reader) => reader,
+        Err(text) => {
+            found(Finding::new(Level::Error, None, "image", text));
+            return;
+        }
+    };
+    if let Verification::Unverified(why) = reader.snapshot().verification.clone() {
+        let level = if options.allow_unverified { Level::Note } else { Level::Warning };
+        found(Finding::new(level, None, "image", format!("nothing can be verified: {why}")));
+    }
+    match pages(&mut reader, file, found) {
+        Ok(0..=PAGES_TOLD) => {}
+        Ok(damaged) => {
+            let text = format!("{damaged} pages are damaged, of which {PAGES_TOLD} were told");
+            found(Finding::new(Level::Error, None, "image", text));
+        }
+        Err(text) => found(Finding::new(Level::Error, None, "image", text)),
+    }
+    loop {
+        match reader.finish() {
+            Ok(Open::Need(at, length)) => {
+                if let Err(text) = supply(&mut reader, file, at, length) {
+                    return found(Finding::new(Level::Error, None, "image", text));
+                }
+            }
+            Ok(Open::Ready) => return,
+            Err(error) => return found(Finding::new(Level::Error, None, "image", error.to_string())),
+        }
+    }
+}
+
+/// Reads every page that is there; returns how many are damaged.
+fn pages(
+    reader: &mut SnapshotReader,
+    file: &FileRange,
+    found: &mut dyn FnMut(Finding),
+) -> Result<u64, String> {
+    let page_size = reader.layout().page_size();
+    let total = reader.layout().total_bytes() / u64::from(page_size);
+    let mut damaged = 0;
+    let mut page = vec![0; page_size as usize];
+    let mut first = 0;
+    while first < total {
+        let count = BATCH_PAGES.min(total - first);
+        let present = loop {
+            match reader.present(first, count).map_err(|error| error.to_string())? {
+                Lookup::Need(at, length) => supply(reader, file, at, length)?,
+                Lookup::Ready(present) => break present,
+            }
+        };
+        for present in present {
+            let guest = snapshot_image::GuestOffset(present.page * u64::from(page_size));
+            let extents = loop {
+                match reader.map(guest, page_size.into()).map_err(|error| error.to_string())? {
+                    Lookup::Need(at, length) => supply(reader, file, at, length)?,
+                    Lookup::Ready(extents) => break extents,
+                }
+            };
+            let mut at = 0;
+            for extent in extents {
+                let length = usize::try_from(extent.length).unwrap_or(0);
+                let piece = &mut page[at..at + length];
+                match extent.host {
+                    Some(host) => file.read_at(host.0, piece).map_err(|error| error.to_string())?,
+                    None => piece.fill(0),
+                }
+                at += length;
+            }
+            if let Some(expected) = present.checksum {
+                let sum = page_checksum(&page);
+                if sum != expected {
+                    damaged += 1;
+                    if damaged <= PAGES_TOLD {
+                        let error = reader.layout().page_error(present.page, sum, expected);
+                        found(Finding::new(Level::Error, None, "image", error.to_string()));
+                    }
+                }
+            }
+        }
+        first += count;
+    }
+    Ok(damaged)
+}

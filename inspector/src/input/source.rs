@@ -1,0 +1,189 @@
+//! Where bytes come from: files, pipes, and what is unpacked from them.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+/// Bytes in order.
+pub trait Source {
+    /// Reads some bytes; 0 at the end.
+    ///
+    /// # Errors
+    ///
+    /// As [`Read::read`].
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize>;
+
+    /// Passes over bytes without reading them where that is possible; returns how many there were.
+    ///
+    /// # Errors
+    ///
+    /// As [`Read::read`].
+    fn skip(&mut self, bytes: u64) -> io::Result<u64>;
+
+    /// The last bytes, up to `most` of them, where they can be had before what comes first.
+    ///
+    /// # Errors
+    ///
+    /// As [`Read::read`].
+    fn last(&mut self, most: u64) -> io::Result<Option<Vec<u8>>>;
+
+    /// How many bytes there are in all, where that is known.
+    fn length(&self) -> Option<u64>;
+
+    /// The file that they are a range of, where they are just that.
+    fn as_file(&self) -> Option<&FileRange> {
+        None
+    }
+}
+
+/// Bytes at any place.
+pub trait RandomAccess {
+    /// Fills `out` from `offset`; what lies behind the end reads as zeros.
+    ///
+    /// # Errors
+    ///
+    /// As [`FileExt::read_at`].
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
+
+    /// How many bytes there are.
+    fn size_bytes(&self) -> u64;
+}
+
+/// A range of a file.
+#[derive(Debug, Clone)]
+pub struct FileRange {
+    file: Arc<File>,
+    start: u64,
+    end: u64,
+    at: u64,
+}
+
+impl FileRange {
+    /// The whole file.
+    ///
+    /// # Errors
+    ///
+    /// When its length cannot be had.
+    pub fn whole(file: File) -> io::Result<Self> {
+        let end = file.metadata()?.len();
+        Ok(Self { file: Arc::new(file), start: 0, end, at: 0 })
+    }
+
+    /// The file, and the place of this range in it.
+    pub(crate) fn place(&self) -> (&File, std::ops::Range<u64>) {
+        (&self.file, self.start..self.end)
+    }
+
+    /// From `offset` on.
+    #[must_use]
+    pub fn from(&self, offset: u64) -> Self {
+        let start = (self.start + offset).min(self.end);
+        Self { file: Arc::clone(&self.file), start, end: self.end, at: start }
+    }
+}
+
+fn read_full(file: &File, mut offset: u64, mut out: &mut [u8]) -> io::Result<usize> {
+    let wanted = out.len();
+    while !out.is_empty() {
+        match file.read_at(out, offset) {
+            Ok(0) => break,
+            Ok(bytes) => {
+                out = &mut out[bytes..];
+                offset += bytes as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(wanted - out.len())
+}
+
+impl Source for FileRange {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.end - self.at).unwrap_or(usize::MAX).min(out.len());
+        let bytes = read_full(&self.file, self.at, &mut out[..most])?;
+        self.at += bytes as u64;
+        Ok(bytes)
+    }
+
+    fn skip(&mut self, bytes: u64) -> io::Result<u64> {
+        let bytes = bytes.min(self.end - self.at);
+        self.at += bytes;
+        Ok(bytes)
+    }
+
+    fn last(&mut self, most: u64) -> io::Result<Option<Vec<u8>>> {
+        let length = most.min(self.end - self.start);
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+        read_full(&self.file, self.end - length, &mut bytes)?;
+        Ok(Some(bytes))
+    }
+
+    fn length(&self) -> Option<u64> {
+        Some(self.end - self.start)
+    }
+
+    fn as_file(&self) -> Option<&FileRange> {
+        Some(self)
+    }
+}
+
+impl RandomAccess for FileRange {
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let at = self.start.saturating_add(offset);
+        let there = usize::try_from(self.end.saturating_sub(at)).unwrap_or(usize::MAX).min(out.len());
+        let read = read_full(&self.file, at, &mut out[..there])?;
+        out[read..].fill(0);
+        Ok(())
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.end - self.start
+    }
+}
+
+/// Anything that can be read, behind bytes that were read already.
+pub(super) struct Piped<R> {
+    head: io::Cursor<Vec<u8>>,
+    rest: R,
+}
+
+impl<R: Read> Piped<R> {
+    /// `head` and then `rest`.
+    pub(super) fn new(head: Vec<u8>, rest: R) -> Self {
+        Self { head: io::Cursor::new(head), rest }
+    }
+}
+
+impl<R: Read> Read for Piped<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        match self.head.read(out)? {
+            0 => self.rest.read(out),
+            bytes => Ok(bytes),
+        }
+    }
+}
+
+impl<R: Read> Source for Piped<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match Read::read(self, out) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn skip(&mut self, bytes: u64) -> io::Result<u64> {
+        io::copy(&mut Read::take(self, bytes), &mut io::sink())
+    }
+
+    fn last(&mut self, _: u64) -> io::Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
+
+    fn length(&self) -> Option<u64> {
+        None
+    }
+}

@@ -1,0 +1,29 @@
+//! Shows, checks, compares and converts QEMU migration streams and snapshot images.
+//!
+//! [`input::open()`] tells by its content what an input is and unwraps it; [`walk::walk()`] goes over it piece by piece, in
+//! constant memory, and hands every piece and every finding to a [`walk::Visitor`]. The commands of the program
+//! `snapinspect` are such visitors.
+#![deny(unsafe_code)]
+
+pub mod check;
+pub mod cli;
+mod command;
+pub mod compat;
+mod contents;
+mod convert;
+mod diff;
+mod error;
+pub mod escape;
+mod extract;
+pub mod input;
+mod line;
+mod machines;
+mod map;
+mod names;
+mod pages;
+pub mod stat;
+mod unpack;
+pub mod walk;
+
+pub use command::run;
+pub use error::Error;

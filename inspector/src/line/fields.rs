@@ -1,0 +1,62 @@
+//! The lines of a device section: one for each field.
+
+use super::{Line, Value};
+use crate::walk::{Border, DeviceSection};
+use migration_stream::device::{self, DecodedField, State, decode};
+
+/// The section's own line.
+pub(crate) fn device_line(offset: u64, length: u64, section: &DeviceSection<'_>) -> Line {
+    let border = match section.border {
+        Border::Described => "vmdesc",
+        Border::NextSection => "next section",
+        Border::Footer => "footer",
+    };
+    let vmsd = section.description.map(|state| Value::Name(state.vmsd_name.clone().into_bytes()));
+    super::section(Line::new(offset, length, "device"), &section.header)
+        .with("vmsd", vmsd.unwrap_or(Value::Null))
+        .with("body_bytes", Value::Decimal(section.body.len() as u64))
+        .with("end_by", Value::Word(border))
+}
+
+/// The lines of its fields; `at` is the offset of its body.
+pub(crate) fn field_lines(at: u64, body: &[u8], state: &State) -> Vec<Line> {
+    decode(body, state).fields.iter().map(|field| field_line(at, field)).collect()
+}
+
+fn field_line(at: u64, field: &DecodedField<'_>) -> Line {
+    let offset = at + field.offset as u64;
+    let (value, why) = value(&field.value, field.bytes, field.type_name);
+    Line {
+        bytes: Some(field.bytes.to_vec()),
+        ..Line::new(offset, field.bytes.len() as u64, "field")
+            .with("path", Value::Name(field.path.clone().into_bytes()))
+            .with("field_type", Value::Name(field.type_name.as_bytes().to_vec()))
+            .with("value", value)
+            .with("why", why.map_or(Value::Null, Value::Word))
+    }
+}
+
+pub(crate) fn value(value: &device::Value, bytes: &[u8], type_name: &str) -> (Value, Option<&'static str>) {
+    let plain = match value {
+        device::Value::Bool(value) => Value::Bool(*value),
+        device::Value::Unsigned(number) if type_name.starts_with("uint8") => Value::Decimal(*number),
+        device::Value::Unsigned(number) => Value::Hex(*number),
+        device::Value::Signed(number) => Value::Signed(*number),
+        device::Value::Double(number) => Value::Double(*number),
+        device::Value::Timer(at) => at.map_or(Value::Null, Value::Decimal),
+        device::Value::Text(text) => Value::Name(text.clone()),
+        device::Value::List(values) => {
+            let size = bytes.len() / values.len().max(1);
+            let elements = bytes.chunks(size.max(1));
+            Value::List(
+                values.iter().zip(elements).map(|(v, bytes)| self::value(v, bytes, type_name).0).collect(),
+            )
+        }
+        device::Value::NullPointer => Value::Word("nullptr"),
+        device::Value::Subsection(version) => Value::Decimal((*version).into()),
+        device::Value::Mark(number) => Value::Decimal(*number),
+        device::Value::Unused | device::Value::Bitmap | device::Value::Bytes => Value::Bytes(bytes.to_vec()),
+        device::Value::Undecoded(why) => return (Value::Bytes(bytes.to_vec()), Some(why)),
+    };
+    (plain, None)
+}

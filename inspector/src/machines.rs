@@ -1,0 +1,178 @@
+//! Runs the engine's machines on files, one operation after the other.
+
+use snapshot_engine::machine::{Action, Completed, Event, IoError, IoId, Lane, Machine};
+use snapshot_engine::{Failure, Pool, RevertConfig, RevertMachine, SaveConfig, SaveMachine, SaveSummary};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+
+use crate::input::{RandomAccess, Source};
+
+/// Sends the snapshot of an image as the stream that a destination would load: read, and verified, as a revert does.
+pub(crate) struct ImageStream {
+    machine: RevertMachine,
+    pool: Pool,
+    file: Box<dyn RandomAccess>,
+    pending: Vec<u8>,
+    taken: usize,
+    finished: bool,
+}
+
+impl ImageStream {
+    pub(crate) fn new(file: Box<dyn RandomAccess>, mut config: RevertConfig) -> Self {
+        config.image_length_bytes = file.size_bytes();
+        let mut machine = RevertMachine::new(config);
+        let mut pool = Pool::default();
+        machine.handle(Event::Tick { now_ms: 0 }, &mut pool);
+        Self { machine, pool, file, pending: Vec::new(), taken: 0, finished: false }
+    }
+
+    /// Runs the machine until there is output, or it has ended.
+    fn run(&mut self) -> Result<(), Failure> {
+        self.pending.clear();
+        self.taken = 0;
+        while self.pending.is_empty() && !self.finished {
+            let Some(action) = self.machine.poll(&mut self.pool) else { break };
+            match action {
+                Action::Read { id, buffer, pieces } => {
+                    let mut lent = self.pool.lend(buffer);
+                    let result = pieces
+                        .iter()
+                        .try_for_each(|piece| {
+                            self.file.read_at(piece.at.0, &mut lent.bytes_mut()[piece.range.clone()])
+                        })
+                        .map(|()| Completed::Plain);
+                    self.pool.give_back(buffer, lent);
+                    self.done(id, result);
+                }
+                Action::Send { header, body, .. } => {
+                    self.pending.extend_from_slice(header.bytes());
+                    if let Some(body) = body {
+                        self.pending.extend_from_slice(&self.pool.bytes(body.buffer)[body.range]);
+                    }
+                    let bytes = self.pending.len() as u64;
+                    self.machine.handle(Event::Sent { lane: Lane::Main, bytes }, &mut self.pool);
+                }
+                Action::Finish => {
+                    self.finished = true;
+                    self.machine.outcome()?;
+                }
+                other => {
+                    if let Some(id) = other.id() {
+                        let unsupported = io::Error::other("not an operation of a revert");
+                        self.done(id, Err(unsupported));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn done(&mut self, id: IoId, result: io::Result<Completed>) {
+        let result = result.map_err(|error| IoError(error.to_string()));
+        self.machine.handle(Event::Done { id, result }, &mut self.pool);
+    }
+}
+
+impl Source for ImageStream {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < out.len() {
+            if self.taken == self.pending.len() {
+                self.run().map_err(|failure| io::Error::other(failure.to_string()))?;
+                // The byte that makes a QEMU refuse a stream is not for us.
+                if self.pending.is_empty() {
+                    break;
+                }
+            }
+            let bytes = (self.pending.len() - self.taken).min(out.len() - filled);
+            out[filled..filled + bytes].copy_from_slice(&self.pending[self.taken..self.taken + bytes]);
+            self.taken += bytes;
+            filled += bytes;
+        }
+        Ok(filled)
+    }
+
+    fn skip(&mut self, bytes: u64) -> io::Result<u64> {
+        let mut waste = vec![0; 64 << 10];
+        let mut left = bytes;
+        while left > 0 {
+            let most = usize::try_from(left).unwrap_or(usize::MAX).min(waste.len());
+            match self.read(&mut waste[..most])? {
+                0 => break,
+                read => left -= read as u64,
+            }
+        }
+        Ok(bytes - left)
+    }
+
+    fn last(&mut self, _: u64) -> io::Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
+
+    fn length(&self) -> Option<u64> {
+        None
+    }
+}
+
+/// Saves a stream into a new, empty file.
+///
+/// # Errors
+///
+/// Why nothing was saved.
+pub(crate) fn save(input: &mut dyn Read, image: &File, config: SaveConfig) -> Result<SaveSummary, Failure> {
+    let mut machine = SaveMachine::new(config);
+    let mut pool = Pool::default();
+    machine.handle(Event::Tick { now_ms: 0 }, &mut pool);
+    while let Some(action) = machine.poll(&mut pool) {
+        let (id, result) = match action {
+            Action::ReadInput { buffer, range } => {
+                match input.read(&mut pool.bytes_mut(buffer)[range]) {
+                    Ok(0) => machine.handle(Event::InputEnd, &mut pool),
+                    Ok(bytes) => machine.handle(Event::Input { bytes }, &mut pool),
+                    Err(error) => machine.handle(Event::InputFailed(IoError(error.to_string())), &mut pool),
+                }
+                continue;
+            }
+            Action::Write { id, buffer, pieces } => {
+                let lent = pool.lend(buffer);
+                let result = pieces
+                    .iter()
+                    .try_for_each(|piece| image.write_all_at(&lent.bytes()[piece.range.clone()], piece.at.0));
+                pool.give_back(buffer, lent);
+                (id, result)
+            }
+            Action::Read { id, buffer, pieces } => {
+                let mut lent = pool.lend(buffer);
+                let result = pieces.iter().try_for_each(|piece| {
+                    image.read_exact_at(&mut lent.bytes_mut()[piece.range.clone()], piece.at.0)
+                });
+                pool.give_back(buffer, lent);
+                (id, result)
+            }
+            Action::SetLength { id, length_bytes } => (id, image.set_len(length_bytes)),
+            Action::Flush { id } => (id, image.sync_data()),
+            Action::CreateTemporary { id } | Action::Publish { id } => (id, Ok(())),
+            Action::NextData { id, from } => {
+                let length = image.metadata().map(|metadata| metadata.len());
+                let result = length
+                    .map(|length| Completed::Data((from.0 < length).then_some(from.0..length)))
+                    .map_err(|error| IoError(error.to_string()));
+                machine.handle(Event::Done { id, result }, &mut pool);
+                continue;
+            }
+            Action::Send { header, body, .. } => {
+                let bytes = header.bytes().len() + body.map_or(0, |body| body.range.len());
+                machine.handle(Event::Sent { lane: Lane::Main, bytes: bytes as u64 }, &mut pool);
+                continue;
+            }
+            Action::HoldWriter | Action::LimitOutput { .. } | Action::Announce(_) | Action::WakeAt { .. } => {
+                continue;
+            }
+            Action::Finish => break,
+        };
+        let result = result.map(|()| Completed::Plain).map_err(|error| IoError(error.to_string()));
+        machine.handle(Event::Done { id, result }, &mut pool);
+    }
+    machine.outcome()
+}

@@ -1,0 +1,104 @@
+//! Sets of pages in constant memory: what a stream claims is not allocated before pages come.
+
+use std::collections::HashMap;
+
+/// Pages of one chunk.
+const CHUNK_PAGES: u64 = 1 << 15;
+/// Chunks that are kept: 64 MiB would be 2 TiB of RAM in pages of 4 KiB; half of that is enough.
+const CHUNK_LIMIT: usize = 1 << 13;
+
+type Chunk = [u64; (CHUNK_PAGES / 64) as usize];
+
+/// A set of pages, each of them a block and a number.
+#[derive(Debug, Default)]
+pub(crate) struct PageSet {
+    chunks: HashMap<(usize, u64), Box<Chunk>>,
+    full: bool,
+}
+
+fn place(page: u64) -> (usize, u64) {
+    let bit = page % CHUNK_PAGES;
+    (usize::try_from(bit / 64).unwrap_or(0), 1 << (bit % 64))
+}
+
+impl PageSet {
+    /// Adds a page; whether it is new. Beyond the limit, everything is.
+    pub(crate) fn insert(&mut self, block: usize, page: u64) -> bool {
+        let key = (block, page / CHUNK_PAGES);
+        if self.chunks.len() >= CHUNK_LIMIT && !self.chunks.contains_key(&key) {
+            self.full = true;
+            return true;
+        }
+        let chunk = self.chunks.entry(key).or_insert_with(|| Box::new([0; (CHUNK_PAGES / 64) as usize]));
+        let (word, bit) = place(page);
+        let new = chunk[word] & bit == 0;
+        chunk[word] |= bit;
+        new
+    }
+
+    /// Takes pages out.
+    pub(crate) fn remove(&mut self, block: usize, pages: std::ops::Range<u64>) {
+        let whole = |chunk: u64| {
+            let first = chunk * CHUNK_PAGES;
+            pages.start <= first && first + CHUNK_PAGES <= pages.end
+        };
+        if pages.end.saturating_sub(pages.start) >= CHUNK_PAGES {
+            self.chunks.retain(|&(of, chunk), _| of != block || !whole(chunk));
+        }
+        // What is left of the range are the chunks at its two ends.
+        let ends = [pages.start / CHUNK_PAGES, pages.end.saturating_sub(1) / CHUNK_PAGES];
+        for (number, chunk) in ends.into_iter().enumerate() {
+            let Some(bits) = self.chunks.get_mut(&(block, chunk)).filter(|_| number == 0 || chunk != ends[0])
+            else {
+                continue;
+            };
+            let first = chunk * CHUNK_PAGES;
+            for page in pages.start.max(first)..pages.end.min(first + CHUNK_PAGES) {
+                let (word, bit) = place(page);
+                bits[word] &= !bit;
+            }
+        }
+    }
+
+    pub(crate) fn contains(&self, block: usize, page: u64) -> bool {
+        let (word, bit) = place(page);
+        self.chunks.get(&(block, page / CHUNK_PAGES)).is_some_and(|chunk| chunk[word] & bit != 0)
+    }
+
+    /// Pages of a block that are in the set.
+    pub(crate) fn count(&self, block: usize) -> u64 {
+        let of_block = self.chunks.iter().filter(|((of, _), _)| *of == block);
+        of_block.flat_map(|(_, chunk)| chunk.iter()).map(|word| u64::from(word.count_ones())).sum()
+    }
+
+    /// Pages were left out: there are more than are kept.
+    pub(crate) fn is_incomplete(&self) -> bool {
+        self.full
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_counted_per_block_and_taken_out_by_range() {
+        let mut set = PageSet::default();
+        assert!(set.insert(0, 5) && set.insert(1, 5) && set.insert(0, CHUNK_PAGES + 1));
+        assert!(!set.insert(0, 5));
+        assert_eq!((set.count(0), set.count(1), set.count(2)), (2, 1, 0));
+        set.remove(0, 0..CHUNK_PAGES * 2);
+        assert!(!set.contains(0, 5) && !set.contains(0, CHUNK_PAGES + 1) && set.contains(1, 5));
+        set.remove(1, 6..7);
+        assert!(set.contains(1, 5));
+    }
+
+    #[test]
+    fn a_stream_that_names_a_page_in_each_chunk_does_not_take_all_memory() {
+        let mut set = PageSet::default();
+        for chunk in 0..2 * CHUNK_LIMIT as u64 {
+            assert!(set.insert(0, chunk * CHUNK_PAGES));
+        }
+        assert_eq!((set.chunks.len(), set.is_incomplete()), (CHUNK_LIMIT, true));
+    }
+}

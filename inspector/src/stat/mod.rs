@@ -1,0 +1,265 @@
+//! Counts what a stream consists of, in constant memory.
+
+mod content;
+
+use crate::pages::PageSet;
+use crate::walk::{Context, Event, Finding, Flow, Item, Level, Visitor};
+use content::Content;
+pub use content::ContentStat;
+pub(crate) use content::is_zero;
+use migration_stream::{RamBlock, Record, SectionId, UNKNOWN_LENGTH};
+use serde::Serialize;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::ControlFlow;
+
+/// Names that are counted apart; the rest is counted together.
+const NAMES_LIMIT: usize = 1 << 14;
+
+/// Counts of one RAM block.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct BlockStat {
+    /// Its name, escaped.
+    pub name: String,
+    /// Its length in bytes, where it is known.
+    pub bytes: Option<u64>,
+    /// Records with a page's content.
+    pub normal: u64,
+    /// Records of zero pages.
+    pub zero: u64,
+    /// Records with a difference.
+    pub xbzrle: u64,
+    /// Records with a compressed page.
+    pub compressed: u64,
+    /// Records for a page that had come before.
+    pub repeated: u64,
+    /// Pages that never came.
+    pub missing: Option<u64>,
+    /// Bytes of all these records.
+    pub record_bytes: u64,
+}
+
+/// Bytes of a section or a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SectionStat {
+    /// Its name, escaped.
+    pub name: String,
+    /// Its instance.
+    pub instance: u32,
+    /// Its version.
+    pub version: u32,
+    /// How many sections: START, PART and END, or one.
+    pub sections: u64,
+    /// Bytes, headers and footers included.
+    pub bytes: u64,
+}
+
+/// The order in which pages come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct OrderStat {
+    /// Pages that follow the one before them in their block.
+    pub following: u64,
+    /// Pages behind the one before, with a gap.
+    pub forward: u64,
+    /// Pages before the one before.
+    pub backward: u64,
+    /// Pages of another block than the one before.
+    pub other_block: u64,
+}
+
+/// Everything that is counted.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Stat {
+    /// What the input is.
+    pub kind: &'static str,
+    /// Machine type, escaped.
+    pub machine: Option<String>,
+    /// Target page size in bytes.
+    pub page_size: u32,
+    /// Bytes of the unpacked stream.
+    pub bytes: u64,
+    /// RAM blocks in the stream's order.
+    pub blocks: Vec<BlockStat>,
+    /// Iterable sections.
+    pub sections: Vec<SectionStat>,
+    /// Device sections.
+    pub devices: Vec<SectionStat>,
+    /// Commands by name.
+    pub commands: BTreeMap<&'static str, u64>,
+    /// Bytes of the vmdesc.
+    pub vmdesc_bytes: u64,
+    /// Order of pages.
+    pub order: OrderStat,
+    /// What pages hold.
+    pub content: ContentStat,
+    /// The first thing that is wrong: counting ends there, or has a gap.
+    pub error: Option<String>,
+}
+
+/// Counts what a walk comes across.
+#[derive(Debug, Default)]
+pub struct Counter {
+    stat: Stat,
+    seen: PageSet,
+    blocks: Vec<RamBlock>,
+    last: Option<(usize, u64)>,
+    sections: HashMap<SectionId, usize>,
+    current: Option<usize>,
+    device: Option<usize>,
+    content: Content,
+}
+
+fn text(bytes: &[u8]) -> String {
+    crate::escape::json_text(bytes)
+}
+
+impl Counter {
+    /// A counter of an input of this kind.
+    #[must_use]
+    pub fn new(kind: &'static str) -> Self {
+        Self { stat: Stat { kind, ..Stat::default() }, ..Self::default() }
+    }
+
+    /// The result.
+    #[must_use]
+    pub fn finish(mut self) -> Stat {
+        let page_size = u64::from(self.stat.page_size.max(1));
+        for (number, (stat, block)) in self.stat.blocks.iter_mut().zip(&self.blocks).enumerate() {
+            if block.used_length != UNKNOWN_LENGTH && !self.seen.is_incomplete() {
+                let pages = block.used_length / page_size;
+                stat.missing = Some(pages.saturating_sub(self.seen.count(number)));
+            }
+        }
+        self.stat.content = self.content.finish();
+        self.stat
+    }
+
+    fn page(&mut self, block: usize, offset: u64, length: u64, count: impl FnOnce(&mut BlockStat)) {
+        let page_size = u64::from(self.stat.page_size.max(1));
+        let again = !self.seen.insert(block, offset / page_size);
+        let order = &mut self.stat.order;
+        match self.last {
+            Some((last, _)) if last != block => order.other_block += 1,
+            Some((_, at)) if offset == at + page_size => order.following += 1,
+            Some((_, at)) if offset > at => order.forward += 1,
+            Some(_) => order.backward += 1,
+            None => {}
+        }
+        self.last = Some((block, offset));
+        if let Some(stat) = self.stat.blocks.get_mut(block) {
+            stat.record_bytes += length;
+            stat.repeated += u64::from(again);
+            count(stat);
+        }
+    }
+
+    fn blocks(&mut self, context: Context<'_>) {
+        self.stat.page_size = context.page_size;
+        for block in context.blocks.get(self.blocks.len()..).unwrap_or_default() {
+            let bytes = (block.used_length != UNKNOWN_LENGTH).then_some(block.used_length);
+            self.stat.blocks.push(BlockStat { name: text(&block.idstr), bytes, ..BlockStat::default() });
+            self.blocks.push(block.clone());
+        }
+    }
+
+    /// Counts a record to its section.
+    fn section(&mut self, length: u64, record: &Record<'_>) {
+        match record {
+            Record::SectionStart(header) => {
+                let at = self.stat.sections.len();
+                if at < NAMES_LIMIT {
+                    self.stat.sections.push(SectionStat {
+                        name: text(header.idstr),
+                        instance: header.instance_id,
+                        version: header.version_id,
+                        sections: 1,
+                        bytes: 0,
+                    });
+                    self.sections.insert(header.section_id, at);
+                }
+                self.current = self.sections.get(&header.section_id).copied();
+            }
+            Record::SectionPart(id) | Record::SectionEnd(id) => {
+                self.current = self.sections.get(id).copied();
+                if let Some(at) = self.current {
+                    self.stat.sections[at].sections += 1;
+                }
+            }
+            _ => {}
+        }
+        if let Some(at) = self.current {
+            self.stat.sections[at].bytes += length;
+        } else if let (Some(at), Record::Footer(_)) = (self.device, record) {
+            self.stat.devices[at].bytes += length;
+        }
+        if let Record::Footer(_) = record {
+            self.current = None;
+        }
+    }
+
+    fn record(&mut self, length: u64, record: &Record<'_>) {
+        match record {
+            Record::Configuration(configuration) => self.stat.machine = Some(text(&configuration.machine)),
+            Record::RamPage { block, offset, data, .. } => {
+                self.content.page(data);
+                self.page(*block, *offset, length, |stat| stat.normal += 1);
+            }
+            Record::RamZero { block, offset, .. } => {
+                self.page(*block, *offset, length, |stat| stat.zero += 1);
+            }
+            Record::RamXbzrle { block, offset, .. } => {
+                self.page(*block, *offset, length, |stat| stat.xbzrle += 1);
+            }
+            Record::RamCompressed { block, offset, .. } => {
+                self.page(*block, *offset, length, |stat| stat.compressed += 1);
+            }
+            Record::Command(command) => {
+                *self.stat.commands.entry(crate::names::command(command)).or_default() += 1;
+                self.current = None;
+            }
+            Record::Eof => self.current = None,
+            Record::VmDescription(json) => {
+                self.stat.vmdesc_bytes = json.len() as u64;
+                self.current = None;
+            }
+            _ => {}
+        }
+        self.section(length, record);
+    }
+}
+
+impl Visitor for Counter {
+    fn item(&mut self, item: &Item<'_>, context: Context<'_>) -> Flow {
+        self.blocks(context);
+        self.stat.bytes += item.length;
+        match &item.event {
+            Event::Record(record) => self.record(item.length, record),
+            Event::Device(section) if self.stat.devices.len() < NAMES_LIMIT => {
+                self.current = None;
+                self.device = Some(self.stat.devices.len());
+                self.stat.devices.push(SectionStat {
+                    name: text(section.header.idstr),
+                    instance: section.header.instance_id,
+                    version: section.header.version_id,
+                    sections: 1,
+                    bytes: item.length,
+                });
+            }
+            Event::MultifdData(data) => {
+                data.chunks_exact(context.page_size as usize).for_each(|page| self.content.page(page));
+            }
+            _ => {
+                if let Some(at) = self.current {
+                    self.stat.sections[at].bytes += item.length;
+                }
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn finding(&mut self, finding: Finding) -> Flow {
+        if finding.level == Level::Error && self.stat.error.is_none() {
+            self.stat.error = Some(crate::command::finding_text(&finding));
+        }
+        ControlFlow::Continue(())
+    }
+}

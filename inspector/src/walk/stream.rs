@@ -1,0 +1,284 @@
+//! The main stream, recovery connections and preempt channels.
+
+use super::event::{Border, Context, DeviceSection, Event, Finding, Item, Level, Visitor};
+use super::feed::Feed;
+use super::{Stop, go, mapped, tail};
+use crate::input::{Kind, OpenOptions};
+use migration_stream::device::{Description, Guess, Piece, find_vmdesc, guess, walk as walk_devices};
+use migration_stream::{Command, Decoder, ErrorKind, Record, Step};
+
+/// Enough of the end of a file to hold nearly every vmdesc.
+const LAST_BYTES: u64 = 1 << 20;
+/// And the longest that is accepted, with something before it.
+const LAST_LIMIT_BYTES: u64 = (16 << 20) + (1 << 20);
+/// What is kept of the end of an input whose middle is damaged.
+const KEPT_BYTES: usize = 24 << 20;
+/// Command, its number and length, and the package's.
+const PACKAGED_HEADER_BYTES: u64 = 9;
+
+/// What a walk over a stream has at hand.
+pub(super) struct StreamWalk<'a> {
+    pub(super) feed: &'a mut Feed,
+    pub(super) decoder: Decoder,
+    pub(super) visitor: &'a mut dyn Visitor,
+    /// What the end of a file says of its devices, where it could be read beforehand.
+    pub(super) description: Option<Description>,
+    /// Device sections that came before RAM.
+    pub(super) early: usize,
+}
+
+pub(super) fn context(decoder: &Decoder) -> Context<'_> {
+    Context {
+        blocks: decoder.blocks(),
+        page_size: decoder.page_size(),
+        configuration: decoder.configuration(),
+    }
+}
+
+pub(super) fn io(feed: &Feed) -> impl FnOnce(std::io::Error) -> Stop {
+    let offset = feed.offset() + feed.bytes().len() as u64;
+    move |error| Stop::Io(error, offset)
+}
+
+pub(super) fn walk(
+    feed: &mut Feed,
+    kind: Kind,
+    options: &OpenOptions,
+    visitor: &mut dyn Visitor,
+) -> Result<(), Stop> {
+    let start = feed.offset();
+    let description = described_at_the_end(feed).map_err(io(feed))?;
+    let mut stream = options.stream();
+    if stream.page_size.is_none() {
+        stream.page_size = description
+            .as_ref()
+            .and_then(|description| u32::try_from(description.page_size?).ok())
+            .filter(|size| size.is_power_of_two() && (1 << 10..=1 << 16).contains(size));
+    }
+    let decoder = match kind {
+        Kind::Recovery => Decoder::recovery(stream),
+        Kind::Preempt => Decoder::preempt(stream),
+        _ => Decoder::new(stream),
+    };
+    let decoder = decoder.starting_at(start).accept_mapped_ram();
+    let mut walk = StreamWalk { feed, decoder, visitor, description, early: 0 };
+    match walk.run() {
+        Err(Stop::Wrong(error)) => walk.resume(error),
+        other => other,
+    }
+}
+
+/// The vmdesc, read from the end before anything else.
+fn described_at_the_end(feed: &mut Feed) -> std::io::Result<Option<Description>> {
+    for most in [LAST_BYTES, LAST_LIMIT_BYTES] {
+        let Some(last) = feed.last(most)? else { return Ok(None) };
+        if let Some(eof) = find_vmdesc(&last) {
+            return Ok(Description::parse(&last[eof + 6..]));
+        }
+        if (last.len() as u64) < most {
+            break;
+        }
+    }
+    Ok(None)
+}
+
+impl StreamWalk<'_> {
+    fn run(&mut self) -> Result<(), Stop> {
+        loop {
+            let offset = self.decoder.offset();
+            match self.decoder.step(self.feed.bytes())? {
+                Step::Record { len, record } => {
+                    let length = len as u64;
+                    let item = |event| Item { offset, length, packaged: false, event };
+                    match record {
+                        Record::DeviceTail => return tail::walk(self),
+                        Record::EarlyDevices(bytes) => {
+                            self.early =
+                                early(self.visitor, &self.decoder, self.description.as_ref(), offset, bytes)?;
+                        }
+                        Record::Command(Command::Packaged(bytes)) => {
+                            let event = Event::Record(Record::Command(Command::Packaged(bytes)));
+                            let item = Item { offset, length: PACKAGED_HEADER_BYTES, packaged: false, event };
+                            go(self.visitor.item(&item, context(&self.decoder)))?;
+                            package(self.visitor, &self.decoder, offset + PACKAGED_HEADER_BYTES, bytes)?;
+                        }
+                        Record::SectionStart(header)
+                            if header.idstr == b"ram" && is_mapped(&self.decoder) =>
+                        {
+                            let event = Event::Record(Record::SectionStart(header));
+                            go(self.visitor.item(&item(event), context(&self.decoder)))?;
+                            self.feed.consume(len);
+                            mapped::walk(self)?;
+                            continue;
+                        }
+                        record => {
+                            go(self.visitor.item(&item(Event::Record(record)), context(&self.decoder)))?;
+                        }
+                    }
+                    self.feed.consume(len);
+                }
+                Step::Incomplete { .. } => {
+                    let more = self.feed.more();
+                    if !more.map_err(io(self.feed))? {
+                        return Ok(self.decoder.finish(self.feed.bytes())?);
+                    }
+                }
+            }
+        }
+    }
+
+    /// After an error: goes on where the vmdesc names what follows, or says that nothing more can be read.
+    fn resume(&mut self, error: migration_stream::Error) -> Result<(), Stop> {
+        let truncated = matches!(error.kind, ErrorKind::Truncated { .. });
+        let from = self.feed.offset();
+        go(self.visitor.finding(error.into()))?;
+        self.feed.keep_last(KEPT_BYTES).map_err(io(self.feed))?;
+        let (kept, kept_at) = (self.feed.bytes(), self.feed.offset());
+        let end = kept_at + kept.len() as u64;
+        let found = find_vmdesc(kept)
+            .and_then(|eof| Some((eof, Description::parse(&kept[eof + 6..])?)))
+            .filter(|_| !truncated && self.decoder.has_footers() != Some(false));
+        let whole = |length, event| Item { offset: from, length, packaged: false, event };
+        let Some((eof, description)) = found else {
+            if end > from {
+                let text = format!("{} bytes could not be read", end - from);
+                go(self.visitor.finding(Finding::new(Level::Note, from, "", text)))?;
+                go(self.visitor.item(&whole(end - from, Event::Skipped), context(&self.decoder)))?;
+            }
+            return Ok(());
+        };
+        let walked = walk_devices(&kept[..eof], kept_at, &description.devices, true, None);
+        let resumed = walked.pieces.first().map_or(eof, |piece| match piece {
+            Piece::Skipped(range) => range.end,
+            Piece::Device { header, .. } => header.start,
+        });
+        let skipped = kept_at + resumed as u64 - from;
+        let text = match walked.pieces.get(1) {
+            Some(Piece::Device { device, .. }) => {
+                let name = crate::escape::terminal(description.devices[*device].idstr.as_bytes());
+                format!("{skipped} bytes skipped; reading goes on at section \"{name}\"")
+            }
+            _ => format!("{skipped} bytes skipped, up to the end mark"),
+        };
+        go(self.visitor.finding(Finding::new(Level::Note, from, "", text)))?;
+        go(self.visitor.item(&whole(skipped, Event::Skipped), context(&self.decoder)))?;
+        let context = context(&self.decoder);
+        tail::pieces(
+            self.visitor,
+            context,
+            kept,
+            kept_at,
+            &description.devices,
+            &walked.pieces[1.min(walked.pieces.len())..],
+        )?;
+        for finding in walked.findings {
+            go(self.visitor.finding(finding.into()))?;
+        }
+        tail::trailer(self.visitor, context, kept, kept_at, eof)
+    }
+}
+
+fn is_mapped(decoder: &Decoder) -> bool {
+    decoder.configuration().is_some_and(|configuration| configuration.has_capability("mapped-ram"))
+}
+
+/// Device sections before RAM; returns how many they are.
+fn early(
+    visitor: &mut dyn Visitor,
+    decoder: &Decoder,
+    description: Option<&Description>,
+    offset: u64,
+    bytes: &[u8],
+) -> Result<usize, Stop> {
+    let context = context(decoder);
+    let devices = description.map_or(&[][..], |description| &description.devices[..]);
+    for footers in [true, false] {
+        for count in 1..=devices.len() {
+            let length = devices[..count].iter().try_fold(0u64, |sum, device| {
+                let frame = 14 + device.idstr.len() as u64 + if footers { 5 } else { 0 };
+                sum.checked_add(frame)?.checked_add(device.state.payload_bytes()?)
+            });
+            if length.is_none_or(|length| length > bytes.len() as u64) {
+                break;
+            }
+            if length == Some(bytes.len() as u64) {
+                let walked = walk_devices(bytes, offset, &devices[..count], footers, Some(0));
+                if walked.findings.is_empty() {
+                    tail::pieces(visitor, context, bytes, offset, devices, &walked.pieces)?;
+                    return Ok(count);
+                }
+            }
+        }
+    }
+    let length = bytes.len() as u64;
+    let why = "device sections before RAM, and no vmdesc at hand that describes them";
+    let item = Item { offset, length, packaged: false, event: Event::Opaque(bytes, why) };
+    go(visitor.item(&item, context))?;
+    Ok(0)
+}
+
+/// What is in a package. There is no vmdesc in a postcopy.
+fn package(visitor: &mut dyn Visitor, decoder: &Decoder, offset: u64, bytes: &[u8]) -> Result<(), Stop> {
+    let footers = decoder.has_footers() != Some(false);
+    let path = "package";
+    let mut runs = false;
+    for part in guess(bytes, footers) {
+        match &part {
+            Guess::Command(Command::Packaged(_), range) => {
+                let text = "a package inside of a package: the destination would wait for ever";
+                let at = offset + range.start as u64;
+                go(visitor.finding(Finding::new(Level::Error, at, path, text)))?;
+            }
+            Guess::Command(Command::PostcopyRun, _) => runs = true,
+            Guess::Eof(range) => {
+                let text = "end mark inside of a package: the destination would stop reading";
+                let at = offset + range.start as u64;
+                go(visitor.finding(Finding::new(Level::Error, at, path, text)))?;
+            }
+            _ => {}
+        }
+        guessed(visitor, context(decoder), offset, bytes, part, true)?;
+    }
+    if !runs {
+        let text = "no RUN in the package: the destination's guest would not start";
+        go(visitor.finding(Finding::new(Level::Warning, offset, path, text)))?;
+    }
+    Ok(())
+}
+
+/// A part that was cut without a description.
+pub(super) fn guessed(
+    visitor: &mut dyn Visitor,
+    context: Context<'_>,
+    base: u64,
+    bytes: &[u8],
+    part: Guess<'_>,
+    packaged: bool,
+) -> Result<(), Stop> {
+    let place = |range: &std::ops::Range<usize>| (base + range.start as u64, range.len() as u64);
+    let why = "no vmdesc describes it";
+    let (place, event, footer) = match part {
+        Guess::Device { header, head, body, footer } => {
+            let section = DeviceSection {
+                header,
+                header_bytes: head.len(),
+                body: &bytes[body.clone()],
+                description: None,
+                border: Border::Footer,
+            };
+            let id = header.section_id;
+            (place(&(head.start..body.end)), Event::Device(section), Some((footer, id)))
+        }
+        Guess::Command(command, range) => (place(&range), Event::Record(Record::Command(command)), None),
+        Guess::Eof(range) => (place(&range), Event::Record(Record::Eof), None),
+        Guess::Opaque(range) => (place(&range), Event::Opaque(&bytes[range.clone()], why), None),
+    };
+    let (offset, length) = place;
+    go(visitor.item(&Item { offset, length, packaged, event }, context))?;
+    if let Some((footer, id)) = footer {
+        let (offset, length) = (base + footer.start as u64, footer.len() as u64);
+        let event = Event::Record(Record::Footer(id));
+        go(visitor.item(&Item { offset, length, packaged, event }, context))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,134 @@
+//! The device tail: device sections, EOF, vmdesc.
+
+use super::event::{Border, Context, DeviceSection, Event, Finding, Item, Level, Visitor};
+use super::stream::{StreamWalk, context, guessed, io};
+use super::{Stop, go};
+use migration_stream::device::{Description, Device, Guess, Piece, find_vmdesc, guess, walk as walk_devices};
+use migration_stream::{Error, ErrorKind, Record, SectionHeader};
+
+/// Reads everything that is left and walks it.
+pub(super) fn walk(walk: &mut StreamWalk<'_>) -> Result<(), Stop> {
+    let offset = walk.decoder.offset();
+    let read = walk.feed.all();
+    read.map_err(io(walk.feed))?;
+    let bytes = walk.feed.bytes();
+    let footers = walk.decoder.has_footers() != Some(false);
+    let context = context(&walk.decoder);
+    let visitor = &mut *walk.visitor;
+    let Some(eof) = find_vmdesc(bytes) else {
+        return without_vmdesc(visitor, context, bytes, offset, footers);
+    };
+    let Some(description) = Description::parse(&bytes[eof + 6..]) else {
+        let text = "the vmdesc is not a description of devices";
+        go(visitor.finding(Finding::new(Level::Error, offset + eof as u64 + 6, "vmdesc", text)))?;
+        for part in guess(&bytes[..eof], footers) {
+            guessed(visitor, context, offset, &bytes[..eof], part, false)?;
+        }
+        return trailer(visitor, context, bytes, offset, eof);
+    };
+    let devices = description.devices.get(walk.early..).unwrap_or_default();
+    let walked = walk_devices(&bytes[..eof], offset, devices, footers, Some(0));
+    for finding in walked.findings {
+        go(visitor.finding(finding.into()))?;
+    }
+    pieces(visitor, context, bytes, offset, devices, &walked.pieces)?;
+    trailer(visitor, context, bytes, offset, eof)
+}
+
+/// Device sections that were cut by their description.
+pub(super) fn pieces(
+    visitor: &mut dyn Visitor,
+    context: Context<'_>,
+    bytes: &[u8],
+    base: u64,
+    devices: &[Device],
+    pieces: &[Piece],
+) -> Result<(), Stop> {
+    for piece in pieces {
+        let mut item = |range: std::ops::Range<usize>, event| {
+            let (offset, length) = (base + range.start as u64, range.len() as u64);
+            go(visitor.item(&Item { offset, length, packaged: false, event }, context))
+        };
+        match piece {
+            Piece::Skipped(range) => {
+                item(range.clone(), Event::Skipped)?;
+                let text = format!("{} bytes skipped", range.len());
+                let offset = base + range.start as u64;
+                go(visitor.finding(Finding::new(Level::Note, offset, "", text)))?;
+            }
+            Piece::Device { device, section_id, version_id, header, body, footer, by_anchor } => {
+                let described = &devices[*device];
+                let section = DeviceSection {
+                    header: SectionHeader {
+                        section_id: *section_id,
+                        idstr: described.idstr.as_bytes(),
+                        instance_id: u32::try_from(described.instance_id).unwrap_or(u32::MAX),
+                        version_id: *version_id,
+                    },
+                    header_bytes: header.len(),
+                    body: &bytes[body.clone()],
+                    description: Some(&described.state),
+                    border: if *by_anchor { Border::NextSection } else { Border::Described },
+                };
+                item(header.start..body.end, Event::Device(section))?;
+                if !footer.is_empty() {
+                    item(footer.clone(), Event::Record(Record::Footer(*section_id)))?;
+                }
+                if *by_anchor {
+                    let name = crate::escape::terminal(described.idstr.as_bytes());
+                    let path = format!("section {} \"{name}\"", section_id.0);
+                    let text = "the vmdesc describes another length (QEMU before 10.0 does that for arrays with NULL \
+                                pointers); the next section tells the end";
+                    go(visitor.finding(Finding::new(Level::Note, base + body.start as u64, &path, text)))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// EOF and the vmdesc behind it, which reaches to the end.
+pub(super) fn trailer(
+    visitor: &mut dyn Visitor,
+    context: Context<'_>,
+    bytes: &[u8],
+    base: u64,
+    eof: usize,
+) -> Result<(), Stop> {
+    let offset = base + eof as u64;
+    let json = &bytes[eof + 6..];
+    let event = Event::Record(Record::Eof);
+    go(visitor.item(&Item { offset, length: 1, packaged: false, event }, context))?;
+    let (offset, length) = (offset + 1, 5 + json.len() as u64);
+    let event = Event::Record(Record::VmDescription(json));
+    go(visitor.item(&Item { offset, length, packaged: false, event }, context))
+}
+
+/// A tail whose vmdesc is suppressed, or was cut off.
+fn without_vmdesc(
+    visitor: &mut dyn Visitor,
+    context: Context<'_>,
+    bytes: &[u8],
+    base: u64,
+    footers: bool,
+) -> Result<(), Stop> {
+    let parts = guess(bytes, footers);
+    let ends = matches!(parts.last(), Some(Guess::Eof(_))) || !footers && bytes.last() == Some(&0);
+    let text = if ends {
+        "no vmdesc (suppress-vmdesc): where device sections end is told by their footers alone, and fields are unknown"
+    } else {
+        "where device sections end is told by their footers alone, and fields are unknown"
+    };
+    go(visitor.finding(Finding::new(Level::Note, base, "", text)))?;
+    for part in parts {
+        guessed(visitor, context, base, bytes, part, false)?;
+    }
+    if ends {
+        return Ok(());
+    }
+    let inside =
+        "inside the device tail: no EOF with a whole vmdesc behind it, nor EOF as the last byte".to_owned();
+    let offset = base + bytes.len() as u64;
+    let error = Error { offset, path: String::new(), kind: ErrorKind::Truncated { inside } };
+    go(visitor.finding(error.into()))
+}

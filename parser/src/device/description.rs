@@ -1,0 +1,206 @@
+//! What a vmdesc says of the device sections.
+
+use crate::json::Json;
+
+/// A whole vmdesc.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Description {
+    /// Target page size in bytes.
+    pub page_size: Option<u64>,
+    /// The configuration section (8.2 and later).
+    pub configuration: Option<State>,
+    /// The FULL sections, in the order of the stream.
+    pub devices: Vec<Device>,
+}
+
+/// One FULL section.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Its idstr.
+    pub idstr: String,
+    /// Its instance.
+    pub instance_id: u64,
+    /// Its state; a handler of the old style has no name and one field `data`.
+    pub state: State,
+}
+
+/// The fields of a device, a structure or a subsection (a `VMStateDescription`).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct State {
+    /// Its name; empty for handlers of the old style.
+    pub vmsd_name: String,
+    /// Its version.
+    pub version: u64,
+    /// Its fields, in the order of the stream.
+    pub fields: Vec<Field>,
+    /// The subsections that were sent, behind the fields.
+    pub subsections: Vec<State>,
+}
+
+/// Whether a field is one of several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Array {
+    /// It is not.
+    Single,
+    /// So many equal elements, of which the first one is described.
+    Len(u64),
+    /// The element with this index; the others have fields of their own.
+    Index(u64),
+}
+
+/// One field.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Field {
+    /// Its name.
+    pub name: String,
+    /// Its type, as QEMU calls it.
+    pub type_name: String,
+    /// Whether it is one of several.
+    pub array: Array,
+    /// Bytes of one element, nested fields and subsections included.
+    pub size: u64,
+    /// What is nested in it: one state for a structure, one for each element of a queue.
+    pub nested: Vec<State>,
+}
+
+impl Description {
+    /// Reads a vmdesc; `None` if it is no JSON, or describes no devices.
+    #[must_use]
+    pub fn parse(json: &[u8]) -> Option<Self> {
+        let json = Json::parse(json)?;
+        let Json::List(devices) = json.get("devices")? else { return None };
+        Some(Self {
+            page_size: json.get("page_size").and_then(Json::as_u64),
+            configuration: json.get("configuration").and_then(state),
+            devices: devices.iter().map(device).collect::<Option<_>>()?,
+        })
+    }
+}
+
+fn device(json: &Json) -> Option<Device> {
+    Some(Device {
+        idstr: json.get("name")?.as_str()?.to_owned(),
+        instance_id: json.get("instance_id")?.as_u64()?,
+        state: state(json)?,
+    })
+}
+
+fn state(json: &Json) -> Option<State> {
+    let list = |key| json.get(key).map_or(&[][..], Json::list);
+    let mut fields: Vec<Field> = list("fields").iter().map(field).collect::<Option<_>>()?;
+    // The last element of an array may come without its index (10.0).
+    for at in 1..fields.len() {
+        if let Array::Index(index) = fields[at - 1].array
+            && fields[at].array == Array::Single
+            && fields[at].name == fields[at - 1].name
+        {
+            fields[at].array = Array::Index(index.saturating_add(1));
+        }
+    }
+    Some(State {
+        vmsd_name: json.get("vmsd_name").and_then(Json::as_str).unwrap_or_default().to_owned(),
+        version: json.get("version").and_then(Json::as_u64).unwrap_or(0),
+        fields,
+        subsections: list("subsections").iter().map(state).collect::<Option<_>>()?,
+    })
+}
+
+fn field(json: &Json) -> Option<Field> {
+    let number = |key| json.get(key).map(|value| value.as_u64().ok_or(()));
+    let array = match (number("array_len"), number("index")) {
+        (Some(count), _) => Array::Len(count.ok()?),
+        (None, Some(index)) => Array::Index(index.ok()?),
+        (None, None) => Array::Single,
+    };
+    Some(Field {
+        name: json.get("name")?.as_str()?.to_owned(),
+        type_name: json.get("type")?.as_str()?.to_owned(),
+        array,
+        size: json.get("size")?.as_u64()?,
+        nested: nested(json)?,
+    })
+}
+
+/// What is nested in a field: under `struct`, or (types `tmp`, `vstruct`, queues and trees) straight in the field's
+/// object, where each element of a queue writes the same keys again.
+fn nested(json: &Json) -> Option<Vec<State>> {
+    if let Some(inner) = json.get("struct") {
+        return Some(vec![state(inner)?]);
+    }
+    let Json::Object(entries) = json else { return None };
+    let mut states: Vec<Vec<(String, Json)>> = Vec::new();
+    for (key, value) in entries {
+        if key == "vmsd_name" {
+            states.push(Vec::new());
+        }
+        if let Some(last) = states.last_mut()
+            && ["vmsd_name", "version", "fields", "subsections"].contains(&&key[..])
+        {
+            last.push((key.clone(), value.clone()));
+        }
+    }
+    states.into_iter().map(|entries| state(&Json::Object(entries))).collect()
+}
+
+impl Field {
+    /// Bytes of all its elements.
+    #[must_use]
+    pub fn total_bytes(&self) -> Option<u64> {
+        match self.array {
+            Array::Len(count) => self.size.checked_mul(count),
+            Array::Single | Array::Index(_) => Some(self.size),
+        }
+    }
+}
+
+impl State {
+    /// Bytes of the fields and of the subsections, whose headers are mark, name (str8) and version (be32); `None` where
+    /// the description does not add up.
+    #[must_use]
+    pub fn payload_bytes(&self) -> Option<u64> {
+        let mut sum = 0u64;
+        for field in &self.fields {
+            sum = sum.checked_add(field.total_bytes()?)?;
+        }
+        for subsection in &self.subsections {
+            let header = 1 + 1 + subsection.vmsd_name.len() as u64 + 4;
+            sum = sum.checked_add(header)?.checked_add(subsection.payload_bytes()?)?;
+        }
+        Some(sum)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elements_of_a_queue_are_kept_apart_though_their_keys_are_the_same() {
+        let json =
+            br#"{"devices": [{"name": "q", "instance_id": 0, "vmsd_name": "q", "version": 1, "fields": [
+            {"name": "queue", "type": "qtailq", "vmsd_name": "e", "version": 1,
+             "fields": [{"name": "a", "type": "uint8", "size": 1}],
+             "vmsd_name": "e", "version": 1, "fields": [{"name": "a", "type": "uint8", "size": 1}],
+             "subsections": [{"vmsd_name": "e/s", "version": 2, "fields": []}], "size": 14}]}]}"#;
+        let description = Description::parse(json).unwrap();
+        let field = &description.devices[0].state.fields[0];
+        assert_eq!(field.nested.len(), 2);
+        assert_eq!(field.nested[1].subsections[0].vmsd_name, "e/s");
+        assert!(field.nested[0].subsections.is_empty());
+        assert_eq!(description.devices[0].state.payload_bytes(), Some(14));
+    }
+
+    #[test]
+    fn a_size_that_is_no_size_is_refused_and_a_sum_that_overflows_has_no_payload() {
+        let text = |size: &str, count: &str| {
+            format!(
+                r#"{{"devices": [{{"name": "d", "instance_id": 0, "fields": [
+                {{"name": "a", "array_len": {count}, "type": "uint8", "size": {size}}}]}}]}}"#
+            )
+        };
+        assert_eq!(Description::parse(text("-1", "1").as_bytes()), None);
+        assert_eq!(Description::parse(text("1.5", "1").as_bytes()), None);
+        let huge = Description::parse(text("18446744073709551615", "3").as_bytes()).unwrap();
+        assert_eq!(huge.devices[0].state.payload_bytes(), None);
+    }
+}

@@ -1,0 +1,123 @@
+//! Cuts device sections without a description: a package of a postcopy, a tail whose vmdesc is suppressed.
+//!
+//! Nothing tells their lengths. A section's footer repeats its id, and what follows it is a section, a command or the
+//! end; where the first such place is, the section ends, most likely. Bodies stay bytes.
+
+use crate::command::{Command, command};
+use crate::section::{
+    QEMU_VM_COMMAND, QEMU_VM_EOF, QEMU_VM_SECTION_FULL, SectionHeader, put_section_footer, section_header,
+};
+use crate::span::Span;
+use std::ops::Range;
+
+/// A part; ranges count from the start of what was cut.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Guess<'a> {
+    /// A device section, by its footer.
+    Device {
+        /// Its header.
+        header: SectionHeader<'a>,
+        /// Type byte and header.
+        head: Range<usize>,
+        /// Its state.
+        body: Range<usize>,
+        /// Its footer.
+        footer: Range<usize>,
+    },
+    /// A command.
+    Command(Command<'a>, Range<usize>),
+    /// The end mark.
+    Eof(Range<usize>),
+    /// What could not be cut.
+    Opaque(Range<usize>),
+}
+
+/// Cuts `bytes`; the parts leave no byte out.
+#[must_use]
+pub fn guess(bytes: &[u8], footers: bool) -> Vec<Guess<'_>> {
+    let mut parts = Vec::new();
+    let mut at = 0;
+    while let Some(&mark) = bytes.get(at) {
+        match mark {
+            QEMU_VM_SECTION_FULL if footers => {
+                let Some((header, start)) = plausible(bytes, at) else { break };
+                let Some(end) = end(bytes, start, &header) else { break };
+                let (head, body, footer) = (at..start, start..end, end..end + 5);
+                parts.push(Guess::Device { header, head, body, footer });
+                at = end + 5;
+            }
+            QEMU_VM_COMMAND => {
+                let span = Span::new(&bytes[at..], at as u64);
+                let Ok((rest, command)) = command(span) else { break };
+                let next = at + span.consumed(&rest);
+                parts.push(Guess::Command(command, at..next));
+                at = next;
+            }
+            QEMU_VM_EOF if at + 1 == bytes.len() => {
+                parts.push(Guess::Eof(at..at + 1));
+                at += 1;
+            }
+            _ => break,
+        }
+    }
+    if at < bytes.len() {
+        parts.push(Guess::Opaque(at..bytes.len()));
+    }
+    parts
+}
+
+/// A FULL section's header that looks like one: printable name, small numbers.
+fn plausible(bytes: &[u8], at: usize) -> Option<(SectionHeader<'_>, usize)> {
+    let (rest, header) = section_header(Span::new(bytes.get(at + 1..)?, 0)).ok()?;
+    let printable = header.idstr.iter().all(|byte| (0x20..0x7f).contains(byte));
+    (printable && header.version_id < 1 << 16).then_some((header, bytes.len() - rest.bytes.len()))
+}
+
+fn end(bytes: &[u8], start: usize, header: &SectionHeader<'_>) -> Option<usize> {
+    let mut footer = Vec::new();
+    put_section_footer(&mut footer, header.section_id);
+    (start..bytes.len().saturating_sub(footer.len() - 1)).find(|&end| {
+        let after = end + footer.len();
+        bytes[end..].starts_with(&footer)
+            && match bytes.get(after) {
+                None => true,
+                Some(&QEMU_VM_SECTION_FULL) => plausible(bytes, after).is_some(),
+                Some(&QEMU_VM_COMMAND) => command(Span::new(&bytes[after..], 0)).is_ok(),
+                Some(&QEMU_VM_EOF) => after + 1 == bytes.len(),
+                Some(_) => false,
+            }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::put_command;
+    use crate::section::{SectionId, put_section_header};
+
+    #[test]
+    fn sections_and_commands_of_a_package_are_told_apart() {
+        let mut bytes = Vec::new();
+        put_command(&mut bytes, &Command::PostcopyListen);
+        for id in [7, 8] {
+            let header =
+                SectionHeader { section_id: SectionId(id), idstr: b"dev", instance_id: id, version_id: 1 };
+            put_section_header(&mut bytes, true, &header);
+            bytes.extend_from_slice(&[0x7e, 0, 0, 0, 9, 1, 2]);
+            put_section_footer(&mut bytes, SectionId(id));
+        }
+        put_command(&mut bytes, &Command::PostcopyRun);
+        let parts = guess(&bytes, true);
+        let kinds: Vec<_> = parts
+            .iter()
+            .map(|part| match part {
+                Guess::Device { header, body, .. } => format!("{} {}", header.section_id.0, body.len()),
+                Guess::Command(command, _) => format!("{command:?}"),
+                other => format!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(kinds, ["PostcopyListen", "7 7", "8 7", "PostcopyRun"]);
+        assert_eq!(guess(&bytes[5..], false), [Guess::Opaque(0..bytes.len() - 5)]);
+        assert_eq!(guess(b"\xff\x00", true), [Guess::Opaque(0..2)]);
+    }
+}

@@ -1,0 +1,314 @@
+//! Cuts a device tail into sections, and goes on behind damage where that is honest.
+
+use super::description::Device;
+use crate::decoder::VMDESC_LIMIT_BYTES;
+use crate::error::{Error, ErrorKind, name_text};
+use crate::section::{
+    QEMU_VM_EOF, QEMU_VM_SECTION_FOOTER, QEMU_VM_SECTION_FULL, QEMU_VM_VMDESCRIPTION, SectionHeader,
+    SectionId, section_header,
+};
+use crate::span::Span;
+use std::ops::Range;
+
+/// A footer: mark (u8), section id (be32).
+const FOOTER_BYTES: usize = 5;
+
+/// A part of a tail; ranges count from its start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    /// A device section.
+    Device {
+        /// Which of the described devices it is.
+        device: usize,
+        /// Its id.
+        section_id: SectionId,
+        /// Its version.
+        version_id: u32,
+        /// Type byte and header.
+        header: Range<usize>,
+        /// Its state.
+        body: Range<usize>,
+        /// Its footer; empty where the stream has none.
+        footer: Range<usize>,
+        /// Its end is not where its description has it: the next section's header told it.
+        by_anchor: bool,
+    },
+    /// Bytes between two sections that could not be understood.
+    Skipped(Range<usize>),
+}
+
+/// A tail in pieces that leave no byte out.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Walked {
+    /// The pieces.
+    pub pieces: Vec<Piece>,
+    /// What is wrong.
+    pub findings: Vec<Error>,
+}
+
+/// The EOF and the vmdesc behind it that reach exactly to the end of `bytes`: where EOF stands.
+///
+/// The JSON has no control bytes, so the first match from behind is the only one that can be.
+#[must_use]
+pub fn find_vmdesc(bytes: &[u8]) -> Option<usize> {
+    let shortest = bytes.len().checked_sub(7)?;
+    (0..=shortest).rev().take(VMDESC_LIMIT_BYTES as usize).find(|&eof| {
+        let rest = &bytes[eof..];
+        rest[0] == QEMU_VM_EOF
+            && rest[1] == QEMU_VM_VMDESCRIPTION
+            && rest[6] == b'{'
+            && u32::from_be_bytes([rest[2], rest[3], rest[4], rest[5]]) as usize == rest.len() - 6
+    })
+}
+
+/// Walks `bytes`, device sections up to EOF, by the description of those that can come. `offset` is where they begin in
+/// the stream, `start` where in `bytes` the first section begins if that is known.
+///
+/// Where a section is not what is described, the walk goes on behind the next footer that a header follows which the
+/// description names; what lies between is skipped and reported.
+#[must_use]
+pub fn walk(bytes: &[u8], offset: u64, devices: &[Device], footers: bool, start: Option<usize>) -> Walked {
+    let mut walked = Walked::default();
+    let begin = start.map(|at| (at, 0)).or_else(|| anchor(bytes, 0, devices, 0, footers));
+    let Some((mut at, mut expected)) = begin else {
+        walked.pieces.push(Piece::Skipped(0..bytes.len()));
+        return walked;
+    };
+    if at > 0 {
+        walked.pieces.push(Piece::Skipped(0..at));
+    }
+    while at < bytes.len() {
+        match section(bytes, offset, at, devices, expected, footers) {
+            Ok((piece, end)) => {
+                walked.pieces.push(piece);
+                expected += 1;
+                at = end;
+            }
+            Err(error) => {
+                walked.findings.push(error);
+                let resume = anchor(bytes, at + 1, devices, expected, footers);
+                let end = resume.map_or(bytes.len(), |(next, _)| next);
+                walked.pieces.push(Piece::Skipped(at..end));
+                expected = resume.map_or(devices.len(), |(_, device)| device);
+                at = end;
+            }
+        }
+    }
+    if expected < devices.len() && walked.findings.is_empty() {
+        let device = &devices[expected];
+        walked.findings.push(Error {
+            offset: offset + bytes.len() as u64,
+            path: path(expected, device),
+            kind: ErrorKind::Tail("described by the vmdesc, but not in the stream".to_owned()),
+        });
+    }
+    walked
+}
+
+fn path(number: usize, device: &Device) -> String {
+    format!("device {number} \"{}\"", name_text(device.idstr.as_bytes()))
+}
+
+/// The first section from `from` on that begins behind a footer and that one of the devices from `first` on describes:
+/// where, and which device.
+fn anchor(
+    bytes: &[u8],
+    from: usize,
+    devices: &[Device],
+    first: usize,
+    footers: bool,
+) -> Option<(usize, usize)> {
+    if !footers {
+        return None;
+    }
+    let mut at = from;
+    while let Some(found) = bytes.get(at..)?.iter().position(|&byte| byte == QEMU_VM_SECTION_FOOTER) {
+        let section = at + found + FOOTER_BYTES;
+        if bytes.get(section) == Some(&QEMU_VM_SECTION_FULL)
+            && let Ok((_, header)) = section_header(Span::new(&bytes[section + 1..], 0))
+            && let Some(device) = devices.iter().skip(first).position(|device| is(device, &header))
+        {
+            return Some((section, first + device));
+        }
+        at += found + 1;
+    }
+    None
+}
+
+fn is(device: &Device, header: &SectionHeader<'_>) -> bool {
+    header.idstr == device.idstr.as_bytes() && u64::from(header.instance_id) == device.instance_id
+}
+
+fn section(
+    bytes: &[u8],
+    offset: u64,
+    at: usize,
+    devices: &[Device],
+    number: usize,
+    footers: bool,
+) -> Result<(Piece, usize), Error> {
+    let wrong = |at: usize, path: String, text: &str| Error {
+        offset: offset + at as u64,
+        path,
+        kind: ErrorKind::Tail(text.to_owned()),
+    };
+    let Some(device) = devices.get(number) else {
+        let text = format!("{} bytes behind the last device of the vmdesc", bytes.len() - at);
+        return Err(wrong(at, String::new(), &text));
+    };
+    let path = path(number, device);
+    if bytes.get(at) != Some(&QEMU_VM_SECTION_FULL) {
+        return Err(wrong(at, path, "no device section where the vmdesc has one"));
+    }
+    let Ok((rest, header)) = section_header(Span::new(&bytes[at + 1..], 0)) else {
+        return Err(wrong(at, path, "device section is cut off"));
+    };
+    if !is(device, &header) {
+        return Err(wrong(at, path, "another device than the vmdesc has here"));
+    }
+    let start = bytes.len() - rest.bytes.len();
+    let footer_bytes = if footers { FOOTER_BYTES } else { 0 };
+    let mut footer = Vec::new();
+    if footers {
+        crate::section::put_section_footer(&mut footer, header.section_id);
+    }
+    let ends_here = |end: usize| bytes.get(end..).is_some_and(|rest| rest.starts_with(&footer));
+    let computed = device
+        .state
+        .payload_bytes()
+        .and_then(|payload| usize::try_from(payload).ok()?.checked_add(start))
+        .filter(|&end| ends_here(end));
+    let (end, by_anchor) = match computed {
+        Some(end) => (end, false),
+        // Before 10.0 the description of arrays with NULL pointers is wrong.
+        None => match anchored_end(bytes, start, &footer, devices.get(number + 1)) {
+            Some(end) => (end, true),
+            None => {
+                let text = "its footer is neither where the vmdesc has it nor before the next section";
+                return Err(wrong(start, path, text));
+            }
+        },
+    };
+    let piece = Piece::Device {
+        device: number,
+        section_id: header.section_id,
+        version_id: header.version_id,
+        header: at..start,
+        body: start..end,
+        footer: end..end + footer_bytes,
+        by_anchor,
+    };
+    Ok((piece, end + footer_bytes))
+}
+
+/// The one place where this section's footer is followed by the next section, or by the end.
+fn anchored_end(bytes: &[u8], start: usize, footer: &[u8], next: Option<&Device>) -> Option<usize> {
+    if footer.is_empty() {
+        return None;
+    }
+    let mut ends = (start..bytes.len().saturating_sub(footer.len() - 1)).filter(|&end| {
+        let Some(after) = bytes[end..].strip_prefix(footer) else { return false };
+        match next {
+            None => after.is_empty(),
+            Some(device) => {
+                after.first() == Some(&QEMU_VM_SECTION_FULL)
+                    && section_header(Span::new(&after[1..], 0)).is_ok_and(|(_, header)| is(device, &header))
+            }
+        }
+    });
+    let end = ends.next()?;
+    ends.next().is_none().then_some(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::section::{put_section_footer, put_section_header};
+
+    fn tail() -> (Vec<u8>, crate::device::Description) {
+        let mut bytes = Vec::new();
+        let mut devices = String::new();
+        for (id, name) in [(3, "a"), (4, "b"), (5, "c")] {
+            let (idstr, section_id) = (name.as_bytes(), SectionId(id));
+            put_section_header(
+                &mut bytes,
+                true,
+                &SectionHeader { section_id, idstr, instance_id: 0, version_id: 1 },
+            );
+            bytes.extend_from_slice(&[0xaa; 4]);
+            put_section_footer(&mut bytes, section_id);
+            devices += &format!(
+                r#"{}{{"name": "{name}", "instance_id": 0, "fields": [{{"name": "x", "type": "uint32", "size": 4}}]}}"#,
+                if devices.is_empty() { "" } else { ", " }
+            );
+        }
+        (
+            bytes,
+            crate::device::Description::parse(format!(r#"{{"devices": [{devices}]}}"#).as_bytes()).unwrap(),
+        )
+    }
+
+    fn names(walked: &Walked) -> Vec<String> {
+        walked
+            .pieces
+            .iter()
+            .map(|piece| match piece {
+                Piece::Device { device, by_anchor, .. } => {
+                    format!("{device}{}", if *by_anchor { "?" } else { "" })
+                }
+                Piece::Skipped(range) => format!("skipped {range:?}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_whole_tail_walks_without_findings() {
+        let (bytes, description) = tail();
+        let walked = walk(&bytes, 0, &description.devices, true, Some(0));
+        assert_eq!(walked.findings, []);
+        assert_eq!(names(&walked), ["0", "1", "2"]);
+    }
+
+    #[test]
+    fn a_section_of_another_length_ends_before_the_next_header() {
+        let (mut bytes, description) = tail();
+        bytes.splice(16..16, [1, 2, 3]);
+        let walked = walk(&bytes, 0, &description.devices, true, Some(0));
+        assert_eq!(walked.findings, []);
+        assert_eq!(names(&walked), ["0?", "1", "2"]);
+    }
+
+    #[test]
+    fn behind_a_damaged_footer_the_walk_goes_on_and_says_what_it_skipped() {
+        let (mut bytes, description) = tail();
+        let section = bytes.len() / 3;
+        bytes[2 * section - 1] ^= 1;
+        let walked = walk(&bytes, 0x100, &description.devices, true, Some(0));
+        assert_eq!(
+            names(&walked),
+            ["0".to_owned(), format!("skipped {section}..{}", 2 * section), "2".to_owned()]
+        );
+        assert_eq!(
+            walked.findings[0].to_string(),
+            "offset 0x127: device 1 \"b\": its footer is neither where the vmdesc has it nor before the next section"
+        );
+    }
+
+    #[test]
+    fn in_the_middle_of_something_else_the_walk_begins_at_the_first_anchor() {
+        let (bytes, description) = tail();
+        let walked = walk(&bytes[3..], 0, &description.devices, true, None);
+        let section = bytes.len() / 3;
+        assert_eq!(names(&walked), [format!("skipped 0..{}", section - 3), "1".to_owned(), "2".to_owned()]);
+    }
+
+    #[test]
+    fn a_device_that_is_missing_is_reported() {
+        let (bytes, description) = tail();
+        let walked = walk(&bytes[..bytes.len() / 3 * 2], 0, &description.devices, true, Some(0));
+        assert_eq!(
+            walked.findings[0].to_string(),
+            "offset 0x30: device 2 \"c\": described by the vmdesc, but not in the stream"
+        );
+    }
+}

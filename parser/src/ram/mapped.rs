@@ -1,0 +1,192 @@
+//! The block list of a mapped-ram file (capability mapped-ram, 9.0): each block's pages lie at a fixed place.
+//!
+//! Each entry is name (str8), length (be64), then version 1 (be32), page size (be64), the bitmap's offset (be64) and the
+//! pages' (be64), both in the file. Bitmap and pages follow; the next entry stands behind the block's last page, so that
+//! the START section of `ram` spans all RAM. A page whose bit is not set is zero, whatever lies at its place.
+
+use super::RAM_SAVE_FLAG_MEM_SIZE;
+use super::block::RamBlock;
+use crate::error::{Error, ErrorKind};
+use crate::section::put_str8;
+
+/// `MAPPED_RAM_HDR_VERSION`.
+const VERSION: u32 = 1;
+/// Version, page size, offset of the bitmap, offset of the pages.
+const HEADER_BYTES: usize = 4 + 8 + 8 + 8;
+/// The longest entry: a name of 255 bytes.
+pub const ENTRY_LIMIT_BYTES: usize = 1 + 255 + 8 + HEADER_BYTES;
+/// Pages begin at multiples of this (`MAPPED_RAM_FILE_OFFSET_ALIGNMENT`).
+pub const PAGES_ALIGNMENT_BYTES: u64 = 1 << 20;
+
+/// A block with the places of its bitmap and its pages, as offsets in the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MappedBlock {
+    /// The block.
+    pub block: RamBlock,
+    /// Where its bitmap lies, one bit per page, least significant bit of the first byte first.
+    pub bitmap_offset: u64,
+    /// Bytes of the bitmap: whole words of 8 bytes.
+    pub bitmap_bytes: u64,
+    /// Where its pages lie.
+    pub pages_offset: u64,
+}
+
+impl MappedBlock {
+    /// Where the next entry stands: behind the last page.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.pages_offset + self.block.used_length
+    }
+}
+
+/// The flag word that begins the list: the sum of all lengths.
+///
+/// # Errors
+///
+/// `PageFlags` when it is another record.
+pub fn list_total(word: [u8; 8], offset: u64, page_size: u32) -> Result<u64, Error> {
+    let word = u64::from_be_bytes(word);
+    let mask = u64::from(page_size) - 1;
+    if word & mask != RAM_SAVE_FLAG_MEM_SIZE {
+        let kind = ErrorKind::PageFlags { flags: word & mask, page_size, page_size_guessed: false };
+        return Err(Error { offset, path: "mapped-ram block list".to_owned(), kind });
+    }
+    Ok(word & !mask)
+}
+
+/// Takes an entry from the start of `bytes`, which stand at `offset` in the file and hold [`ENTRY_LIMIT_BYTES`], or
+/// all that is left. `remaining` is what is left of the list's sum. Returns how long the entry is, too.
+///
+/// # Errors
+///
+/// `MappedBlock`, `EmptyName`, `Truncated`.
+pub fn entry(
+    bytes: &[u8],
+    offset: u64,
+    remaining: u64,
+    page_size: u32,
+) -> Result<(usize, MappedBlock), Error> {
+    let fail = |at: usize, kind| Error {
+        offset: offset + at as u64,
+        path: "mapped-ram block list".to_owned(),
+        kind,
+    };
+    let cut =
+        || fail(bytes.len(), ErrorKind::Truncated { inside: "inside the mapped-ram block list".to_owned() });
+    let length = usize::from(*bytes.first().ok_or_else(cut)?);
+    if length == 0 {
+        return Err(fail(0, ErrorKind::EmptyName { what: "ram block name" }));
+    }
+    let name = bytes.get(1..=length).ok_or_else(cut)?;
+    let fields = bytes.get(1 + length..1 + length + 8 + HEADER_BYTES).ok_or_else(cut)?;
+    let be64 = |at: usize| fields[at..at + 8].iter().fold(0u64, |n, byte| n << 8 | u64::from(*byte));
+    let version = u32::from_be_bytes([fields[8], fields[9], fields[10], fields[11]]);
+    let (used_length, found_page_size) = (be64(0), be64(12));
+    let (bitmap_offset, pages_offset) = (be64(20), be64(28));
+    let wrong = |at: usize, what, found, expected| {
+        fail(1 + length + at, ErrorKind::MappedBlock { name: name.to_vec(), what, found, expected })
+    };
+    let page = u64::from(page_size);
+    if used_length == 0 || used_length > remaining || used_length % page != 0 {
+        return Err(wrong(0, "used length", used_length, "pages, no more than is left of the list's sum"));
+    }
+    if version != VERSION {
+        return Err(wrong(8, "version", u64::from(version), "1"));
+    }
+    if found_page_size != page {
+        return Err(wrong(12, "page size", found_page_size, "the target page size"));
+    }
+    let end = (1 + length + fields.len()) as u64 + offset;
+    if bitmap_offset < end || bitmap_offset - end > PAGES_ALIGNMENT_BYTES {
+        return Err(wrong(20, "bitmap offset", bitmap_offset, "the offset behind this header"));
+    }
+    let bitmap_bytes = (used_length / page).div_ceil(64) * 8;
+    let bitmap_end = bitmap_offset.checked_add(bitmap_bytes);
+    let fits = bitmap_end
+        .is_some_and(|end| end <= pages_offset && pages_offset - end <= 64 * PAGES_ALIGNMENT_BYTES)
+        && pages_offset % page == 0
+        && pages_offset.checked_add(used_length).is_some();
+    if !fits {
+        return Err(wrong(28, "pages offset", pages_offset, "a multiple of the page size behind the bitmap"));
+    }
+    let block =
+        RamBlock { idstr: name.to_vec(), used_length, host_page_size: None, guest_physical_address: None };
+    let entry = MappedBlock { block, bitmap_offset, bitmap_bytes, pages_offset };
+    Ok((1 + length + fields.len(), entry))
+}
+
+/// The places of a block's bitmap and pages when its entry is written at `offset`.
+#[must_use]
+pub fn place(block: &RamBlock, offset: u64, page_size: u32) -> MappedBlock {
+    let entry = 1 + block.idstr.len() as u64 + 8 + HEADER_BYTES as u64;
+    let bitmap_offset = offset + entry;
+    let bitmap_bytes = (block.used_length / u64::from(page_size)).div_ceil(64) * 8;
+    let pages_offset = (bitmap_offset + bitmap_bytes).next_multiple_of(PAGES_ALIGNMENT_BYTES);
+    MappedBlock { block: block.clone(), bitmap_offset, bitmap_bytes, pages_offset }
+}
+
+/// Writes what [`entry`] accepts.
+pub fn put_entry(out: &mut Vec<u8>, entry: &MappedBlock, page_size: u32) {
+    put_str8(out, &entry.block.idstr);
+    out.extend_from_slice(&entry.block.used_length.to_be_bytes());
+    out.extend_from_slice(&VERSION.to_be_bytes());
+    for value in [u64::from(page_size), entry.bitmap_offset, entry.pages_offset] {
+        out.extend_from_slice(&value.to_be_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block() -> RamBlock {
+        RamBlock {
+            idstr: b"pc.ram".to_vec(),
+            used_length: 16 << 20,
+            host_page_size: None,
+            guest_physical_address: None,
+        }
+    }
+
+    #[test]
+    fn an_entry_survives_a_round_trip_and_every_cut_is_an_error() {
+        let placed = place(&block(), 0x63, 4096);
+        assert_eq!((placed.bitmap_offset, placed.pages_offset), (0x8e, 0x10_0000));
+        let mut bytes = Vec::new();
+        put_entry(&mut bytes, &placed, 4096);
+        assert_eq!(entry(&bytes, 0x63, 16 << 20, 4096).unwrap(), (bytes.len(), placed));
+        for cut in 0..bytes.len() {
+            assert!(entry(&bytes[..cut], 0x63, 16 << 20, 4096).is_err());
+        }
+    }
+
+    #[test]
+    fn fields_that_do_not_fit_are_refused_with_their_place() {
+        let check = |change: fn(&mut MappedBlock), remaining: u64, expected: &str| {
+            let mut placed = place(&block(), 0, 4096);
+            change(&mut placed);
+            let mut bytes = Vec::new();
+            put_entry(&mut bytes, &placed, 4096);
+            assert_eq!(entry(&bytes, 0, remaining, 4096).unwrap_err().to_string(), expected);
+        };
+        let all = 16 << 20;
+        check(
+            |placed| placed.pages_offset = 1,
+            all,
+            "offset 0x23: mapped-ram block list: mapped-ram block \"pc.ram\": pages offset 0x1, expected a multiple of \
+             the page size behind the bitmap",
+        );
+        check(
+            |placed| placed.bitmap_offset = 0,
+            all,
+            "offset 0x1b: mapped-ram block list: mapped-ram block \"pc.ram\": bitmap offset 0x0, expected the offset \
+             behind this header",
+        );
+        check(
+            |_| (),
+            4096,
+            "offset 0x7: mapped-ram block list: mapped-ram block \"pc.ram\": used length 0x1000000, expected pages, no \
+             more than is left of the list's sum",
+        );
+    }
+}
