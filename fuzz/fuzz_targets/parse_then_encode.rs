@@ -5,7 +5,7 @@
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use migration_stream::{
-    BlockList, ChunkKind, Command, Configuration, DiscardRange, DirtyBitmapChunk, Options, PostcopyAdvise,
+    BlockList, ChunkKind, Command, Configuration, DirtyBitmapChunk, DiscardRange, Options, PostcopyAdvise,
     RAM_SECTION_VERSION, RamBlock, Record, SectionHeader, SectionId, SliceReader, StreamReader,
 };
 
@@ -91,11 +91,13 @@ fuzz_target!(|stream: Stream| {
             }
             Part::Bitmap(last, chunks) => {
                 records.push(if *last { Record::SectionEnd(BITMAP) } else { Record::SectionPart(BITMAP) });
-                records.extend(chunks.iter().map(|(node, bitmap, chunk)| Record::DirtyBitmap(DirtyBitmapChunk {
-                    node: node.then_some(b"disk0"),
-                    bitmap: bitmap.then_some(b"backup"),
-                    kind: chunk_of(chunk),
-                })));
+                records.extend(chunks.iter().map(|(node, bitmap, chunk)| {
+                    Record::DirtyBitmap(DirtyBitmapChunk {
+                        node: node.then_some(b"disk0"),
+                        bitmap: bitmap.then_some(b"backup"),
+                        kind: chunk_of(chunk),
+                    })
+                }));
                 records.push(Record::DirtyBitmap(end.clone()));
                 footer(&mut records, BITMAP);
             }
@@ -177,7 +179,8 @@ fn command_of<'a>(part: &Part, names: &'a [(Vec<u8>, u64)]) -> Command<'a> {
         Part::Ping(value) => Command::Ping(*value),
         Part::OpenReturnPath => Command::OpenReturnPath,
         Part::Advise(summary) => Command::PostcopyAdvise(
-            summary.map(|summary| PostcopyAdvise { page_size_summary: summary | PAGE, target_page_size: PAGE }),
+            summary
+                .map(|summary| PostcopyAdvise { page_size_summary: summary | PAGE, target_page_size: PAGE }),
         ),
         Part::Discard(block, ranges) => {
             let ranges = ranges.iter().take(12).map(|&(start, length)| DiscardRange {

@@ -15,7 +15,10 @@ fuzz_target!(|answers: &[u8]| {
         let Some((length, message)) = whole else { return };
         for cut in 0..length {
             // An error may show before everything has come; a message may not.
-            assert!(!matches!(return_path_message(&rest[..cut], at as u64), Ok(Some(_))), "{message:?} of {cut}");
+            assert!(
+                !matches!(return_path_message(&rest[..cut], at as u64), Ok(Some(_))),
+                "{message:?} of {cut}"
+            );
         }
         let mut encoded = Vec::new();
         put_return_path_message(&mut encoded, &message);
