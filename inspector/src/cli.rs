@@ -74,7 +74,7 @@ const COMPAT_EXAMPLES: &str = "\
 Examples:
   snapinspect compat vm.stream new.stream
   qemu-system-x86_64 -M pc-i440fx-7.2 -dump-vmstate new.json && snapinspect compat vm.stream new.json
-The allow-list has one line per rule: RULE PATH-PATTERN EXPIRY(YYYY-MM-DD or -) REASON; * in a pattern is anything.";
+The allow-list has one line per rule: RULE \"PATH-PATTERN\" EXPIRY(YYYY-MM-DD or -) REASON; * in a pattern is anything.";
 
 const EXTRACT_EXAMPLES: &str = "\
 Examples:
@@ -206,6 +206,15 @@ pub struct DiffArgs {
     pub input: InputArgs,
 }
 
+/// What `compat` fails on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FailOn {
+    /// Whatever is not known to be safe
+    MayBreak,
+    /// Only what is known to break
+    Breaks,
+}
+
 /// `compat`.
 #[derive(Debug, Args)]
 pub struct CompatArgs {
@@ -216,6 +225,9 @@ pub struct CompatArgs {
     /// Findings that are known and accepted
     #[arg(long, value_name = "FILE")]
     pub allow: Option<PathBuf>,
+    /// From which verdict on the exit status is 1
+    #[arg(long, value_enum, default_value_t = FailOn::MayBreak)]
+    pub fail_on: FailOn,
     /// How findings are written
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
@@ -267,7 +279,7 @@ pub struct ExtractArgs {
     /// Which of several instances of the device
     #[arg(long, value_name = "N", requires = "device", default_value_t = 0)]
     pub instance: u32,
-    /// Where it goes; - is stdout (not for RAM)
+    /// Where it goes; - is stdout
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
     #[command(flatten)]

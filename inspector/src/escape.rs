@@ -8,6 +8,20 @@ pub fn terminal(bytes: &[u8]) -> String {
     bytes.escape_ascii().to_string()
 }
 
+/// Words of ours with names in them that were escaped for JSON: printable ASCII as it is, quotes too, everything else
+/// escaped.
+#[must_use]
+pub fn terminal_words(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            ' '..='~' => out.push(c),
+            c => out.extend(c.escape_unicode()),
+        }
+    }
+    out
+}
+
 /// For JSON and for paths that go there: UTF-8 without control characters stays, other bytes are escaped as in
 /// [`terminal`], so that no two names become one.
 #[must_use]

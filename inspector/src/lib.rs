@@ -8,10 +8,17 @@
 pub mod check;
 pub mod cli;
 mod command;
+pub mod compat;
+mod contents;
+mod convert;
+mod diff;
 mod error;
 pub mod escape;
+mod extract;
 pub mod input;
+mod line;
 mod machines;
+mod map;
 mod names;
 mod pages;
 pub mod stat;

@@ -1,4 +1,4 @@
-//! The `qemu-snapshot` binary of this build.
+//! The binaries of this build.
 
 use std::{
     env,
@@ -34,6 +34,17 @@ pub fn build_folder() -> PathBuf {
 pub fn qemu_snapshot() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| build("qemu-snapshot", "qemu-snapshot"))
+}
+
+/// Path of the `snapinspect` binary, as [`qemu_snapshot`].
+///
+/// # Panics
+///
+/// If it does not build.
+#[must_use]
+pub fn snapinspect() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| build("snapinspect", "snapinspect"))
 }
 
 fn build(package: &str, binary: &str) -> PathBuf {

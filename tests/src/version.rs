@@ -101,6 +101,12 @@ pub struct Binary {
 }
 
 impl Binary {
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Which release it is.
     #[must_use]
     pub const fn version(&self) -> Version {

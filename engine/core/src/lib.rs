@@ -25,6 +25,7 @@ pub use failure::{Class, Failure, Unsupported, parse_uuid, uuid_text};
 pub use machine::{Action, Completed, Event, IoError, IoId, Lane, Machine, Milestone};
 pub use pool::{Buffer, BufferId, Pool};
 pub use revert::postcopy::hot_set::{HOT_SET_LIMIT_BYTES, HotSet};
+pub use revert::postcopy::recovery::check_recovery;
 pub use revert::postcopy::{PostcopyConfig, PostcopySummary};
 pub use revert::{RevertConfig, RevertMachine, RevertSummary};
 pub use save::{Progress, SaveConfig, SaveMachine, SaveSummary};

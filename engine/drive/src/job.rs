@@ -3,7 +3,7 @@
 use crate::block_options::Aio;
 use crate::channel::Channel;
 use crate::cli::Cli;
-use crate::disk::DiskQueue;
+use crate::disk::{DiskQueue, io_error};
 use crate::event_loop::{Driver, run};
 use crate::image_file::ImageFile;
 use crate::progress::Display;
@@ -13,12 +13,14 @@ use clap::Parser;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
 use snapshot_engine::{
-    Failure, Machine, Milestone, PostcopyConfig, RevertConfig, RevertMachine, RevertSummary, SaveConfig,
-    SaveMachine, SaveSummary,
+    Class, Failure, Machine, Milestone, PostcopyConfig, RevertConfig, RevertMachine, RevertSummary,
+    SaveConfig, SaveMachine, SaveSummary,
 };
-use snapshot_image::{Geometry, Identity};
+use snapshot_image::{Geometry, Identity, Open, ReadOptions, SnapshotReader};
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -186,6 +188,11 @@ pub fn revert(
     warn: impl FnMut(&str),
 ) -> Result<RevertSummary, Failure> {
     let start = Instant::now();
+    if let (Some(uuid), Some(_)) = (&cli.recover, &cli.uri) {
+        // QEMU 7.2 ends, and the guest with it, when a recovery connection breaks before it has resumed: what can be known
+        // to be wrong must be known before there is a connection.
+        check_recovery(cli, uuid)?;
+    }
     let signals = signals().map_err(refused)?;
     let channel = Channel::for_revert(cli.uri.as_ref(), cli.preempt).map_err(refused)?;
     let mut config = revert_config(cli);
@@ -213,6 +220,34 @@ pub fn revert(
     let summary = machine.outcome()?;
     stored.map_err(refused)?;
     Ok(summary)
+}
+
+/// The image can be opened, and holds the snapshot with this UUID.
+fn check_recovery(cli: &Cli, uuid: &[u8; 16]) -> Result<(), Failure> {
+    let mut config = revert_config(cli);
+    let (image, _) = open_for_revert(cli, &mut config, |_| ())?;
+    let options = ReadOptions { allow_unverified: cli.unverified };
+    let mut reader = SnapshotReader::new(config.image_length_bytes, options);
+    let wrong = |error| Failure::Image { error, class: Class::InputWrong };
+    while let Open::Need(at, length) = reader.poll().map_err(wrong)? {
+        let Some(file) = &image.file else { break };
+        let mut bytes = vec![0; length];
+        let read = read_at_most(file, &mut bytes, at.0);
+        read.map_err(|error| Failure::Io { doing: "read the image", error: io_error(&error) })?;
+        reader.supply(at, &bytes);
+    }
+    snapshot_engine::check_recovery(uuid, reader.snapshot())
+}
+
+/// Fills `bytes` from `at` on; what lies behind the end of the file stays zero.
+fn read_at_most(file: &File, mut bytes: &mut [u8], mut at: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match file.read_at(bytes, at)? {
+            0 => return Ok(()),
+            length => (bytes, at) = (&mut bytes[length..], at + length as u64),
+        }
+    }
+    Ok(())
 }
 
 fn open_for_revert(

@@ -1,8 +1,14 @@
 //! The commands.
 
 mod check;
+mod compat;
+mod convert;
+mod diff;
 mod dump;
+mod extract;
 mod image;
+mod manual;
+mod map;
 mod output;
 mod progress;
 mod stat;
@@ -22,6 +28,12 @@ pub fn run(cli: &Cli) -> Result<u8, Error> {
         Command::Dump(args) => dump::run(args),
         Command::Check(args) => check::run(args),
         Command::Stat(args) => stat::run(args),
-        _ => Err(Error::Usage("not there yet".to_owned())),
+        Command::Diff(args) => diff::run(args),
+        Command::Compat(args) => compat::run(args),
+        Command::Map(args) => map::run(args),
+        Command::Extract(args) => extract::run(args),
+        Command::Convert(args) => convert::run(args),
+        Command::Completions { shell } => manual::completions(*shell),
+        Command::Man { command } => manual::man(command.as_deref()),
     }
 }

@@ -116,6 +116,17 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<Opened, Error> {
     identify(name, stage, options)
 }
 
+/// Opens a file that is open already, from its start.
+///
+/// # Errors
+///
+/// As [`open`].
+pub fn open_file(name: impl Into<String>, file: File, options: &OpenOptions) -> Result<Opened, Error> {
+    let name = name.into();
+    let whole = FileRange::whole(file).map_err(Error::io(&name))?;
+    identify(name, Stage::File(whole), options)
+}
+
 /// Opens bytes that come from anywhere.
 ///
 /// # Errors
@@ -306,6 +317,7 @@ fn unknown(head: &[u8]) -> String {
 }
 
 /// A source as a reader.
+#[derive(Debug)]
 pub(crate) struct SourceReader<S>(pub(crate) S);
 
 impl<S: Source> Read for SourceReader<S> {

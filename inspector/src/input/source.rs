@@ -144,14 +144,14 @@ impl RandomAccess for FileRange {
 }
 
 /// Anything that can be read, behind bytes that were read already.
-pub struct Piped<R> {
+pub(super) struct Piped<R> {
     head: io::Cursor<Vec<u8>>,
     rest: R,
 }
 
 impl<R: Read> Piped<R> {
     /// `head` and then `rest`.
-    pub fn new(head: Vec<u8>, rest: R) -> Self {
+    pub(super) fn new(head: Vec<u8>, rest: R) -> Self {
         Self { head: io::Cursor::new(head), rest }
     }
 }

@@ -71,8 +71,7 @@ impl Content {
     pub(super) fn finish(mut self) -> ContentStat {
         self.stat.distinct = (self.contents.len() as u64) << self.bits;
         self.stat.distinct_is_exact = self.bits == 0;
-        if self.sampled_bytes > 0 {
-            let thousandths = self.packed_bytes * 1000 / self.sampled_bytes;
+        if let Some(thousandths) = (self.packed_bytes * 1000).checked_div(self.sampled_bytes) {
             self.stat.compressed_percent =
                 u32::try_from(thousandths).ok().map(|tenths| f64::from(tenths) / 10.0);
         }

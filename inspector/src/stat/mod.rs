@@ -6,6 +6,7 @@ use crate::pages::PageSet;
 use crate::walk::{Context, Event, Finding, Flow, Item, Level, Visitor};
 use content::Content;
 pub use content::ContentStat;
+pub(crate) use content::is_zero;
 use migration_stream::{RamBlock, Record, SectionId, UNKNOWN_LENGTH};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};

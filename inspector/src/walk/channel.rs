@@ -1,10 +1,10 @@
 //! What travels beside the main stream: multifd channels, and the return path.
 
-use super::event::{Context, Event, Item, Visitor};
+use super::event::{Context, Event, Finding, Item, Level, Visitor};
 use super::feed::Feed;
 use super::stream::io;
 use super::{Stop, go};
-use crate::input::OpenOptions;
+use crate::input::{Kind, OpenOptions};
 use migration_stream::ram::multifd::{Channel, Message};
 use migration_stream::return_path::{ReturnPathMessage, received_bitmap, return_path_message};
 use migration_stream::{DEFAULT_PAGE_SIZE, Error, ErrorKind};
@@ -18,7 +18,36 @@ fn truncated(feed: &Feed, inside: &str) -> Stop {
     Error { offset, path: String::new(), kind: ErrorKind::Truncated { inside: inside.to_owned() } }.into()
 }
 
-pub(super) fn multifd(feed: &mut Feed, options: &OpenOptions, visitor: &mut dyn Visitor) -> Result<(), Stop> {
+/// What is kept of the rest of a channel that cannot be read: nothing is looked for in it.
+const KEPT_BYTES: usize = 0;
+
+/// Walks a channel. Behind an error there is no place where reading could go on.
+pub(super) fn walk(
+    feed: &mut Feed,
+    kind: Kind,
+    options: &OpenOptions,
+    visitor: &mut dyn Visitor,
+) -> Result<(), Stop> {
+    let result = match kind {
+        Kind::Multifd => multifd(feed, options, visitor),
+        _ => return_path(feed, visitor),
+    };
+    let Err(Stop::Wrong(error)) = result else { return result };
+    go(visitor.finding(error.into()))?;
+    let from = feed.offset();
+    let rest = feed.keep_last(KEPT_BYTES);
+    rest.map_err(io(feed))?;
+    let length = feed.offset() - from;
+    if length > 0 {
+        let text = format!("{length} bytes could not be read");
+        go(visitor.finding(Finding::new(Level::Note, from, "", text)))?;
+        let item = Item { offset: from, length, packaged: false, event: Event::Skipped };
+        go(visitor.item(&item, nothing(DEFAULT_PAGE_SIZE)))?;
+    }
+    Ok(())
+}
+
+fn multifd(feed: &mut Feed, options: &OpenOptions, visitor: &mut dyn Visitor) -> Result<(), Stop> {
     let page_size = options.page_size.unwrap_or(DEFAULT_PAGE_SIZE);
     let mut channel = Channel::new(page_size);
     let context = nothing(page_size);
@@ -56,7 +85,7 @@ pub(super) fn multifd(feed: &mut Feed, options: &OpenOptions, visitor: &mut dyn 
     }
 }
 
-pub(super) fn return_path(feed: &mut Feed, visitor: &mut dyn Visitor) -> Result<(), Stop> {
+fn return_path(feed: &mut Feed, visitor: &mut dyn Visitor) -> Result<(), Stop> {
     let context = nothing(DEFAULT_PAGE_SIZE);
     let mut bitmap_follows = false;
     loop {

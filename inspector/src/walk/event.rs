@@ -27,6 +27,8 @@ pub enum Event<'a> {
     Record(Record<'a>),
     /// A device section without its footer.
     Device(DeviceSection<'a>),
+    /// The start of the block list of a mapped-ram file: bytes of all blocks.
+    MappedList(u64),
     /// A block's entry in the list of a mapped-ram file.
     MappedBlock(&'a MappedBlock),
     /// The bitmap of the pages of a mapped block that are there.

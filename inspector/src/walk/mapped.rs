@@ -4,7 +4,7 @@ use super::event::{Event, Item};
 use super::stream::{StreamWalk, context, io};
 use super::{Stop, go};
 use migration_stream::ram::mapped::{ENTRY_LIMIT_BYTES, MappedBlock, entry, list_total};
-use migration_stream::{BlockList, Error, ErrorKind, RamBlock, Record};
+use migration_stream::{Error, ErrorKind, RamBlock, Record};
 
 /// Bitmaps up to this size are read: 16 TiB in pages of 4 KiB.
 const BITMAP_LIMIT_BYTES: u64 = 512 << 20;
@@ -33,8 +33,7 @@ pub(super) fn walk(walk: &mut StreamWalk<'_>) -> Result<(), Stop> {
     let (offset, mut word) = (walk.feed.offset(), [0; 8]);
     word.copy_from_slice(&walk.feed.bytes()[..8]);
     let mut remaining = list_total(word, offset, page_size)?;
-    let list = Record::RamBlocks(BlockList::default());
-    let item = Item { offset, length: 8, packaged: false, event: Event::Record(list) };
+    let item = Item { offset, length: 8, packaged: false, event: Event::MappedList(remaining) };
     go(walk.visitor.item(&item, context(&walk.decoder)))?;
     walk.feed.consume(8);
     let mut blocks: Vec<RamBlock> = Vec::new();

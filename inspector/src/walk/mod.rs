@@ -54,8 +54,7 @@ pub fn walk(
     let (name, kind, image) = (opened.name, opened.kind, opened.image.is_some());
     let mut feed = Feed::new(opened.source, opened.start, progress);
     let result = match kind {
-        Kind::Multifd => channel::multifd(&mut feed, options, visitor),
-        Kind::ReturnPath => channel::return_path(&mut feed, visitor),
+        Kind::Multifd | Kind::ReturnPath => channel::walk(&mut feed, kind, options, visitor),
         _ => stream::walk(&mut feed, kind, options, visitor),
     };
     match result {

@@ -87,10 +87,20 @@ fn device(json: &Json) -> Option<Device> {
 
 fn state(json: &Json) -> Option<State> {
     let list = |key| json.get(key).map_or(&[][..], Json::list);
+    let mut fields: Vec<Field> = list("fields").iter().map(field).collect::<Option<_>>()?;
+    // The last element of an array may come without its index (10.0).
+    for at in 1..fields.len() {
+        if let Array::Index(index) = fields[at - 1].array
+            && fields[at].array == Array::Single
+            && fields[at].name == fields[at - 1].name
+        {
+            fields[at].array = Array::Index(index.saturating_add(1));
+        }
+    }
     Some(State {
         vmsd_name: json.get("vmsd_name").and_then(Json::as_str).unwrap_or_default().to_owned(),
         version: json.get("version").and_then(Json::as_u64).unwrap_or(0),
-        fields: list("fields").iter().map(field).collect::<Option<_>>()?,
+        fields,
         subsections: list("subsections").iter().map(state).collect::<Option<_>>()?,
     })
 }

@@ -1,17 +1,15 @@
 //! `dump`: one record per line.
 
 mod coverage;
-mod fields;
-mod line;
 mod records;
 
 use super::{image, output::Output, progress};
 use crate::cli::DumpArgs;
 use crate::error::Error;
 use crate::input::{Opened, open};
+use crate::line::{Line, Value, fields};
 use crate::walk::{Context, Event, Finding, Flow, Item, Level, Visitor, walk};
 use coverage::Coverage;
-use line::{Line, Value};
 use migration_stream::ram::multifd::Message;
 use migration_stream::return_path::ReturnPathMessage;
 use migration_stream::{Record, SectionId};
@@ -251,7 +249,10 @@ impl Dump<'_> {
             self.show(line, bytes)?;
         } else {
             for line in lines {
-                self.show(line, None)?;
+                let from = usize::try_from(line.offset.unwrap_or(0).saturating_sub(item.offset)).unwrap_or(0);
+                let to = from.saturating_add(usize::try_from(line.length).unwrap_or(0));
+                let part = bytes.as_ref().and_then(|bytes| bytes.get(from..to)).map(<[u8]>::to_vec);
+                self.show(line, part)?;
             }
         }
         if matches!(record, Record::Footer(_)) {
@@ -292,6 +293,8 @@ impl Dump<'_> {
                     }
                 }
             }
+            Event::MappedList(total) => self
+                .show(line("block_list").with("blocks", Value::Null).with("bytes", Value::Hex(*total)), None),
             Event::MappedBlock(mapped) => {
                 let line = records::block_line(item.offset, item.length, &mapped.block)
                     .with("bitmap_offset", Value::Hex(mapped.bitmap_offset))

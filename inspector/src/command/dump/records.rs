@@ -1,10 +1,10 @@
 //! The line of each record.
 
-use super::line::{Line, Value};
+use crate::line::{Line, Value, section};
 use crate::walk::Context;
 use migration_stream::{
     BlockMigration, ChunkKind, Command, Configuration, DirtyBitmapChunk, Htab, RamBlock, Record,
-    SectionHeader, StorageAttributes,
+    StorageAttributes,
 };
 
 fn name(bytes: &[u8]) -> Value {
@@ -99,14 +99,6 @@ fn configuration(line: Line, configuration: &Configuration) -> Line {
                 configuration.uuid.map(|uuid| Value::Name(snapshot_engine::uuid_text(&uuid).into_bytes())),
             ),
         )
-}
-
-/// Header fields of START and FULL.
-pub(super) fn section(line: Line, header: &SectionHeader<'_>) -> Line {
-    line.with("id", Value::Decimal(header.section_id.0.into()))
-        .with("name", name(header.idstr))
-        .with("instance", Value::Decimal(header.instance_id.into()))
-        .with("version", Value::Decimal(header.version_id.into()))
 }
 
 fn dirty_bitmap(line: Line, chunk: &DirtyBitmapChunk<'_>) -> Line {

@@ -6,6 +6,23 @@ use crate::revert::output::Output;
 use migration_stream::{Command, put_command};
 use snapshot_image::{RamLayout, Snapshot};
 
+/// A recovery of `uuid` may use this snapshot.
+///
+/// # Errors
+///
+/// It is another one, or may be another one: two guests must never mix.
+pub fn check_recovery(uuid: &[u8; 16], snapshot: &Snapshot) -> Result<(), Failure> {
+    let wanted = uuid_text(uuid);
+    Err(Failure::Postcopy(match &snapshot.uuid {
+        Some(found) if found == uuid => return Ok(()),
+        Some(found) => {
+            let found = uuid_text(found);
+            format!("--recover={wanted}: the image holds snapshot {found}; two guests must not mix")
+        }
+        None => format!("--recover={wanted}: the image's snapshot has no UUID, so it may be another one"),
+    }))
+}
+
 /// Which bitmaps have come.
 #[derive(Debug)]
 pub(crate) struct Recovery {
@@ -20,21 +37,7 @@ impl Recovery {
         layout: &RamLayout,
         out: &mut Vec<u8>,
     ) -> Result<Self, Failure> {
-        let wanted = uuid_text(&uuid);
-        match &snapshot.uuid {
-            Some(found) if *found == uuid => {}
-            Some(found) => {
-                let found = uuid_text(found);
-                return Err(Failure::Postcopy(format!(
-                    "--recover={wanted}: the image holds snapshot {found}; two guests must not mix"
-                )));
-            }
-            None => {
-                return Err(Failure::Postcopy(format!(
-                    "--recover={wanted}: the image's snapshot has no UUID, so it may be another one"
-                )));
-            }
-        }
+        check_recovery(&uuid, snapshot)?;
         for block in layout.blocks() {
             put_command(out, &Command::RecvBitmap(&block.name));
         }

@@ -1,25 +1,25 @@
 //! The lines of a device section: one for each field.
 
-use super::line::{Line, Value};
+use super::{Line, Value};
 use crate::walk::{Border, DeviceSection};
 use migration_stream::device::{self, DecodedField, State, decode};
 
 /// The section's own line.
-pub(super) fn device_line(offset: u64, length: u64, section: &DeviceSection<'_>) -> Line {
+pub(crate) fn device_line(offset: u64, length: u64, section: &DeviceSection<'_>) -> Line {
     let border = match section.border {
         Border::Described => "vmdesc",
         Border::NextSection => "next section",
         Border::Footer => "footer",
     };
     let vmsd = section.description.map(|state| Value::Name(state.vmsd_name.clone().into_bytes()));
-    super::records::section(Line::new(offset, length, "device"), &section.header)
+    super::section(Line::new(offset, length, "device"), &section.header)
         .with("vmsd", vmsd.unwrap_or(Value::Null))
         .with("body_bytes", Value::Decimal(section.body.len() as u64))
         .with("end_by", Value::Word(border))
 }
 
 /// The lines of its fields; `at` is the offset of its body.
-pub(super) fn field_lines(at: u64, body: &[u8], state: &State) -> Vec<Line> {
+pub(crate) fn field_lines(at: u64, body: &[u8], state: &State) -> Vec<Line> {
     decode(body, state).fields.iter().map(|field| field_line(at, field)).collect()
 }
 
@@ -36,7 +36,7 @@ fn field_line(at: u64, field: &DecodedField<'_>) -> Line {
     }
 }
 
-fn value(value: &device::Value, bytes: &[u8], type_name: &str) -> (Value, Option<&'static str>) {
+pub(crate) fn value(value: &device::Value, bytes: &[u8], type_name: &str) -> (Value, Option<&'static str>) {
     let plain = match value {
         device::Value::Bool(value) => Value::Bool(*value),
         device::Value::Unsigned(number) if type_name.starts_with("uint8") => Value::Decimal(*number),

@@ -1,12 +1,15 @@
 //! One line of output: what stands where, as text and as JSON.
 
+pub(crate) mod fields;
+
 use crate::escape::{json_text, terminal};
+use migration_stream::SectionHeader;
 use serde_json::{Map, Value as Json, json};
 use std::fmt::Write;
 
 /// A value of a line.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Value {
+pub(crate) enum Value {
     /// A count or an id.
     Decimal(u64),
     /// A signed number.
@@ -27,7 +30,7 @@ pub(super) enum Value {
 }
 
 impl Value {
-    fn text(&self, out: &mut String) {
+    pub(crate) fn text(&self, out: &mut String) {
         let _ = match self {
             Self::Decimal(number) => write!(out, "{number}"),
             Self::Signed(number) => write!(out, "{number}"),
@@ -58,7 +61,7 @@ impl Value {
         };
     }
 
-    fn json(&self) -> Json {
+    pub(crate) fn json(&self) -> Json {
         match self {
             Self::Decimal(number) | Self::Hex(number) => json!(number),
             Self::Signed(number) => json!(number),
@@ -83,30 +86,30 @@ impl Value {
 
 /// A line.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Line {
+pub(crate) struct Line {
     /// Where in the unpacked input; none for what is about the whole of it.
-    pub(super) offset: Option<u64>,
+    pub(crate) offset: Option<u64>,
     /// Bytes.
-    pub(super) length: u64,
+    pub(crate) length: u64,
     /// What it is.
-    pub(super) kind: &'static str,
+    pub(crate) kind: &'static str,
     /// Everything else, in order.
-    pub(super) values: Vec<(&'static str, Value)>,
+    pub(crate) values: Vec<(&'static str, Value)>,
     /// Its bytes, where they are to be shown.
-    pub(super) bytes: Option<Vec<u8>>,
+    pub(crate) bytes: Option<Vec<u8>>,
 }
 
 impl Line {
-    pub(super) fn new(offset: u64, length: u64, kind: &'static str) -> Self {
+    pub(crate) fn new(offset: u64, length: u64, kind: &'static str) -> Self {
         Self { offset: Some(offset), length, kind, values: Vec::new(), bytes: None }
     }
 
-    pub(super) fn with(mut self, key: &'static str, value: Value) -> Self {
+    pub(crate) fn with(mut self, key: &'static str, value: Value) -> Self {
         self.values.push((key, value));
         self
     }
 
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let mut out = match self.offset {
             Some(offset) => format!("{offset:#010x} {}", self.kind),
             None => format!("-          {}", self.kind),
@@ -122,7 +125,7 @@ impl Line {
         out
     }
 
-    pub(super) fn json(&self) -> String {
+    pub(crate) fn json(&self) -> String {
         let mut object = Map::new();
         object.insert("offset".to_owned(), json!(self.offset));
         object.insert("length".to_owned(), json!(self.length));
@@ -135,4 +138,12 @@ impl Line {
         }
         Json::Object(object).to_string()
     }
+}
+
+/// Header fields of START and FULL.
+pub(crate) fn section(line: Line, header: &SectionHeader<'_>) -> Line {
+    line.with("id", Value::Decimal(header.section_id.0.into()))
+        .with("name", Value::Name(header.idstr.to_vec()))
+        .with("instance", Value::Decimal(header.instance_id.into()))
+        .with("version", Value::Decimal(header.version_id.into()))
 }

@@ -1,0 +1,121 @@
+//! `compat`: one judgement per line.
+
+use super::output::Output;
+use crate::cli::{CompatArgs, FailOn, Format};
+use crate::compat::{AllowList, Judgement, Shape, Verdict, judge};
+use crate::error::Error;
+use crate::escape::{github_message, github_property, terminal, terminal_words};
+
+pub(super) fn run(args: &CompatArgs) -> Result<u8, Error> {
+    let options = args.input.options();
+    let mut allow = match &args.allow {
+        Some(path) => {
+            let name = terminal(path.as_os_str().as_encoded_bytes());
+            let text = std::fs::read_to_string(path).map_err(Error::io(&name))?;
+            AllowList::parse(&text).map_err(|why| Error::Input { what: name, why })?
+        }
+        None => AllowList::default(),
+    };
+    let source = Shape::read(&args.source, &options)?;
+    let target = Shape::read(&args.target, &options)?;
+    let judgements = judge(&source, &target);
+    let today = today();
+    let mut output = Output::stdout();
+    let mut worst = Verdict::Safe;
+    let mut allowed = 0;
+    for judgement in &judgements {
+        let reason = allow.accepts(judgement, &today).map(ToOwned::to_owned);
+        if reason.is_some() {
+            allowed += 1;
+        } else {
+            worst = worst.max(judgement.verdict);
+        }
+        output.line(&line(judgement, reason.as_deref(), args))?;
+    }
+    for text in allow.leftovers(&today) {
+        eprintln!("snapinspect: allow-list: {}", terminal_words(&text));
+    }
+    match args.format {
+        Format::Text => output.line(&format!(
+            "{}: {} differences, {allowed} of them allowed",
+            worst.name(),
+            judgements.len()
+        ))?,
+        Format::Json => output.line(
+            &serde_json::json!({
+                "type": "summary", "verdict": worst, "differences": judgements.len(), "allowed": allowed,
+            })
+            .to_string(),
+        )?,
+        Format::Github => {}
+    }
+    output.flush()?;
+    let limit = match args.fail_on {
+        FailOn::MayBreak => Verdict::MayBreak,
+        FailOn::Breaks => Verdict::Breaks,
+    };
+    Ok(u8::from(worst >= limit))
+}
+
+fn line(judgement: &Judgement, reason: Option<&str>, args: &CompatArgs) -> String {
+    let Judgement { verdict, rule, path, text } = judgement;
+    let allowed = reason.map_or_else(String::new, |reason| format!(" (allowed: {reason})"));
+    match args.format {
+        Format::Text => {
+            let words = format!("{path}: {text}{allowed}");
+            format!("{:<9} {rule:<20} {}", verdict.name(), terminal_words(&words))
+        }
+        Format::Json => serde_json::json!({
+            "type": "judgement", "verdict": verdict, "rule": rule, "path": path, "text": text, "allowed": reason,
+        })
+        .to_string(),
+        Format::Github => {
+            let command = match verdict {
+                Verdict::Breaks if reason.is_none() => "error",
+                Verdict::MayBreak if reason.is_none() => "warning",
+                _ => "notice",
+            };
+            let file = github_property(&args.source.to_string_lossy());
+            let message = github_message(&format!("{rule}: {path}: {text}{allowed}"));
+            format!("::{command} file={file},title=snapinspect compat::{message}")
+        }
+    }
+}
+
+/// Today in UTC, as `YYYY-MM-DD`.
+fn today() -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    day(now.map_or(0, |since| since.as_secs() / 86400))
+}
+
+/// The day that is so many days behind 1970-01-01, by whole cycles of 400 years from March on.
+fn day(days: u64) -> String {
+    let days = days + 719_468;
+    let of_cycle = days % 146_097;
+    let year = (of_cycle - of_cycle / 1460 + of_cycle / 36_524 - of_cycle / 146_096) / 365;
+    let of_year = of_cycle - (365 * year + year / 4 - year / 100);
+    let month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = days / 146_097 * 400 + year + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::day;
+
+    #[test]
+    fn days_are_those_of_the_calendar() {
+        for (days, expected) in [
+            (0, "1970-01-01"),
+            (11_016, "2000-02-29"),
+            (11_017, "2000-03-01"),
+            (20_088, "2024-12-31"),
+            (47_540, "2100-02-28"),
+            (47_541, "2100-03-01"),
+        ] {
+            assert_eq!(day(days), expected);
+        }
+    }
+}

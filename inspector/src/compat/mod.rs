@@ -1,0 +1,89 @@
+//! Would a QEMU that writes one stream load another?
+//!
+//! Both sides are reduced to a [`Shape`]: of a real stream what was sent, of a `-dump-vmstate` file what can be sent. What
+//! cannot be compared is never called safe.
+
+mod allow;
+mod machine;
+mod shape;
+mod state;
+
+pub use allow::AllowList;
+pub use shape::Shape;
+
+use serde::Serialize;
+
+/// What a difference means for loading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// It loads.
+    Safe,
+    /// It depends on the state of the guest, or cannot be told from what there is.
+    MayBreak,
+    /// It does not load.
+    Breaks,
+}
+
+impl Verdict {
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Safe => "safe",
+            Self::MayBreak => "may break",
+            Self::Breaks => "breaks",
+        }
+    }
+}
+
+/// A difference, judged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Judgement {
+    /// What it means.
+    pub verdict: Verdict,
+    /// The rule that says so.
+    pub rule: &'static str,
+    /// What differs: `machine`, `block pc.ram`, `device cpu/0: env.regs`. Escaped.
+    pub path: String,
+    /// How.
+    pub text: String,
+}
+
+/// Collects judgements.
+#[derive(Debug, Default)]
+pub(crate) struct Judge {
+    pub(crate) judgements: Vec<Judgement>,
+}
+
+impl Judge {
+    fn say(&mut self, verdict: Verdict, rule: &'static str, path: &str, text: impl Into<String>) {
+        self.judgements.push(Judgement { verdict, rule, path: path.to_owned(), text: text.into() });
+    }
+
+    fn breaks(&mut self, rule: &'static str, path: &str, text: impl Into<String>) {
+        self.say(Verdict::Breaks, rule, path, text);
+    }
+
+    fn may_break(&mut self, rule: &'static str, path: &str, text: impl Into<String>) {
+        self.say(Verdict::MayBreak, rule, path, text);
+    }
+
+    fn safe(&mut self, rule: &'static str, path: &str, text: impl Into<String>) {
+        self.say(Verdict::Safe, rule, path, text);
+    }
+}
+
+/// Judges whether a QEMU that writes `target` loads `source`. No judgement at all: nothing differs.
+#[must_use]
+pub fn judge(source: &Shape, target: &Shape) -> Vec<Judgement> {
+    let mut judge = Judge::default();
+    machine::machine(&mut judge, source, target);
+    machine::blocks(&mut judge, source, target);
+    machine::iterables(&mut judge, source, target);
+    state::devices(&mut judge, source, target);
+    judge.judgements
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,241 @@
+//! What there is to compare of a stream, or of the file that `-dump-vmstate` writes.
+
+use crate::contents::{Contents, load_opened};
+use crate::error::Error;
+use crate::escape::{json_text, terminal};
+use crate::input::{OpenOptions, open};
+use migration_stream::device::{Array, Field, State};
+use migration_stream::{RamBlock, UNKNOWN_LENGTH};
+use serde_json::Value as Json;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+/// The longest `-dump-vmstate` file that is read; some MB are usual.
+const JSON_LIMIT_BYTES: u64 = 256 << 20;
+/// The deepest nesting of descriptions that is followed.
+const DEPTH_LIMIT: usize = 64;
+
+/// A machine, as far as loading depends on it.
+#[derive(Debug, Clone, Default)]
+pub struct Shape {
+    /// It describes what can be sent, not what was.
+    pub(super) is_dump: bool,
+    pub(super) machine: Option<Vec<u8>>,
+    /// The stream begins with a configuration section.
+    pub(super) has_configuration: bool,
+    pub(super) capabilities: Vec<Vec<u8>>,
+    pub(super) uuid: Option<[u8; 16]>,
+    pub(super) page_size: u32,
+    pub(super) footers: bool,
+    pub(super) switchover_start: bool,
+    pub(super) postcopy: bool,
+    pub(super) multifd: bool,
+    pub(super) blocks: Vec<RamBlock>,
+    pub(super) iterables: Vec<(Vec<u8>, u32, u32)>,
+    pub(super) devices: Vec<DeviceShape>,
+}
+
+/// A device.
+#[derive(Debug, Clone)]
+pub(super) struct DeviceShape {
+    /// Name and instance; of a dump the type's name.
+    pub(super) idstr: Vec<u8>,
+    pub(super) instance_id: u32,
+    pub(super) version: u64,
+    /// Bytes that were sent.
+    pub(super) body_bytes: u64,
+    /// None where nothing describes it.
+    pub(super) state: Option<StateShape>,
+}
+
+/// A state: of a device, a structure or a subsection.
+#[derive(Debug, Clone, Default)]
+pub(super) struct StateShape {
+    pub(super) name: String,
+    pub(super) version: u64,
+    /// The oldest version that is loaded, where that is known.
+    pub(super) minimum_version: Option<u64>,
+    pub(super) fields: Vec<FieldShape>,
+    pub(super) subsections: Vec<StateShape>,
+}
+
+/// A field, or an array of them.
+#[derive(Debug, Clone)]
+pub(super) struct FieldShape {
+    pub(super) name: String,
+    /// Type and bytes of an element on the wire, how many there are.
+    pub(super) wire: Option<(String, u64, u64)>,
+    /// Bytes of an element in memory.
+    pub(super) memory_bytes: Option<u64>,
+    /// It is sent under a condition; none: not known.
+    pub(super) conditional: Option<bool>,
+    /// It is there since this version.
+    pub(super) since: u64,
+    /// What is in it: one state, or one for each element.
+    pub(super) nested: Vec<StateShape>,
+}
+
+impl Shape {
+    /// Reads a stream, an image, or a `-dump-vmstate` file.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read, or is damaged.
+    pub fn read(path: &Path, options: &OpenOptions) -> Result<Self, Error> {
+        let name = terminal(path.as_os_str().as_encoded_bytes());
+        if path.as_os_str() != "-" {
+            let mut first = [0; 1];
+            let mut file = File::open(path).map_err(Error::io(&name))?;
+            let is_file = file.metadata().map_err(Error::io(&name))?.is_file();
+            if is_file && file.read(&mut first).map_err(Error::io(&name))? == 1 && first == *b"{" {
+                return dump(&name, path);
+            }
+        }
+        Ok(Self::of(&load_opened(open(path, options)?, options, None, None)?))
+    }
+
+    /// The shape of what was loaded.
+    pub(crate) fn of(contents: &Contents) -> Self {
+        let configuration = contents.configuration.as_ref();
+        let capabilities = configuration.and_then(|configuration| configuration.capabilities.clone());
+        let devices = contents.devices.iter().map(|device| DeviceShape {
+            idstr: device.idstr.clone(),
+            instance_id: device.instance_id,
+            version: device.version_id.into(),
+            body_bytes: device.body.len() as u64,
+            state: device.description.as_ref().filter(|state| !state.vmsd_name.is_empty()).map(state),
+        });
+        let blocks = contents.blocks.iter().filter(|block| block.used_length != UNKNOWN_LENGTH);
+        Self {
+            is_dump: false,
+            machine: configuration.map(|configuration| configuration.machine.clone()),
+            has_configuration: configuration.is_some(),
+            capabilities: capabilities.unwrap_or_default(),
+            uuid: configuration.and_then(|configuration| configuration.uuid),
+            page_size: contents.page_size,
+            footers: contents.footers,
+            switchover_start: contents.commands.contains(&"SWITCHOVER_START"),
+            postcopy: contents.postcopy,
+            multifd: contents.multifd,
+            blocks: blocks.cloned().collect(),
+            iterables: contents.iterables.clone(),
+            devices: devices.collect(),
+        }
+    }
+}
+
+/// The name without the number that QEMU adds where a name comes twice.
+fn plain(name: &str) -> &str {
+    match name.strip_suffix(']').and_then(|rest| rest.rsplit_once('[')) {
+        Some((plain, number)) if number.bytes().all(|byte| byte.is_ascii_digit()) => plain,
+        _ => name,
+    }
+}
+
+fn state(state: &State) -> StateShape {
+    let mut fields: Vec<FieldShape> = Vec::new();
+    for field in &state.fields {
+        let nested: Vec<_> = field.nested.iter().map(self::state).collect();
+        let count = match field.array {
+            Array::Len(count) => count,
+            Array::Single | Array::Index(_) => 1,
+        };
+        // The elements of an array, each with an entry of its own.
+        if let (Array::Index(1..), Some(last)) = (field.array, fields.last_mut())
+            && last.name == plain(&field.name)
+            && let Some((_, _, elements)) = &mut last.wire
+        {
+            *elements = elements.saturating_add(1);
+            last.nested.extend(nested);
+            continue;
+        }
+        fields.push(of_field(field, count, nested));
+    }
+    StateShape {
+        name: state.vmsd_name.clone(),
+        version: state.version,
+        minimum_version: None,
+        fields,
+        subsections: state.subsections.iter().map(self::state).collect(),
+    }
+}
+
+fn of_field(field: &Field, count: u64, nested: Vec<StateShape>) -> FieldShape {
+    FieldShape {
+        name: plain(&field.name).to_owned(),
+        wire: Some((field.type_name.clone(), field.size, count)),
+        memory_bytes: None,
+        conditional: None,
+        since: 0,
+        nested,
+    }
+}
+
+/// Reads what `-dump-vmstate` wrote: for each type of the device model its `VMStateDescription`.
+fn dump(name: &str, path: &Path) -> Result<Shape, Error> {
+    let wrong = |why: String| Error::Input { what: name.to_owned(), why };
+    let mut text = Vec::new();
+    let file = File::open(path).map_err(Error::io(name))?;
+    file.take(JSON_LIMIT_BYTES + 1).read_to_end(&mut text).map_err(Error::io(name))?;
+    if text.len() as u64 > JSON_LIMIT_BYTES {
+        return Err(wrong(format!("more than {JSON_LIMIT_BYTES} bytes of JSON")));
+    }
+    let json: Json = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
+    let object = json.as_object().ok_or_else(|| wrong("not a JSON object".to_owned()))?;
+    let Some(machine) = object.get("vmschkmachine").and_then(|machine| machine.get("Name")?.as_str()) else {
+        return Err(wrong("JSON, but not of -dump-vmstate: no vmschkmachine".to_owned()));
+    };
+    let mut shape = Shape {
+        is_dump: true,
+        machine: Some(machine.as_bytes().to_vec()),
+        footers: true,
+        ..Shape::default()
+    };
+    for (type_name, device) in object.iter().filter(|(key, _)| *key != "vmschkmachine") {
+        let Some(description) = device.get("Description") else { continue };
+        let state = described(description, 0).ok_or_else(|| {
+            wrong(format!("\"{}\" is not as QEMU writes it", json_text(type_name.as_bytes())))
+        })?;
+        shape.devices.push(DeviceShape {
+            idstr: type_name.as_bytes().to_vec(),
+            instance_id: 0,
+            version: state.version,
+            body_bytes: 0,
+            state: Some(state),
+        });
+    }
+    Ok(shape)
+}
+
+fn described(json: &Json, depth: usize) -> Option<StateShape> {
+    if depth > DEPTH_LIMIT {
+        return None;
+    }
+    let list = |key: &str| json.get(key).and_then(Json::as_array).map_or(&[][..], Vec::as_slice);
+    Some(StateShape {
+        name: json.get("name")?.as_str()?.to_owned(),
+        version: json.get("version_id")?.as_u64()?,
+        minimum_version: Some(json.get("minimum_version_id")?.as_u64()?),
+        fields: list("Fields").iter().map(|field| described_field(field, depth)).collect::<Option<_>>()?,
+        subsections: list("Subsections")
+            .iter()
+            .map(|subsection| described(subsection, depth + 1))
+            .collect::<Option<_>>()?,
+    })
+}
+
+fn described_field(json: &Json, depth: usize) -> Option<FieldShape> {
+    let nested = match json.get("Description") {
+        Some(description) => vec![described(description, depth + 1)?],
+        None => Vec::new(),
+    };
+    Some(FieldShape {
+        name: plain(json.get("field")?.as_str()?).to_owned(),
+        wire: None,
+        memory_bytes: json.get("size")?.as_u64(),
+        conditional: json.get("field_exists")?.as_bool(),
+        since: json.get("version_id")?.as_u64()?,
+        nested,
+    })
+}

@@ -1,0 +1,175 @@
+//! What a stream leaves in a destination: its RAM, in a file, and its devices, in memory.
+
+mod ram;
+mod timeline;
+
+use crate::error::Error;
+use crate::input::{OpenOptions, Opened, open};
+use crate::map::Stretch;
+use crate::walk::{Context, Event, Finding, Flow, Item, Level, Progress, Visitor, walk};
+use migration_stream::device::{Decoded, State, decode};
+use migration_stream::{Configuration, RamBlock, Record};
+pub(crate) use ram::RamFile;
+use std::ops::ControlFlow;
+use std::path::Path;
+use timeline::Timeline;
+
+/// Devices and other sections that are kept.
+const SECTIONS_LIMIT: usize = 1 << 16;
+
+/// A device section.
+#[derive(Debug, Clone)]
+pub(crate) struct Device {
+    pub(crate) idstr: Vec<u8>,
+    pub(crate) instance_id: u32,
+    pub(crate) version_id: u32,
+    pub(crate) body: Vec<u8>,
+    pub(crate) description: Option<State>,
+}
+
+impl Device {
+    /// Its fields, where they are known.
+    pub(crate) fn decode(&self) -> Option<Decoded<'_>> {
+        self.description.as_ref().map(|state| decode(&self.body, state))
+    }
+
+    /// What it is called in messages: name and instance.
+    pub(crate) fn label(&self) -> String {
+        format!("{}/{}", crate::escape::json_text(&self.idstr), self.instance_id)
+    }
+}
+
+/// START of an iterable: name, instance, version.
+pub(crate) type Iterable = (Vec<u8>, u32, u32);
+
+/// Everything that a stream leaves.
+#[derive(Debug, Default)]
+pub(crate) struct Contents {
+    pub(crate) name: String,
+    pub(crate) configuration: Option<Configuration>,
+    pub(crate) page_size: u32,
+    pub(crate) blocks: Vec<RamBlock>,
+    pub(crate) iterables: Vec<Iterable>,
+    pub(crate) devices: Vec<Device>,
+    pub(crate) commands: Vec<&'static str>,
+    pub(crate) vmdesc: Option<Vec<u8>>,
+    pub(crate) footers: bool,
+    pub(crate) ram: Option<RamFile>,
+    pub(crate) multifd: bool,
+    pub(crate) postcopy: bool,
+    pub(crate) timeline: Vec<Stretch>,
+}
+
+struct Loader {
+    contents: Contents,
+    timeline: Timeline,
+    problem: Option<Finding>,
+}
+
+/// Loads `path`; `ram` takes its pages, if they are wanted.
+///
+/// # Errors
+///
+/// When it cannot be read, or is damaged: what a destination would refuse has no contents.
+pub(crate) fn load(
+    path: &Path,
+    options: &OpenOptions,
+    ram: Option<RamFile>,
+    progress: Option<Progress>,
+) -> Result<Contents, Error> {
+    load_opened(open(path, options)?, options, ram, progress)
+}
+
+/// As [`load`], of what is open already.
+pub(crate) fn load_opened(
+    opened: Opened,
+    options: &OpenOptions,
+    ram: Option<RamFile>,
+    progress: Option<Progress>,
+) -> Result<Contents, Error> {
+    let name = opened.name.clone();
+    let contents = Contents { name: name.clone(), ram, ..Contents::default() };
+    let mut loader = Loader { contents, timeline: Timeline::default(), problem: None };
+    walk(opened, options, &mut loader, progress)?;
+    if let Some(problem) = loader.problem {
+        return Err(Error::Wrong(format!("{name}: {}", crate::command::finding_text(&problem))));
+    }
+    if let Some(ram) = &mut loader.contents.ram {
+        ram.flush().map_err(Error::io("writing RAM"))?;
+    }
+    loader.contents.timeline = loader.timeline.finish();
+    Ok(loader.contents)
+}
+
+impl Loader {
+    fn record(&mut self, item: &Item<'_>, record: &Record<'_>, context: Context<'_>) -> Result<(), Error> {
+        let contents = &mut self.contents;
+        match record {
+            Record::Configuration(configuration) => contents.configuration = Some(configuration.clone()),
+            Record::SectionStart(header) if contents.iterables.len() < SECTIONS_LIMIT => {
+                let iterable = (header.idstr.to_vec(), header.instance_id, header.version_id);
+                contents.iterables.push(iterable);
+            }
+            Record::Command(command) => {
+                contents.postcopy |= matches!(command, migration_stream::Command::PostcopyListen);
+                let name = crate::names::command(command);
+                if !contents.commands.contains(&name) {
+                    contents.commands.push(name);
+                }
+            }
+            Record::RamMultifdFlush => contents.multifd = true,
+            Record::Footer(_) => contents.footers = true,
+            Record::VmDescription(json) => contents.vmdesc = Some(json.to_vec()),
+            record => {
+                if let Some(ram) = &mut contents.ram
+                    && let Err(kind) = ram.record(record, context).map_err(Error::io("writing RAM"))?
+                {
+                    let path = "section \"ram\" > page record".to_owned();
+                    let error = migration_stream::Error { offset: item.offset, path, kind };
+                    return Err(Error::Wrong(format!("{}: {error}", contents.name)));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Visitor for Loader {
+    fn item(&mut self, item: &Item<'_>, context: Context<'_>) -> Flow {
+        self.timeline.item(item);
+        let contents = &mut self.contents;
+        contents.page_size = context.page_size;
+        if let Some(new @ [_, ..]) = context.blocks.get(contents.blocks.len()..) {
+            contents.blocks.extend_from_slice(new);
+        }
+        let result = match &item.event {
+            Event::Record(record) => self.record(item, record, context),
+            Event::Device(section) if contents.devices.len() < SECTIONS_LIMIT => {
+                contents.devices.push(Device {
+                    idstr: section.header.idstr.to_vec(),
+                    instance_id: section.header.instance_id,
+                    version_id: section.header.version_id,
+                    body: section.body.to_vec(),
+                    description: section.description.cloned(),
+                });
+                Ok(())
+            }
+            Event::Multifd(_) => {
+                contents.multifd = true;
+                Ok(())
+            }
+            _ => Ok(()),
+        };
+        match result {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => ControlFlow::Break(error),
+        }
+    }
+
+    fn finding(&mut self, finding: Finding) -> Flow {
+        if finding.level == Level::Error && self.problem.is_none() {
+            self.problem = Some(finding);
+        }
+        ControlFlow::Continue(())
+    }
+}

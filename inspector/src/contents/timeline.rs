@@ -1,0 +1,60 @@
+//! What stands where in a stream, section by section.
+
+use crate::map::Stretch;
+use crate::walk::{Event, Item};
+use migration_stream::{Record, SectionId};
+use std::collections::HashMap;
+
+/// Stretches that are told apart; more of them are one.
+const LIMIT: usize = 4096;
+
+#[derive(Debug, Default)]
+pub(super) struct Timeline {
+    names: HashMap<SectionId, String>,
+    stretches: Vec<Stretch>,
+    /// What comes belongs to the last stretch.
+    inside: bool,
+}
+
+impl Timeline {
+    pub(super) fn item(&mut self, item: &Item<'_>) {
+        let text = crate::escape::json_text;
+        let name = match &item.event {
+            Event::Record(Record::SectionStart(header)) => {
+                let name = text(header.idstr);
+                if self.names.len() < LIMIT {
+                    self.names.insert(header.section_id, name.clone());
+                }
+                Some(name)
+            }
+            Event::Record(Record::SectionPart(id) | Record::SectionEnd(id)) => {
+                Some(self.names.get(id).cloned().unwrap_or_default())
+            }
+            Event::Device(section) => Some(text(section.header.idstr)),
+            Event::Record(Record::Command(command)) => Some(crate::names::command(command).to_owned()),
+            Event::Record(Record::VmDescription(_)) => Some("vmdesc".to_owned()),
+            Event::Record(Record::Eof) => Some("end".to_owned()),
+            _ if !self.inside => Some("header".to_owned()),
+            _ => None,
+        };
+        self.inside = true;
+        match (name, self.stretches.last_mut()) {
+            (Some(name), last) => {
+                if let Some(last) = last.filter(|last| last.name == name) {
+                    last.bytes += item.length;
+                } else if self.stretches.len() < LIMIT {
+                    self.stretches.push(Stretch { offset: item.offset, bytes: item.length, name });
+                } else if let Some(last) = self.stretches.last_mut() {
+                    last.name = "more".to_owned();
+                    last.bytes += item.length;
+                }
+            }
+            (None, Some(last)) => last.bytes += item.length,
+            (None, None) => {}
+        }
+    }
+
+    pub(super) fn finish(self) -> Vec<Stretch> {
+        self.stretches
+    }
+}

@@ -1,0 +1,88 @@
+//! Compares what two inputs leave in a destination: machine, RAM, device fields, structure.
+
+mod devices;
+mod ram;
+
+pub(crate) use ram::blocks;
+
+use crate::contents::Contents;
+use crate::error::Error;
+use crate::escape::json_text;
+use crate::line::{Line, Value};
+
+/// Takes one difference after the other.
+pub(crate) type Emit<'a> = dyn FnMut(Line) -> Result<(), Error> + 'a;
+
+fn line(kind: &'static str) -> Line {
+    Line { offset: None, ..Line::new(0, 0, kind) }
+}
+
+fn name(bytes: &[u8]) -> Value {
+    Value::Name(bytes.to_vec())
+}
+
+fn optional(value: Option<Value>) -> Value {
+    value.unwrap_or(Value::Null)
+}
+
+/// Compares two contents; every difference goes to `emit`.
+pub(crate) fn diff(a: &Contents, b: &Contents, emit: &mut Emit<'_>) -> Result<(), Error> {
+    machine(a, b, emit)?;
+    ram::blocks(a, b, emit)?;
+    sections(a, b, emit)?;
+    devices::devices(a, b, emit)
+}
+
+/// A difference of one property.
+fn property(emit: &mut Emit<'_>, property: &'static str, a: Value, b: Value) -> Result<(), Error> {
+    if a == b {
+        return Ok(());
+    }
+    emit(line("machine").with("property", Value::Word(property)).with("a", a).with("b", b))
+}
+
+fn machine(a: &Contents, b: &Contents, emit: &mut Emit<'_>) -> Result<(), Error> {
+    let both = |of: &dyn Fn(&Contents) -> Value| (of(a), of(b));
+    let configuration = |of: &dyn Fn(&migration_stream::Configuration) -> Value| {
+        both(&|contents: &Contents| optional(contents.configuration.as_ref().map(of)))
+    };
+    let (of_a, of_b) = configuration(&|configuration| name(&configuration.machine));
+    property(emit, "machine", of_a, of_b)?;
+    let (of_a, of_b) = configuration(&|configuration| {
+        let uuid = configuration.uuid.map(|uuid| snapshot_engine::uuid_text(&uuid).into_bytes());
+        optional(uuid.map(Value::Name))
+    });
+    property(emit, "uuid", of_a, of_b)?;
+    let (of_a, of_b) = configuration(&|configuration| {
+        let names = configuration.capabilities.as_ref();
+        optional(names.map(|names| Value::List(names.iter().map(|name| self::name(name)).collect())))
+    });
+    property(emit, "capabilities", of_a, of_b)?;
+    let (of_a, of_b) = both(&|contents| Value::Decimal(contents.page_size.into()));
+    property(emit, "page_size", of_a, of_b)?;
+    let (of_a, of_b) = both(&|contents| Value::Bool(contents.vmdesc.is_some()));
+    property(emit, "vmdesc", of_a, of_b)?;
+    let (of_a, of_b) =
+        both(&|contents| Value::List(contents.commands.iter().map(|command| Value::Word(command)).collect()));
+    property(emit, "commands", of_a, of_b)
+}
+
+fn sections(a: &Contents, b: &Contents, emit: &mut Emit<'_>) -> Result<(), Error> {
+    for (here, there, side) in [(a, b, "a"), (b, a, "b")] {
+        for (idstr, instance, version) in &here.iterables {
+            let other = there.iterables.iter().find(|(of, number, _)| of == idstr && number == instance);
+            let label = Value::Name(format!("{}/{instance}", json_text(idstr)).into_bytes());
+            match other {
+                None => emit(line("section").with("name", label).with("only", Value::Word(side)))?,
+                Some((_, _, other)) if side == "a" && other != version => emit(
+                    line("section")
+                        .with("name", label)
+                        .with("version_a", Value::Decimal((*version).into()))
+                        .with("version_b", Value::Decimal((*other).into())),
+                )?,
+                Some(_) => {}
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! Pages that differ, block by block.
+
+use super::{Emit, line, name};
+use crate::contents::{Contents, RamFile};
+use crate::error::Error;
+use crate::line::Value;
+use migration_stream::{RamBlock, UNKNOWN_LENGTH};
+
+/// What is compared at once.
+const PIECE_BYTES: u64 = 1 << 20;
+/// Ranges of one block that are told one by one.
+const RANGES_TOLD: u64 = 1000;
+
+/// Compares block lists and pages.
+pub(crate) fn blocks(a: &Contents, b: &Contents, emit: &mut Emit<'_>) -> Result<(), Error> {
+    for (number, block) in a.blocks.iter().enumerate() {
+        let other = b.blocks.iter().position(|other| other.idstr == block.idstr);
+        let Some(other) = other else {
+            emit(line("block").with("name", name(&block.idstr)).with("only", Value::Word("a")))?;
+            continue;
+        };
+        attributes(block, &b.blocks[other], emit)?;
+        if let (Some(ram_a), Some(ram_b)) = (&a.ram, &b.ram) {
+            let length = block.used_length.min(b.blocks[other].used_length);
+            let page_size = u64::from(a.page_size.max(b.page_size).max(1));
+            if length != UNKNOWN_LENGTH {
+                pages(block, page_size, length, (ram_a, number), (ram_b, other), emit)?;
+            }
+        }
+    }
+    for block in &b.blocks {
+        if !a.blocks.iter().any(|other| other.idstr == block.idstr) {
+            emit(line("block").with("name", name(&block.idstr)).with("only", Value::Word("b")))?;
+        }
+    }
+    let common = |of: &Contents, other: &Contents| {
+        let names = of.blocks.iter().map(|block| block.idstr.clone());
+        names.filter(|name| other.blocks.iter().any(|block| block.idstr == *name)).collect::<Vec<_>>()
+    };
+    if common(a, b) != common(b, a) {
+        emit(line("block_order"))?;
+    }
+    Ok(())
+}
+
+fn attributes(a: &RamBlock, b: &RamBlock, emit: &mut Emit<'_>) -> Result<(), Error> {
+    let optional = |value: Option<u64>| value.map_or(Value::Null, Value::Hex);
+    for (property, of_a, of_b) in [
+        ("bytes", Value::Hex(a.used_length), Value::Hex(b.used_length)),
+        ("host_page_size", optional(a.host_page_size), optional(b.host_page_size)),
+        ("physical_address", optional(a.guest_physical_address), optional(b.guest_physical_address)),
+    ] {
+        if of_a != of_b {
+            let line = line("block").with("name", name(&a.idstr)).with("property", Value::Word(property));
+            emit(line.with("a", of_a).with("b", of_b))?;
+        }
+    }
+    Ok(())
+}
+
+/// Compares the pages of one block; runs of pages that differ are one line each.
+fn pages(
+    block: &RamBlock,
+    page_size: u64,
+    length: u64,
+    a: (&RamFile, usize),
+    b: (&RamFile, usize),
+    emit: &mut Emit<'_>,
+) -> Result<(), Error> {
+    let piece = usize::try_from(PIECE_BYTES).unwrap_or(0);
+    let (mut of_a, mut of_b) = (vec![0; piece], vec![0; piece]);
+    let (mut pages, mut ranges, mut run) = (0, 0, None::<(u64, u64)>);
+    let mut end_run = |run: &mut Option<(u64, u64)>, emit: &mut Emit<'_>| {
+        let Some((start, count)) = run.take() else { return Ok(()) };
+        ranges += 1;
+        if ranges > RANGES_TOLD {
+            return Ok(());
+        }
+        let line = line("pages").with("block", name(&block.idstr)).with("start", Value::Hex(start));
+        emit(line.with("pages", Value::Decimal(count)))
+    };
+    let mut at = 0;
+    while at < length {
+        let bytes = PIECE_BYTES.min(length - at);
+        let numbers = at / page_size..(at + bytes).div_ceil(page_size);
+        let anything = numbers.clone().any(|page| a.0.holds(a.1, page) || b.0.holds(b.1, page));
+        if anything {
+            let bytes = usize::try_from(bytes).unwrap_or(0);
+            a.0.read(a.1, at, &mut of_a[..bytes]).map_err(Error::io("reading RAM"))?;
+            b.0.read(b.1, at, &mut of_b[..bytes]).map_err(Error::io("reading RAM"))?;
+            let page = usize::try_from(page_size).unwrap_or(piece);
+            for (number, (x, y)) in of_a[..bytes].chunks(page).zip(of_b[..bytes].chunks(page)).enumerate() {
+                let start = at + number as u64 * page_size;
+                if x == y {
+                    end_run(&mut run, emit)?;
+                } else {
+                    pages += 1;
+                    run.get_or_insert((start, 0)).1 += 1;
+                }
+            }
+        } else {
+            end_run(&mut run, emit)?;
+        }
+        at += bytes;
+    }
+    end_run(&mut run, emit)?;
+    if pages > 0 {
+        let total = length / page_size;
+        let line = line("block_pages").with("block", name(&block.idstr)).with("pages", Value::Decimal(pages));
+        emit(line.with("of", Value::Decimal(total)).with("ranges", Value::Decimal(ranges)))?;
+    }
+    Ok(())
+}
