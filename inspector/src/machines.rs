@@ -1,6 +1,6 @@
 //! Runs the engine's machines on files, one operation after the other.
 
-use snapshot_engine::machine::{Action, Completed, Event, IoError, IoId, Machine};
+use snapshot_engine::machine::{Action, Completed, Event, IoError, IoId, Lane, Machine};
 use snapshot_engine::{Failure, Pool, RevertConfig, RevertMachine, SaveConfig, SaveMachine, SaveSummary};
 use std::fs::File;
 use std::io::{self, Read};
@@ -45,13 +45,13 @@ impl ImageStream {
                     self.pool.give_back(buffer, lent);
                     self.done(id, result);
                 }
-                Action::Send { header, body } => {
+                Action::Send { header, body, .. } => {
                     self.pending.extend_from_slice(header.bytes());
                     if let Some(body) = body {
                         self.pending.extend_from_slice(&self.pool.bytes(body.buffer)[body.range]);
                     }
                     let bytes = self.pending.len() as u64;
-                    self.machine.handle(Event::Sent { bytes }, &mut self.pool);
+                    self.machine.handle(Event::Sent { lane: Lane::Main, bytes }, &mut self.pool);
                 }
                 Action::Finish => {
                     self.finished = true;
@@ -161,12 +161,14 @@ pub(crate) fn save(input: &mut dyn Read, image: &File, config: SaveConfig) -> Re
                 machine.handle(Event::Done { id, result }, &mut pool);
                 continue;
             }
-            Action::Send { header, body } => {
+            Action::Send { header, body, .. } => {
                 let bytes = header.bytes().len() + body.map_or(0, |body| body.range.len());
-                machine.handle(Event::Sent { bytes: bytes as u64 }, &mut pool);
+                machine.handle(Event::Sent { lane: Lane::Main, bytes: bytes as u64 }, &mut pool);
                 continue;
             }
-            Action::HoldWriter | Action::WakeAt { .. } => continue,
+            Action::HoldWriter | Action::LimitOutput { .. } | Action::Announce(_) | Action::WakeAt { .. } => {
+                continue;
+            }
             Action::Finish => break,
         };
         let result = result.map(|()| Completed::Plain).map_err(|error| IoError(error.to_string()));

@@ -111,6 +111,12 @@ impl VmConfig {
         config
     }
 
+    /// Major version of the machine type, which is told with the configuration.
+    #[must_use]
+    pub fn machine_version(&self) -> u32 {
+        if self.seed.is_multiple_of(2) { 1 } else { 10 }
+    }
+
     /// One block of this many bytes, as a background snapshot sends it.
     #[must_use]
     pub fn background(seed: u64, ram_bytes: u64, nonzero_percent: u64) -> Self {
@@ -143,6 +149,7 @@ pub struct Vm {
     changed: HashMap<(usize, u64), u64>,
     /// Device sections, EOF, vmdesc.
     tail: Vec<u8>,
+    devices_bytes: usize,
     early: Vec<u8>,
 }
 
@@ -154,7 +161,8 @@ impl Vm {
     /// The VM of this configuration, before it sends anything.
     #[must_use]
     pub fn new(config: VmConfig) -> Self {
-        let mut vm = Self { changed: HashMap::new(), tail: Vec::new(), early: Vec::new(), config };
+        let mut vm =
+            Self { changed: HashMap::new(), tail: Vec::new(), devices_bytes: 0, early: Vec::new(), config };
         vm.make_devices();
         vm
     }
@@ -169,6 +177,12 @@ impl Vm {
     #[must_use]
     pub fn tail(&self) -> &[u8] {
         &self.tail
+    }
+
+    /// The device sections of the tail alone.
+    #[must_use]
+    pub fn devices(&self) -> &[u8] {
+        &self.tail[..self.devices_bytes]
     }
 
     /// Pages of a block.
@@ -229,7 +243,7 @@ impl Vm {
         put_file_header(out);
         if config.configuration {
             let told = config.page_size_told.then(|| config.page_size.trailing_zeros());
-            let machine = b"pc-generated-1.0".to_vec();
+            let machine = format!("pc-generated-{}.0", self.config.machine_version()).into_bytes();
             let uuid = config.seed.is_multiple_of(2).then_some([0x5a; 16]);
             let capabilities = config.ignore_shared.then(|| vec![b"x-ignore-shared".to_vec()]);
             put_configuration(out, &Configuration { machine, target_page_bits: told, capabilities, uuid });
@@ -388,6 +402,7 @@ impl Vm {
                 put_section_footer(out, id);
             }
         }
+        self.devices_bytes = tail.len();
         Record::Eof.put(&mut tail, &[]);
         if config.vmdesc {
             let json = serde_json::json!({"page_size": config.page_size, "devices": described}).to_string();

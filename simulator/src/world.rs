@@ -4,10 +4,11 @@
 //! panic that names the event. Operations complete in an order of the seed's; input comes and output goes in pieces of
 //! any size; and a [`Fault`] may strike at any action.
 
+use crate::destination::{Destination, Violation};
 use crate::disk::SimFile;
 use crate::rng::Rng;
 use snapshot_engine::machine::Piece;
-use snapshot_engine::{Action, Buffer, BufferId, Completed, Event, IoError, IoId, Machine, Pool};
+use snapshot_engine::{Action, Buffer, BufferId, Completed, Event, IoError, IoId, Lane, Machine, Pool};
 use std::collections::VecDeque;
 use std::ops::Range;
 
@@ -30,11 +31,14 @@ pub enum Fault {
     Interrupt(u64),
     /// The peer takes no more output.
     PeerGone(u64),
+    /// SIGKILL, at this event of the run.
+    Killed(u64),
 }
 
 /// Disk and channel.
 #[derive(Debug)]
 pub struct World {
+    seed: u64,
     rng: Rng,
     fault: Fault,
     /// The image, if there is one.
@@ -55,7 +59,15 @@ pub struct World {
     pub lost_power: bool,
     /// The largest number of bytes in buffers at once.
     pub peak_buffer_bytes: usize,
+    /// Loads what is sent, and answers.
+    pub destination: Option<Destination>,
+    /// What the destination saw broken.
+    pub violation: Option<Violation>,
+    answers_ended: bool,
 }
+
+/// Sent by the machine, not taken by the peer.
+type Unsent = [VecDeque<u8>; 2];
 
 struct Pending {
     id: IoId,
@@ -72,6 +84,7 @@ impl World {
         let piece_bytes = [tiny, 70_000, 1 << 20][usize::try_from(seed % 3).unwrap_or(0)];
         Self {
             piece_bytes,
+            seed,
             rng: Rng::new(seed),
             fault,
             image,
@@ -83,7 +96,17 @@ impl World {
             actions: 0,
             lost_power: false,
             peak_buffer_bytes: 0,
+            destination: None,
+            violation: None,
+            answers_ended: false,
         }
+    }
+
+    /// The same world with a destination at the other end.
+    #[must_use]
+    pub fn with_destination(mut self, destination: Destination) -> Self {
+        self.destination = Some(destination);
+        self
     }
 
     /// Runs a machine until it has finished, or the power goes.
@@ -94,10 +117,13 @@ impl World {
     pub fn run(&mut self, machine: &mut impl Machine) {
         let mut pool = Pool::default();
         let mut pending: Vec<Pending> = Vec::new();
-        let mut unsent: VecDeque<u8> = VecDeque::new();
+        let mut unsent = Unsent::default();
         let mut reading: Option<(BufferId, Range<usize>)> = None;
         machine.handle(Event::Tick { now_ms: 0 }, &mut pool);
         for event in 0u64.. {
+            if self.fault == Fault::Killed(event) || self.violation.is_some() {
+                return;
+            }
             while let Some(action) = machine.poll(&mut pool) {
                 if action.id().is_some() {
                     if self.fault == Fault::PowerCut(self.actions) {
@@ -119,20 +145,26 @@ impl World {
                         assert!(!range.is_empty(), "event {event}: a read of nothing");
                         reading = Some((buffer, range));
                     }
-                    Action::Send { header, body } => {
+                    Action::Send { lane, header, body } => {
+                        let unsent = &mut unsent[lane as usize];
                         unsent.extend(header.bytes());
                         if let Some(body) = body {
                             unsent.extend(&pool.bytes(body.buffer)[body.range]);
                         }
                     }
-                    Action::HoldWriter | Action::WakeAt { .. } => {}
+                    Action::HoldWriter
+                    | Action::LimitOutput { .. }
+                    | Action::Announce(_)
+                    | Action::WakeAt { .. } => {}
                     other => pending.push(self.disk_action(other, &mut pool)),
                 }
                 if self.fault == Fault::Interrupt(self.actions) {
                     machine.handle(Event::Interrupted, &mut pool);
                 }
-                if matches!(self.fault, Fault::PeerGone(at) if at <= self.actions) && !unsent.is_empty() {
-                    unsent.clear();
+                let gone = matches!(self.fault, Fault::PeerGone(at) if at <= self.actions)
+                    || self.destination.as_ref().is_some_and(Destination::is_done);
+                if gone && unsent.iter().any(|unsent| !unsent.is_empty()) {
+                    unsent = Unsent::default();
                     machine.handle(
                         Event::OutputFailed(IoError("Broken pipe (os error 32)".to_owned())),
                         &mut pool,
@@ -149,13 +181,27 @@ impl World {
         machine: &mut impl Machine,
         pool: &mut Pool,
         pending: &mut Vec<Pending>,
-        unsent: &mut VecDeque<u8>,
+        unsent: &mut Unsent,
         reading: &mut Option<(BufferId, Range<usize>)>,
         event: u64,
     ) {
-        let choices = [!pending.is_empty(), !unsent.is_empty(), reading.is_some()];
-        let possible: Vec<usize> = (0..3).filter(|&choice| choices[choice]).collect();
-        assert!(!possible.is_empty(), "event {event}: the machine waits for nothing");
+        let answering = !self.answers_ended
+            && self.destination.as_mut().is_some_and(|it| !it.answers().is_empty() || it.is_done());
+        let choices = [
+            !pending.is_empty(),
+            !unsent[0].is_empty(),
+            reading.is_some(),
+            !unsent[1].is_empty(),
+            answering,
+            self.destination.as_ref().is_some_and(Destination::can_step),
+        ];
+        let possible: Vec<usize> = (0..choices.len()).filter(|&choice| choices[choice]).collect();
+        assert!(
+            !possible.is_empty(),
+            "seed {}, event {event}: everybody waits for nothing; destination: {}",
+            self.seed,
+            self.destination.as_ref().map_or_else(String::new, Destination::describe)
+        );
         match possible[self.rng.index(possible.len())] {
             0 => {
                 let Pending { id, buffer, result } = pending.swap_remove(self.rng.index(pending.len()));
@@ -164,10 +210,12 @@ impl World {
                 }
                 machine.handle(Event::Done { id, result }, pool);
             }
-            1 => {
-                let length = 1 + self.rng.index(unsent.len().min(self.piece_bytes.max(5000)));
-                self.output.extend(unsent.drain(..length));
-                machine.handle(Event::Sent { bytes: length as u64 }, pool);
+            1 => self.output_leaves(Lane::Main, machine, pool, unsent),
+            3 => self.output_leaves(Lane::Preempt, machine, pool, unsent),
+            4 => self.answer(machine, pool),
+            5 => {
+                let stepped = self.destination.as_mut().map_or(Ok(()), Destination::step);
+                self.violation = stepped.err();
             }
             _ => {
                 let Some((buffer, range)) = reading.take() else { return };
@@ -186,6 +234,37 @@ impl World {
                 machine.handle(Event::Input { bytes: length }, pool);
             }
         }
+    }
+
+    fn output_leaves(
+        &mut self,
+        lane: Lane,
+        machine: &mut impl Machine,
+        pool: &mut Pool,
+        unsent: &mut Unsent,
+    ) {
+        let unsent = &mut unsent[lane as usize];
+        let length = 1 + self.rng.index(unsent.len().min(self.piece_bytes.max(5000)));
+        let bytes: Vec<u8> = unsent.drain(..length).collect();
+        if let Some(destination) = &mut self.destination {
+            self.violation = destination.receive(lane, &bytes).err();
+        }
+        self.output.extend(bytes);
+        machine.handle(Event::Sent { lane, bytes: length as u64 }, pool);
+    }
+
+    /// The destination says something, or has hung up.
+    fn answer(&mut self, machine: &mut impl Machine, pool: &mut Pool) {
+        let Some(destination) = &mut self.destination else { return };
+        let answers = destination.answers();
+        if answers.is_empty() {
+            self.answers_ended = true;
+            machine.handle(Event::AnswerEnd, pool);
+            return;
+        }
+        let length = 1 + self.rng.index(answers.len().min(self.piece_bytes));
+        let bytes: Vec<u8> = answers.drain(..length).collect();
+        machine.handle(Event::Answer(&bytes), pool);
     }
 
     fn file(&mut self) -> &mut SimFile {

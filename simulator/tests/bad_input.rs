@@ -208,7 +208,7 @@ fn without_pages(config: &VmConfig, absent: usize) -> Vec<u8> {
     while let Some((at, record)) = reader.next_record().unwrap() {
         match &record {
             Record::RamPage { block, .. } | Record::RamZero { block, .. } if *block == absent => continue,
-            Record::Full(..) if at as usize >= stream.len() - vm.tail().len() => break,
+            Record::Full(..) if at >= (stream.len() - vm.tail().len()) as u64 => break,
             Record::RamBlocks(list) => blocks.clone_from(&list.blocks),
             _ => {}
         }

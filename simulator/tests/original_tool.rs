@@ -43,6 +43,7 @@ fn revert(image: &SimFile, allow_unverified: bool) -> (Vec<u8>, Result<RevertSum
         allow_unverified,
         fresh_ram: false,
         timeout_ms: None,
+        postcopy: None,
     };
     let mut machine = RevertMachine::new(config);
     let mut world = World::new(3, Some(image.clone()), Vec::new(), Fault::None);

@@ -3,6 +3,7 @@
 use std::{
     ffi::OsStr,
     fs::File,
+    io::Read,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
@@ -65,6 +66,29 @@ pub fn assert_whole(image: &Path, saved: Option<&[u8]>) {
     }
     // What was sent is the better judge of the two.
     independent::assert_reads(image, &contents(saved.unwrap_or(&output.stdout)));
+}
+
+/// Panics if `image`, which was not preallocated, is longer than the clusters of its RAM blocks, 1 % of RAM, 8 clusters,
+/// and its VM state: however often pages were sent. `stream` is what was saved, or what comes back.
+///
+/// RAM is counted in clusters because each block begins at one of its own: a ROM of 4 KiB costs as much as one of 1 MiB.
+///
+/// # Panics
+///
+/// That is its job.
+pub fn assert_size(image: &Path, stream: &[u8]) {
+    let contents = contents(stream);
+    let mut header = [0; 24];
+    File::open(image).and_then(|mut file| file.read_exact(&mut header)).expect("the image is there");
+    let cluster = 1_u64 << header[23];
+    let ram: u64 = contents.blocks.iter().map(|(_, length)| length.next_multiple_of(cluster)).sum();
+    let devices: usize = contents.devices.iter().map(|(idstr, body)| idstr.len() + body.len() + 19).sum();
+    let leader: usize = contents.blocks.iter().map(|(name, _)| name.len() + 25).sum::<usize>() + 1024;
+    let vm_state = ((devices + leader + contents.vmdesc.len()) as u64).next_multiple_of(cluster);
+    let allowed = ram * 101 / 100 + 8 * cluster + vm_state;
+    let found = std::fs::metadata(image).expect("the image is there").len();
+    let blocks: Vec<u64> = contents.blocks.iter().map(|(_, length)| *length).collect();
+    assert!(found <= allowed, "{found} bytes of image for blocks of {blocks:?} bytes, {allowed} allowed");
 }
 
 /// Runs `qemu-snapshot` with `arguments`, with the file `input` as its stdin (none: empty), and waits for it.

@@ -23,6 +23,7 @@
 //!
 //! The library panics where a test would: a call that cannot go on ends the test with the reason.
 
+pub mod beside;
 mod console;
 pub mod corpus;
 mod guest;

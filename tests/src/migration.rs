@@ -160,6 +160,34 @@ impl Qemu {
         self.wait_save(Duration::from_secs(120))
     }
 
+    /// State of the migration that QEMU is in, whichever its direction: `postcopy-active`, `completed`, and so on.
+    ///
+    /// # Panics
+    ///
+    /// If QEMU does not answer.
+    pub fn migration_status(&mut self) -> String {
+        let info = self.execute("query-migrate", json!({}));
+        info["status"].as_str().unwrap_or("none").to_owned()
+    }
+
+    /// Waits until the migration is in this state.
+    ///
+    /// # Panics
+    ///
+    /// If it is not within a minute, has failed, or QEMU is gone.
+    pub fn wait_migration(&mut self, wanted: &str) {
+        let end = Instant::now() + Duration::from_secs(60);
+        loop {
+            let status = self.migration_status();
+            if status == wanted {
+                return;
+            }
+            let over = status == "failed" || Instant::now() > end;
+            assert!(!over, "{}: {status}, expected {wanted}: {}", self.version(), self.stderr());
+            thread::sleep(POLL);
+        }
+    }
+
     /// Loads a stream from `uri` into a machine that was started to wait for one. Completed: the machine is in the run
     /// state that the stream tells.
     ///

@@ -31,6 +31,8 @@ pub enum Ram {
     SharedFile(PathBuf),
     /// A shared memory file descriptor.
     SharedMemfd,
+    /// The same of pages of 2 MiB, which the system must have reserved.
+    Huge,
 }
 
 /// How a machine comes to its guest.
@@ -97,6 +99,9 @@ impl Config {
                 add(&["-object", &format!("memory-backend-file,{size},mem-path={path}")]);
             }
             Ram::SharedMemfd => add(&["-object", &format!("memory-backend-memfd,{size}")]),
+            Ram::Huge => {
+                add(&["-object", &format!("memory-backend-memfd,{size},hugetlb=on,hugetlbsize=2M")]);
+            }
         }
         if self.ram != Ram::Private {
             machine.push_str(",memory-backend=pc.ram");

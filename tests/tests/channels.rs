@@ -5,14 +5,18 @@ use std::{
     fs,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
-    time::{Duration, Instant},
+    process::Stdio,
+    time::Duration,
 };
 
 use serde_json::json;
 use snapshot_tests::{
-    Binary, Boot, Config, Guest, Outcome, Qemu, Ram, ToImage, Version, Workload, image::assert_whole,
-    ram::contents, tool::qemu_snapshot, with_each_qemu,
+    Binary, Boot, Config, Guest, Outcome, Qemu, Ram, ToImage, Version, Workload,
+    beside::{self, utf8},
+    image::assert_whole,
+    ram::contents,
+    tool::qemu_snapshot,
+    with_each_qemu,
 };
 
 /// The end of a save or a revert by a tool that runs beside QEMU.
@@ -158,48 +162,6 @@ fn last_version_of_every_page_is_stored() {
     });
 }
 
-/// Starts the tool beside QEMU, its stderr kept in a file.
-fn tool_beside(arguments: &[&str], stdin: Stdio, stderr: &Path) -> Child {
-    let mut command = Command::new(qemu_snapshot());
-    let stderr = fs::File::create(stderr).expect("a temporary file");
-    command
-        .args(arguments)
-        .stdin(stdin)
-        .stdout(Stdio::null())
-        .stderr(stderr)
-        .spawn()
-        .expect("the tool was built")
-}
-
-/// How a tool beside QEMU ended.
-fn end_of(tool: &mut Child) -> ExitStatus {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        if let Some(status) = tool.try_wait().expect("our own child") {
-            return status;
-        }
-        if Instant::now() > end {
-            let _ = tool.kill();
-            let _ = tool.wait();
-            panic!("the tool has not ended after {PATIENCE:?}");
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// Waits until a tool that listens has made its socket.
-fn wait_for(path: &Path) {
-    let end = Instant::now() + PATIENCE;
-    while !path.exists() {
-        assert!(Instant::now() < end, "no {}", path.display());
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-fn utf8(path: &Path) -> &str {
-    path.to_str().expect("a UTF-8 path")
-}
-
 #[test]
 fn sockets_carry_saves_and_reverts() {
     with_each_qemu(|binary, guest| {
@@ -210,10 +172,10 @@ fn sockets_carry_saves_and_reverts() {
             let at = |name: &str| -> PathBuf { source.home().join(name) };
             let (image, socket, said) = (at("image"), at("socket"), at("said"));
             let uri = format!("unix:{}", socket.display());
-            let mut tool = tool_beside(&["--create", "--uri", &uri, utf8(&image)], Stdio::null(), &said);
-            wait_for(&socket);
+            let mut tool = beside::start(&["--create", "--uri", &uri, utf8(&image)], Stdio::null(), &said);
+            beside::wait_for(&socket);
             let outcome = source.save(&uri);
-            let status = end_of(&mut tool);
+            let status = beside::end(&mut tool);
             let words = fs::read_to_string(&said).expect("a text");
             assert_eq!((outcome, status.code()), (Outcome::Completed, Some(0)), "{words}");
             let warned = words.contains("could not have seen a failure");
@@ -224,8 +186,8 @@ fn sockets_carry_saves_and_reverts() {
             let socket = destination.home().join("socket");
             let uri = format!("unix:{}", socket.display());
             destination.execute("migrate-incoming", json!({ "uri": uri }));
-            let mut tool = tool_beside(&["--revert", "--uri", &uri, utf8(&image)], Stdio::null(), &said);
-            let status = end_of(&mut tool);
+            let mut tool = beside::start(&["--revert", "--uri", &uri, utf8(&image)], Stdio::null(), &said);
+            let status = beside::end(&mut tool);
             assert_eq!(status.code(), Some(0), "{}", fs::read_to_string(&said).expect("a text"));
             destination.console().wait_passes(2);
         }
@@ -241,11 +203,11 @@ fn descriptors_carry_saves_and_reverts() {
         let (image, said) = (source.home().join("image"), source.home().join("said"));
         let (ours, qemus) = UnixStream::pair().expect("a socket pair");
         let stdin = Stdio::from(OwnedFd::from(ours));
-        let mut tool = tool_beside(&["--create", "--uri", "fd:0", utf8(&image)], stdin, &said);
+        let mut tool = beside::start(&["--create", "--uri", "fd:0", utf8(&image)], stdin, &said);
         source.qmp().give_fd("channel", qemus.as_fd()).expect("QEMU takes a descriptor");
         drop(qemus);
         let outcome = source.save("fd:channel");
-        let status = end_of(&mut tool);
+        let status = beside::end(&mut tool);
         let words = fs::read_to_string(&said).expect("a text");
         assert_eq!((outcome, status.code()), (Outcome::Completed, Some(0)), "{words}");
         assert_whole(&image, None);
@@ -253,11 +215,11 @@ fn descriptors_carry_saves_and_reverts() {
         let mut destination = Qemu::start(binary, guest, config.incoming());
         let (ours, qemus) = UnixStream::pair().expect("a socket pair");
         let stdin = Stdio::from(OwnedFd::from(ours));
-        let mut tool = tool_beside(&["--revert", "--uri", "fd:0", utf8(&image)], stdin, &said);
+        let mut tool = beside::start(&["--revert", "--uri", "fd:0", utf8(&image)], stdin, &said);
         destination.qmp().give_fd("channel", qemus.as_fd()).expect("QEMU takes a descriptor");
         drop(qemus);
         assert_eq!(destination.revert("fd:channel"), Outcome::Completed);
-        assert_eq!(end_of(&mut tool).code(), Some(0));
+        assert_eq!(beside::end(&mut tool).code(), Some(0));
         destination.console().wait_passes(2);
     });
 }
@@ -302,10 +264,10 @@ fn multifd_is_refused_by_name() {
         let (image, socket, said) =
             (source.home().join("image"), source.home().join("socket"), source.home().join("said"));
         let uri = format!("unix:{}", socket.display());
-        let mut tool = tool_beside(&["--create", "--uri", &uri, utf8(&image)], Stdio::null(), &said);
-        wait_for(&socket);
+        let mut tool = beside::start(&["--create", "--uri", &uri, utf8(&image)], Stdio::null(), &said);
+        beside::wait_for(&socket);
         let outcome = source.save(&uri);
-        let status = end_of(&mut tool);
+        let status = beside::end(&mut tool);
         let words = fs::read_to_string(&said).expect("a text");
         assert_eq!(status.code(), Some(1), "{words}");
         assert!(words.contains("multifd"), "{words}");

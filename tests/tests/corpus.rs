@@ -9,7 +9,7 @@ use std::{
 
 use snapshot_tests::{
     corpus,
-    image::{assert_whole, qemu_img, qemu_img_or_skip, run_tool, text},
+    image::{assert_size, assert_whole, qemu_img, qemu_img_or_skip, run_tool, text},
     ram::{assert_same, contents},
 };
 
@@ -88,6 +88,7 @@ fn every_stream_is_saved_and_reverted() {
         let bench = Bench::new(&name);
         let output = bench.save(&["--create"]);
         assert_eq!(output.status.code(), Some(0), "{name}: {}", text(&output));
+        assert_size(&bench.path("image"), &bench.stream);
     }
 }
 

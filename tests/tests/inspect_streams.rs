@@ -167,7 +167,7 @@ fn streams_of_other_targets_are_clean() {
             continue;
         }
         let file = folder.path().join("stream");
-        let arguments: Vec<_> = ["-accel", "tcg", "-m", "128M"].iter().chain(machine).copied().collect();
+        let arguments: Vec<_> = ["-accel", "tcg", "-m", "256M"].iter().chain(machine).copied().collect();
         assert!(save_plain(&path, &arguments, &save_to(&file)), "{program} starts");
         if explained {
             assert_explained(program, &file);

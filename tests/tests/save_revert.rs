@@ -1,10 +1,12 @@
 //! The main job with real QEMU: a guest is saved into an image and reverted from it, goes on from the saved moment, and
 //! itself verifies every page of its memory.
 
-use std::{fs, path::Path};
+use std::{ffi::OsStr, fs, path::Path};
 
 use snapshot_tests::{
-    Binary, Config, Guest, Outcome, Qemu, Ram, ToImage, Version, Workload, tool::qemu_snapshot,
+    Binary, Config, Guest, Outcome, Qemu, Ram, ToImage, Version, Workload,
+    image::{assert_size, run_tool},
+    tool::qemu_snapshot,
     with_each_qemu,
 };
 
@@ -54,16 +56,6 @@ fn reverts(binary: &Binary, guest: &Guest, config: &Config, options: &str, image
     destination.quit();
 }
 
-/// RAM + 1 % + 8 clusters + VM state, of clusters of 1 MiB, however often pages were sent. Of RAM there is more than
-/// what `-m` tells: firmware and its tables are five small blocks, each at a cluster of its own.
-fn assert_size(image: &Path, memory_mib: u32) {
-    const SMALL_BLOCKS: u64 = 5;
-    const VM_STATE: u64 = 1;
-    let allowed = (u64::from(memory_mib) << 20) * 101 / 100 + ((SMALL_BLOCKS + VM_STATE + 8) << 20);
-    let found = fs::metadata(image).expect("the image is there").len();
-    assert!(found <= allowed, "{found} bytes of image for {memory_mib} MiB, {allowed} allowed");
-}
-
 fn round_trip(binary: &Binary, guest: &Guest, config: Config, how: How, options: &str) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let image = folder.path().join("vm.qcow2");
@@ -75,7 +67,8 @@ fn round_trip(binary: &Binary, guest: &Guest, config: Config, how: How, options:
         }
         How::Precopy => assert_eq!(source.run_state(), "postmigrate"),
     }
-    assert_size(&image, config.memory_mib);
+    let output = run_tool([OsStr::new("--revert"), image.as_os_str()], None);
+    assert_size(&image, &output.stdout);
     reverts(binary, guest, &config, options, &image, passes);
 }
 

@@ -55,6 +55,38 @@ pub enum Failure {
         /// What the operating system says.
         error: IoError,
     },
+    /// The destination sent something on the return path that it must not send.
+    #[error("return path: {0}")]
+    ReturnPath(String),
+    /// The destination gave up (SHUT with a status other than 0).
+    #[error("the destination reports failure; its own messages say why{}", recovery_hint(*.running))]
+    DestinationFailed {
+        /// Its guest was running.
+        running: bool,
+    },
+    /// The return path ended too early.
+    #[error(
+        "the destination closed the return path{}{}",
+        if *.running { "" } else { " before its guest ran; its own messages say why (is postcopy-ram on there?)" },
+        recovery_hint(*.running)
+    )]
+    DestinationGone {
+        /// Its guest was running.
+        running: bool,
+    },
+    /// A page that is to be sent could not be read.
+    #[error("read block \"{}\" at offset {offset:#x}: {error}", .block.escape_ascii())]
+    PageRead {
+        /// The block's name.
+        block: Vec<u8>,
+        /// Byte offset in the block.
+        offset: u64,
+        /// What the operating system says.
+        error: IoError,
+    },
+    /// Postcopy cannot go on, or not from this image.
+    #[error("{0}")]
+    Postcopy(String),
     /// The peer was silent for too long.
     #[error("the peer was silent for {seconds} s (--timeout)")]
     Silent {
@@ -74,7 +106,7 @@ impl Failure {
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
-            Self::Stream(_) | Self::Unsupported(_) => Class::InputWrong,
+            Self::Stream(_) | Self::Unsupported(_) | Self::ReturnPath(_) => Class::InputWrong,
             Self::Image { class, .. } => *class,
             _ => Class::CouldNot,
         }
@@ -151,6 +183,21 @@ pub fn uuid_text(uuid: &[u8; 16]) -> String {
     text
 }
 
+/// Reads what [`uuid_text`] writes, in any case.
+#[must_use]
+pub fn parse_uuid(text: &str) -> Option<[u8; 16]> {
+    let groups: Vec<&str> = text.split('-').collect();
+    let lengths: Vec<usize> = groups.iter().map(|group| group.len()).collect();
+    if lengths != [8, 4, 4, 4, 12] || !text.bytes().all(|byte| byte == b'-' || byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    u128::from_str_radix(&groups.concat(), 16).ok().map(u128::to_be_bytes)
+}
+
+fn recovery_hint(running: bool) -> &'static str {
+    if running { "; a guest in postcopy-paused can be recovered with --recover" } else { "" }
+}
+
 fn uuid_suffix(uuid: Option<&[u8; 16]>) -> String {
     uuid.map_or_else(String::new, |uuid| format!(" ({})", uuid_text(uuid)))
 }
@@ -158,6 +205,16 @@ fn uuid_suffix(uuid: Option<&[u8; 16]>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn uuids_survive_a_round_trip() {
+        let uuid: [u8; 16] = std::array::from_fn(|at| 0x11 * u8::try_from(at).unwrap());
+        assert_eq!(parse_uuid(&uuid_text(&uuid)), Some(uuid));
+        assert_eq!(parse_uuid(&uuid_text(&uuid).to_uppercase()), Some(uuid));
+        for wrong in ["", "1", "+1111111-1111-1111-1111-111111111111", "11111111111111111111111111111111"] {
+            assert_eq!(parse_uuid(wrong), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn messages_say_what_to_do() {

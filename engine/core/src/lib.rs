@@ -10,6 +10,7 @@
 //! The wire format is the business of `migration-stream`, the file format that of `snapshot-image`.
 #![forbid(unsafe_code)]
 
+mod bits;
 mod failure;
 mod ids;
 pub mod machine;
@@ -20,8 +21,11 @@ mod steps;
 mod watch;
 mod zero;
 
-pub use failure::{Class, Failure, Unsupported, uuid_text};
-pub use machine::{Action, Completed, Event, IoError, IoId, Machine};
+pub use failure::{Class, Failure, Unsupported, parse_uuid, uuid_text};
+pub use machine::{Action, Completed, Event, IoError, IoId, Lane, Machine, Milestone};
 pub use pool::{Buffer, BufferId, Pool};
+pub use revert::postcopy::hot_set::{HOT_SET_LIMIT_BYTES, HotSet};
+pub use revert::postcopy::recovery::check_recovery;
+pub use revert::postcopy::{PostcopyConfig, PostcopySummary};
 pub use revert::{RevertConfig, RevertMachine, RevertSummary};
 pub use save::{Progress, SaveConfig, SaveMachine, SaveSummary};

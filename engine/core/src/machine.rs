@@ -74,6 +74,27 @@ impl From<&[u8]> for Header {
     }
 }
 
+/// One of the connections to the destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Lane {
+    /// The stream.
+    Main,
+    /// Requested pages only (capability `postcopy-preempt`): a second connection.
+    Preempt,
+}
+
+/// Something that the user may want to know at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Milestone {
+    /// The destination has all it needs to run the guest, and asks for the pages that it touches from now on.
+    Serving {
+        /// UUID of the snapshot: what a recovery has to name.
+        uuid: Option<[u8; 16]>,
+    },
+    /// The destination has loaded the devices: the guest runs.
+    Running,
+}
+
 /// What a machine wants done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
@@ -138,13 +159,23 @@ pub enum Action {
         /// Answered by [`Event::Done`].
         id: IoId,
     },
-    /// Send to the peer, behind everything that was sent before.
+    /// Send to the peer, behind everything that was sent before in this lane.
     Send {
+        /// Which of the connections.
+        lane: Lane,
         /// First these bytes,
         header: Header,
         /// then these.
         body: Option<Body>,
     },
+    /// Let no more than about this many bytes pile up between the main lane and the peer: shrink the output pipe
+    /// (`F_SETPIPE_SZ`) or socket buffer (`SO_SNDBUF`), as far as the system allows it. Not answered.
+    LimitOutput {
+        /// What may pile up.
+        bytes: usize,
+    },
+    /// Tell the user. Not answered.
+    Announce(Milestone),
     /// Report [`Event::Tick`] at this time at the latest; a later one replaces it, `None` cancels.
     WakeAt {
         /// Milliseconds of the driver's clock, as in [`Event::Tick`].
@@ -169,6 +200,8 @@ impl Action {
             Self::ReadInput { .. }
             | Self::HoldWriter
             | Self::Send { .. }
+            | Self::LimitOutput { .. }
+            | Self::Announce(_)
             | Self::WakeAt { .. }
             | Self::Finish => None,
         }
@@ -218,12 +251,14 @@ pub enum Event<'a> {
     },
     /// This many more bytes of what was to be sent have left.
     Sent {
+        /// In which lane.
+        lane: Lane,
         /// At least one.
         bytes: u64,
     },
     /// The peer takes no more output, or the output failed.
     OutputFailed(IoError),
-    /// The peer answered on the return path.
+    /// The peer answered on the return path. A [`Event::Tick`] comes before it.
     Answer(&'a [u8]),
     /// The peer's return path has ended.
     AnswerEnd,

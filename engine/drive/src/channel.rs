@@ -4,6 +4,7 @@ use crate::descriptor::duplicate;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::net::sockopt;
+use snapshot_engine::Lane;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -55,6 +56,8 @@ pub struct Channel {
     output: Option<OwnedFd>,
     input_kind: Kind,
     output_kind: Kind,
+    /// The second connection, for requested pages.
+    preempt: Option<OwnedFd>,
     /// Flags of the output before it was made non-blocking; it may be shared.
     output_flags: Option<OFlags>,
     /// Still listens, to notice a source that brings more channels than one.
@@ -143,13 +146,17 @@ impl Channel {
         }
     }
 
-    /// The channel on which a stream goes out.
+    /// The channel on which a stream goes out; with a second connection for requested pages if `preempt`.
     ///
     /// # Errors
     ///
-    /// The operating system's; a terminal is refused.
-    pub fn for_revert(uri: Option<&Uri>) -> io::Result<Self> {
+    /// The operating system's; a terminal is refused; there can be no second connection.
+    pub fn for_revert(uri: Option<&Uri>, preempt: bool) -> io::Result<Self> {
         match uri {
+            None | Some(Uri::Fd(_)) if preempt => {
+                let what = "--preempt needs a second connection: --uri=unix:PATH";
+                Err(io::Error::new(io::ErrorKind::InvalidInput, what))
+            }
             None => {
                 let input = std::io::stdin().as_fd().try_clone_to_owned()?;
                 let output = std::io::stdout().as_fd().try_clone_to_owned()?;
@@ -158,9 +165,16 @@ impl Channel {
             }
             Some(Uri::Fd(fd)) => Self::of_descriptor(*fd, false),
             Some(Uri::Unix(path)) => {
-                let socket = UnixStream::connect(path).map_err(|error| named(path, &error))?;
-                let socket = OwnedFd::from(socket);
-                Self::new(Some(socket.try_clone()?), Some(socket))
+                let connect = || UnixStream::connect(path).map_err(|error| named(path, &error));
+                let socket = OwnedFd::from(connect()?);
+                let mut channel = Self::new(Some(socket.try_clone()?), Some(socket))?;
+                if preempt {
+                    // QEMU takes the first connection for the stream, and the second for this.
+                    let second = connect()?;
+                    second.set_nonblocking(true)?;
+                    channel.preempt = Some(second.into());
+                }
+                Ok(channel)
             }
         }
     }
@@ -180,7 +194,15 @@ impl Channel {
     fn new(input: Option<OwnedFd>, output: Option<OwnedFd>) -> io::Result<Self> {
         let input_kind = input.as_ref().map_or(Ok(Kind::Other), kind)?;
         let output_kind = output.as_ref().map_or(Ok(Kind::Other), kind)?;
-        let mut channel = Self { input, output, input_kind, output_kind, output_flags: None, listener: None };
+        let mut channel = Self {
+            input,
+            output,
+            input_kind,
+            output_kind,
+            preempt: None,
+            output_flags: None,
+            listener: None,
+        };
         // The input keeps its size: what is in a pipe has been written as far as the writer knows, so a larger one would
         // hide a failure from it.
         if let (Some(fd), Kind::Pipe) = (&channel.output, output_kind) {
@@ -239,8 +261,30 @@ impl Channel {
         self.input.as_ref().map(AsFd::as_fd)
     }
 
-    pub(crate) fn output(&self) -> Option<BorrowedFd<'_>> {
-        self.output.as_ref().map(AsFd::as_fd)
+    pub(crate) fn output(&self, lane: Lane) -> Option<BorrowedFd<'_>> {
+        let fd = match lane {
+            Lane::Main => &self.output,
+            Lane::Preempt => &self.preempt,
+        };
+        fd.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Answers come in.
+    #[must_use]
+    pub fn can_be_answered(&self) -> bool {
+        self.input.is_some() && self.input_kind != Kind::Other
+    }
+
+    /// Shrinks what may pile up on the way out; false while more is there.
+    pub(crate) fn limit_output(&self, bytes: usize) -> bool {
+        match (&self.output, self.output_kind) {
+            (Some(fd), Kind::Pipe) => rustix::pipe::fcntl_setpipe_size(fd, bytes).is_ok(),
+            (Some(fd), Kind::Socket) => {
+                let _ = sockopt::set_socket_send_buffer_size(fd, bytes);
+                true
+            }
+            _ => true,
+        }
     }
 
     /// Shrinks the input pipe; false while too much is in it.

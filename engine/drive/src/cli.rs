@@ -6,7 +6,9 @@ use crate::trace::Pattern;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, ValueEnum};
 use clap_complete::Shell;
-use std::ffi::OsString;
+use snapshot_engine::parse_uuid;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 
 /// Save a running QEMU VM into one image, or revert a VM from it.
 ///
@@ -50,6 +52,30 @@ pub struct Cli {
     /// The destination's RAM is private and new: do not send zero pages
     #[arg(long, requires = "revert")]
     pub fresh_ram: bool,
+
+    /// Start the guest when this share of its non-zero pages (0 to 100) has been sent, and serve the pages that it touches
+    #[arg(long, value_name = "PERCENT", requires = "revert", value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub postcopy: Option<u8>,
+
+    /// Host page size of a RAM block at the destination, in bytes or with K, M (huge pages). May be given several times
+    #[arg(long, value_name = "BLOCK:SIZE", value_parser = OsStringValueParser::new().try_map(|text| host_page(&text)))]
+    pub host_page: Vec<(Vec<u8>, u64)>,
+
+    /// Send requested pages through a second connection (the destination has postcopy-preempt; unix: only)
+    #[arg(long)]
+    pub preempt: bool,
+
+    /// Record which pages the guest touches in so many seconds from its start, to be sent first by later reverts
+    #[arg(long, value_name = "SECONDS", requires = "postcopy", num_args = 0..=1, require_equals = true, default_missing_value = "10")]
+    pub record_hot_set: Option<u64>,
+
+    /// Do not send recorded pages before the guest runs
+    #[arg(long, requires = "postcopy")]
+    pub no_hot_set: bool,
+
+    /// Go on with an interrupted postcopy of this snapshot (through migrate-recover)
+    #[arg(long, value_name = "UUID", requires = "revert", conflicts_with_all = ["postcopy", "fresh_ram"], value_parser = uuid)]
+    pub recover: Option<[u8; 16]>,
 
     /// Revert even though checksums are gone or do not count any more
     #[arg(long, requires = "revert")]
@@ -102,6 +128,8 @@ Examples:
     { \"execute\": \"migrate\", \"arguments\": { \"uri\": \"exec:qemu-snapshot --create vm.qcow2\" } }
   In QMP of a QEMU started with -incoming defer:
     { \"execute\": \"migrate-incoming\", \"arguments\": { \"uri\": \"exec:qemu-snapshot --revert vm.qcow2\" } }
+    and so that the guest runs at once (capability postcopy-ram on):
+    { \"execute\": \"migrate-incoming\", \"arguments\": { \"uri\": \"exec:qemu-snapshot --revert --postcopy=0 vm.qcow2\" } }
   From and to files:
     qemu-snapshot --create vm.qcow2 <stream
     qemu-snapshot --revert vm.qcow2 >stream
@@ -113,6 +141,23 @@ fn page_size(text: &str) -> Result<u32, String> {
         Ok(size) if size.is_power_of_two() && (1 << 10..=1 << 16).contains(&size) => Ok(size),
         _ => Err("expected a power of two, 1024 to 65536".to_owned()),
     }
+}
+
+fn host_page(text: &OsStr) -> Result<(Vec<u8>, u64), String> {
+    let expected = || "expected BLOCK:SIZE, as in pc.ram:2M".to_owned();
+    let bytes = text.as_bytes();
+    let colon = bytes.iter().rposition(|&byte| byte == b':').filter(|&at| at > 0).ok_or_else(expected)?;
+    let size = std::str::from_utf8(&bytes[colon + 1..]).map_err(|_| expected())?;
+    let (digits, unit) = match size.strip_suffix(['K', 'k']) {
+        Some(digits) => (digits, 1 << 10),
+        None => size.strip_suffix(['M', 'm']).map_or((size, 1), |digits| (digits, 1 << 20)),
+    };
+    let size = digits.parse::<u64>().ok().and_then(|size| size.checked_mul(unit)).ok_or_else(expected)?;
+    Ok((bytes[..colon].to_vec(), size))
+}
+
+fn uuid(text: &str) -> Result<[u8; 16], String> {
+    parse_uuid(text).ok_or_else(|| "expected a UUID: 8-4-4-4-12 hex digits".to_owned())
 }
 
 impl Cli {

@@ -6,7 +6,7 @@ use crate::image_file::ImageFile;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::SeekFrom;
 use snapshot_engine::machine::{Body, Header};
-use snapshot_engine::{Action, BufferId, Completed, Event, IoError, IoId, Machine, Pool};
+use snapshot_engine::{Action, BufferId, Completed, Event, IoError, IoId, Lane, Machine, Milestone, Pool};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::ops::Range;
@@ -22,6 +22,8 @@ const GATHERED_PIECES: usize = 512;
 const READ_AIM_BYTES: Range<usize> = 12 << 10..28 << 10;
 /// The shortest time that input is left alone, if at all, and the longest.
 const LEAVE_ALONE: Range<Duration> = Duration::from_micros(50)..Duration::from_millis(1);
+/// For so long after an answer of the peer its next one is waited for without sleeping.
+const DIALOGUE: Duration = Duration::from_micros(200);
 /// How often progress is shown, and how long nothing is looked at if nothing tells of itself.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -40,12 +42,19 @@ pub(crate) struct Driver {
     pub(crate) listens: bool,
 }
 
+/// Output of one lane.
+#[derive(Default)]
+struct Queue {
+    pieces: VecDeque<(Header, Option<Body>)>,
+    /// Bytes of the first piece that have left.
+    sent_of_first: usize,
+}
+
 struct Run<'a> {
     driver: &'a mut Driver,
     pool: Pool,
-    output: VecDeque<(Header, Option<Body>)>,
-    /// Bytes of the first piece that have left.
-    sent_of_first: usize,
+    /// What waits to leave, in each lane.
+    output: [Queue; 2],
     reading: Option<(BufferId, Range<usize>)>,
     /// The machine wants to see at once what comes.
     held: bool,
@@ -53,14 +62,18 @@ struct Run<'a> {
     holding: bool,
     /// How long input is left alone before the next read.
     leave_alone: Option<Duration>,
+    /// The output pipe is still to be shrunk to this size.
+    limiting: Option<usize>,
     wake: Option<u64>,
     done: VecDeque<(IoId, Result<Completed, IoError>)>,
     start: Instant,
+    /// When the peer answered last.
+    heard: Instant,
     answers_ended: bool,
     interrupted: bool,
 }
 
-/// Runs `machine` until it has finished; `progress` is called now and then.
+/// Runs `machine` until it has finished; `progress` is called now and then, `announce` at milestones.
 ///
 /// # Errors
 ///
@@ -69,19 +82,21 @@ pub(crate) fn run<M: Machine>(
     machine: &mut M,
     driver: &mut Driver,
     mut progress: impl FnMut(&M),
+    mut announce: impl FnMut(Milestone),
 ) -> io::Result<()> {
     let mut run = Run {
         driver,
         pool: Pool::default(),
-        output: VecDeque::new(),
-        sent_of_first: 0,
+        output: Default::default(),
         reading: None,
         held: false,
         holding: false,
         leave_alone: None,
+        limiting: None,
         wake: None,
         done: VecDeque::new(),
         start: Instant::now(),
+        heard: Instant::now(),
         answers_ended: false,
         interrupted: false,
     };
@@ -89,11 +104,14 @@ pub(crate) fn run<M: Machine>(
     let mut shown = Instant::now();
     loop {
         while let Some(action) = machine.poll(&mut run.pool) {
-            if action == Action::Finish {
-                progress(machine);
-                return Ok(());
+            match action {
+                Action::Finish => {
+                    progress(machine);
+                    return Ok(());
+                }
+                Action::Announce(milestone) => announce(milestone),
+                action => run.start(action),
             }
-            run.start(action);
         }
         let ready = run.wait(shown + PROGRESS_INTERVAL)?;
         run.tell(machine, &ready);
@@ -145,14 +163,17 @@ impl Run<'_> {
                 self.submit(id, Work::Write(buffer, lent, pieces));
             }
             Action::Flush { id } => self.submit(id, Work::Flush),
-            Action::Send { header, body } => {
+            Action::Send { lane, header, body } => {
                 // Nothing to send would leave the channel ready for ever.
                 if !header.bytes().is_empty() || body.as_ref().is_some_and(|body| !body.range.is_empty()) {
-                    self.output.push_back((header, body));
+                    self.output[lane as usize].pieces.push_back((header, body));
                 }
             }
+            Action::LimitOutput { bytes } => {
+                self.limiting = (!self.driver.channel.limit_output(bytes)).then_some(bytes);
+            }
             Action::WakeAt { tick_ms } => self.wake = tick_ms,
-            Action::Finish => {}
+            Action::Announce(_) | Action::Finish => {}
         }
     }
 
@@ -198,8 +219,10 @@ impl Run<'_> {
         if ready.input {
             self.read_input(machine);
         }
-        if ready.output {
-            self.write_output(machine);
+        for lane in [Lane::Preempt, Lane::Main] {
+            if ready.output[lane as usize] {
+                self.write_output(machine, lane);
+            }
         }
     }
 
@@ -233,7 +256,11 @@ impl Run<'_> {
                 self.answers_ended = true;
                 machine.handle(Event::AnswerEnd, &mut self.pool);
             }
-            Ok(length) => machine.handle(Event::Answer(&bytes[..length]), &mut self.pool),
+            Ok(length) => {
+                self.heard = Instant::now();
+                machine.handle(Event::Tick { now_ms: self.now_ms() }, &mut self.pool);
+                machine.handle(Event::Answer(&bytes[..length]), &mut self.pool);
+            }
             Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
             Err(_) => {
                 self.answers_ended = true;
@@ -243,11 +270,12 @@ impl Run<'_> {
     }
 
     /// Writes as much as the channel takes at once.
-    fn write_output<M: Machine>(&mut self, machine: &mut M) {
-        let Some(output) = self.driver.channel.output() else { return };
+    fn write_output<M: Machine>(&mut self, machine: &mut M, lane: Lane) {
+        let Some(output) = self.driver.channel.output(lane) else { return };
+        let queue = &mut self.output[lane as usize];
         let mut slices = Vec::with_capacity(GATHERED_PIECES + 1);
-        let mut skip = self.sent_of_first;
-        for (header, body) in &self.output {
+        let mut skip = queue.sent_of_first;
+        for (header, body) in &queue.pieces {
             let body =
                 body.as_ref().map_or(&[][..], |body| &self.pool.bytes(body.buffer)[body.range.clone()]);
             for bytes in [header.bytes(), body] {
@@ -264,26 +292,20 @@ impl Run<'_> {
         let written = rustix::io::writev(output, &slices);
         drop(slices);
         match written {
-            Ok(0) => {}
+            Ok(0) | Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
             Ok(bytes) => {
-                let mut rest = bytes + self.sent_of_first;
-                while let Some((header, body)) = self.output.front() {
-                    let length = header.bytes().len() + body.as_ref().map_or(0, |body| body.range.len());
-                    if rest < length {
-                        break;
-                    }
-                    rest -= length;
-                    self.output.pop_front();
-                }
-                self.sent_of_first = rest;
-                machine.handle(Event::Sent { bytes: bytes as u64 }, &mut self.pool);
+                queue.took(bytes);
+                machine.handle(Event::Sent { lane, bytes: bytes as u64 }, &mut self.pool);
             }
-            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
             Err(error) => {
-                self.output.clear();
-                self.sent_of_first = 0;
+                self.output = Default::default();
                 machine.handle(Event::OutputFailed(io_error(&error.into())), &mut self.pool);
             }
+        }
+        if let Some(bytes) = self.limiting
+            && self.driver.channel.limit_output(bytes)
+        {
+            self.limiting = None;
         }
     }
 
@@ -303,11 +325,23 @@ impl Run<'_> {
         if let Some(wake) = self.wake {
             until = until.min(self.start + Duration::from_millis(wake));
         }
+        while self.is_in_dialogue() {
+            // To be woken up takes longer than the next request.
+            let ready = self.poll(Duration::ZERO)?;
+            if ready.anything() {
+                return Ok(ready);
+            }
+        }
         let time = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         let mut ready = self.poll(time)?;
         // A signal that did not come, for whatever reason, must not be waited for for ever.
         ready.disk |= !ready.anything();
         Ok(ready)
+    }
+
+    /// The peer asked for something a moment ago: as a rule it will again.
+    fn is_in_dialogue(&self) -> bool {
+        self.driver.listens && self.heard.elapsed() < DIALOGUE
     }
 
     /// Waits until something can be done, at most `time`.
@@ -319,7 +353,8 @@ impl Run<'_> {
             (Some(signal), true, PollFlags::IN),
             (channel.input(), self.reading.is_some(), PollFlags::IN),
             (channel.input(), self.driver.listens && !self.answers_ended, PollFlags::IN),
-            (channel.output(), !self.output.is_empty(), PollFlags::OUT),
+            (channel.output(Lane::Main), !self.output[0].pieces.is_empty(), PollFlags::OUT),
+            (channel.output(Lane::Preempt), !self.output[1].pieces.is_empty(), PollFlags::OUT),
             (signals, !self.interrupted, PollFlags::IN),
             (channel.listener(), true, PollFlags::IN),
         ];
@@ -337,8 +372,8 @@ impl Run<'_> {
             Err(error) => return Err(error.into()),
         }
         let is_ready = |at: Option<usize>| at.is_some_and(|at| !fds[at].revents().is_empty());
-        let [disk, input, answers, output, signal, another_peer] = places.map(is_ready);
-        Ok(Ready { disk, input, answers, output, signal, another_peer })
+        let [disk, input, answers, main, preempt, signal, another_peer] = places.map(is_ready);
+        Ok(Ready { disk, input, answers, output: [main, preempt], signal, another_peer })
     }
 }
 
@@ -347,14 +382,36 @@ struct Ready {
     disk: bool,
     input: bool,
     answers: bool,
-    output: bool,
+    /// In each lane.
+    output: [bool; 2],
     signal: bool,
     another_peer: bool,
 }
 
+impl Queue {
+    /// The channel took this many bytes.
+    fn took(&mut self, bytes: usize) {
+        let mut rest = bytes + self.sent_of_first;
+        while let Some((header, body)) = self.pieces.front() {
+            let length = header.bytes().len() + body.as_ref().map_or(0, |body| body.range.len());
+            if rest < length {
+                break;
+            }
+            rest -= length;
+            self.pieces.pop_front();
+        }
+        self.sent_of_first = rest;
+    }
+}
+
 impl Ready {
     fn anything(self) -> bool {
-        self.disk || self.input || self.answers || self.output || self.signal || self.another_peer
+        self.disk
+            || self.input
+            || self.answers
+            || self.output.contains(&true)
+            || self.signal
+            || self.another_peer
     }
 }
 

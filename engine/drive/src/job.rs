@@ -3,23 +3,27 @@
 use crate::block_options::Aio;
 use crate::channel::Channel;
 use crate::cli::Cli;
-use crate::disk::DiskQueue;
+use crate::disk::{DiskQueue, io_error};
 use crate::event_loop::{Driver, run};
 use crate::image_file::ImageFile;
 use crate::progress::Display;
+use crate::sidecar;
 use crate::trace::Traced;
 use clap::Parser;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
 use snapshot_engine::{
-    Failure, Machine, RevertConfig, RevertMachine, RevertSummary, SaveConfig, SaveMachine, SaveSummary,
+    Class, Failure, Machine, Milestone, PostcopyConfig, RevertConfig, RevertMachine, RevertSummary,
+    SaveConfig, SaveMachine, SaveSummary,
 };
-use snapshot_image::{Geometry, Identity};
+use snapshot_image::{Geometry, Identity, Open, ReadOptions, SnapshotReader};
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long a source that is really one takes until its stream begins: QEMU writes the header at once.
 const USAGE_ERROR_WAIT: Duration = Duration::from_secs(2);
@@ -48,8 +52,9 @@ fn run_traced<M: Machine>(
     machine: &mut M,
     driver: &mut Driver,
     mut progress: impl FnMut(&M),
+    announce: impl FnMut(Milestone),
 ) -> io::Result<()> {
-    run(&mut Traced::new(machine, &cli.trace), driver, |traced| progress(traced.machine))
+    run(&mut Traced::new(machine, &cli.trace), driver, |traced| progress(traced.machine), announce)
 }
 
 fn disk_queue(aio: Option<Aio>) -> Result<DiskQueue, Failure> {
@@ -65,8 +70,11 @@ pub fn refuse_peer(revert: bool) {
     let Ok(cli) = Cli::try_parse_from(job) else { return };
     let failure = || refused("the command line is wrong");
     let Ok(signals) = signals() else { return };
-    let channel =
-        if revert { Channel::for_revert(None) } else { Channel::for_save(None, None, signals.as_fd()) };
+    let channel = if revert {
+        Channel::for_revert(None, false)
+    } else {
+        Channel::for_save(None, None, signals.as_fd())
+    };
     let (Ok(channel), Ok(disk)) = (channel, disk_queue(None)) else { return };
     let (live, can_answer) = (channel.is_live(), channel.can_answer());
     if !revert && (!live || !channel.has_input_within(USAGE_ERROR_WAIT)) {
@@ -75,11 +83,12 @@ pub fn refuse_peer(revert: bool) {
     let mut driver = Driver { channel, image: None, disk, signals: Some(signals), listens: revert };
     // What comes of it has been said already.
     let _ = if revert {
-        run(&mut RevertMachine::refusing(revert_config(&cli), failure()), &mut driver, |_| ())
+        run(&mut RevertMachine::refusing(revert_config(&cli), failure()), &mut driver, |_| (), |_| ())
     } else {
         run(
             &mut SaveMachine::refusing(save_config(&cli, [0; 16], live, can_answer), failure()),
             &mut driver,
+            |_| (),
             |_| (),
         )
     };
@@ -108,7 +117,23 @@ fn revert_config(cli: &Cli) -> RevertConfig {
         allow_unverified: cli.unverified,
         fresh_ram: cli.fresh_ram,
         timeout_ms: cli.timeout.map(|seconds| seconds.saturating_mul(1000)),
+        postcopy: None,
     }
+}
+
+/// What the command line says of postcopy, if that is wanted.
+fn postcopy_config(cli: &Cli, channel: &Channel) -> Option<PostcopyConfig> {
+    let percent = cli.postcopy.or(cli.recover.map(|_| 0))?;
+    Some(PostcopyConfig {
+        percent,
+        host_page_bytes: rustix::param::page_size() as u64,
+        host_pages: cli.host_page.clone(),
+        preempt: cli.preempt,
+        hot_set: None,
+        record_ms: cli.record_hot_set.map(|seconds| seconds.saturating_mul(1000)),
+        can_answer: channel.can_be_answered(),
+        recover: cli.recover,
+    })
 }
 
 /// Saves the stream of the channel into the image.
@@ -134,7 +159,8 @@ pub fn save(cli: &Cli) -> Result<SaveSummary, Failure> {
     };
     let mut driver = Driver { channel, image, disk, signals: Some(signals), listens: false };
     let mut display = Display::new(cli.progress);
-    let result = run_traced(cli, &mut machine, &mut driver, |machine| display.show(machine.progress()));
+    let result =
+        run_traced(cli, &mut machine, &mut driver, |machine| display.show(machine.progress()), |_| ());
     display.end();
     result.map_err(|error| refused(format!("poll: {error}")))?;
     let mut summary = machine.outcome()?;
@@ -151,30 +177,95 @@ fn open_for_save(cli: &Cli, config: &mut SaveConfig) -> Result<(ImageFile, DiskQ
     Ok((image, disk_queue(spec.aio)?))
 }
 
-/// Sends the image's snapshot to the channel.
+/// Sends the image's snapshot to the channel; `announce` is told of milestones, with the time since the start.
 ///
 /// # Errors
 ///
 /// Why the destination did not get everything.
-pub fn revert(cli: &Cli) -> Result<RevertSummary, Failure> {
+pub fn revert(
+    cli: &Cli,
+    mut announce: impl FnMut(Milestone, Duration),
+    warn: impl FnMut(&str),
+) -> Result<RevertSummary, Failure> {
+    let start = Instant::now();
+    if let (Some(uuid), Some(_)) = (&cli.recover, &cli.uri) {
+        // QEMU 7.2 ends, and the guest with it, when a recovery connection breaks before it has resumed: what can be known
+        // to be wrong must be known before there is a connection.
+        check_recovery(cli, uuid)?;
+    }
     let signals = signals().map_err(refused)?;
-    let channel = Channel::for_revert(cli.uri.as_ref()).map_err(refused)?;
+    let channel = Channel::for_revert(cli.uri.as_ref(), cli.preempt).map_err(refused)?;
     let mut config = revert_config(cli);
-    let (image, disk, mut machine) = match open_for_revert(cli, &mut config) {
+    config.postcopy = postcopy_config(cli, &channel);
+    let (image, disk, mut machine) = match open_for_revert(cli, &mut config, warn) {
         Ok((image, disk)) => (Some(image), disk, RevertMachine::new(config)),
         Err(failure) => (None, disk_queue(None)?, RevertMachine::refusing(config, failure)),
     };
     let mut driver = Driver { channel, image, disk, signals: Some(signals), listens: true };
     let mut display = Display::new(cli.progress);
-    let result = run_traced(cli, &mut machine, &mut driver, |machine| display.show(machine.progress()));
+    let result = run_traced(
+        cli,
+        &mut machine,
+        &mut driver,
+        |machine| display.show(machine.progress()),
+        |milestone| announce(milestone, start.elapsed()),
+    );
     display.end();
     result.map_err(|error| refused(format!("poll: {error}")))?;
-    machine.outcome()
+    // Worth keeping even if not everything went well behind it.
+    let stored = match (machine.hot_set(), cli.image_spec()) {
+        (Some(hot), Ok(spec)) => sidecar::store(&spec.path, hot),
+        _ => Ok(()),
+    };
+    let summary = machine.outcome()?;
+    stored.map_err(refused)?;
+    Ok(summary)
 }
 
-fn open_for_revert(cli: &Cli, config: &mut RevertConfig) -> Result<(ImageFile, DiskQueue), Failure> {
+/// The image can be opened, and holds the snapshot with this UUID.
+fn check_recovery(cli: &Cli, uuid: &[u8; 16]) -> Result<(), Failure> {
+    let mut config = revert_config(cli);
+    let (image, _) = open_for_revert(cli, &mut config, |_| ())?;
+    let options = ReadOptions { allow_unverified: cli.unverified };
+    let mut reader = SnapshotReader::new(config.image_length_bytes, options);
+    let wrong = |error| Failure::Image { error, class: Class::InputWrong };
+    while let Open::Need(at, length) = reader.poll().map_err(wrong)? {
+        let Some(file) = &image.file else { break };
+        let mut bytes = vec![0; length];
+        let read = read_at_most(file, &mut bytes, at.0);
+        read.map_err(|error| Failure::Io { doing: "read the image", error: io_error(&error) })?;
+        reader.supply(at, &bytes);
+    }
+    snapshot_engine::check_recovery(uuid, reader.snapshot())
+}
+
+/// Fills `bytes` from `at` on; what lies behind the end of the file stays zero.
+fn read_at_most(file: &File, mut bytes: &mut [u8], mut at: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match file.read_at(bytes, at)? {
+            0 => return Ok(()),
+            length => (bytes, at) = (&mut bytes[length..], at + length as u64),
+        }
+    }
+    Ok(())
+}
+
+fn open_for_revert(
+    cli: &Cli,
+    config: &mut RevertConfig,
+    mut warn: impl FnMut(&str),
+) -> Result<(ImageFile, DiskQueue), Failure> {
     let spec = cli.image_spec().map_err(refused)?;
     let image = ImageFile::open_for_revert(&spec).map_err(refused)?;
     config.image_length_bytes = image.length_bytes().map_err(refused)?.unwrap_or(0);
+    if let Some(postcopy) = &mut config.postcopy
+        && !cli.no_hot_set
+        && cli.recover.is_none()
+    {
+        match sidecar::load(&spec.path) {
+            Ok(hot) => postcopy.hot_set = hot,
+            Err(error) => warn(&format!("the hot set is not used: {error}")),
+        }
+    }
     Ok((image, disk_queue(spec.aio)?))
 }

@@ -14,6 +14,7 @@ mod image_file;
 mod job;
 mod lock;
 mod progress;
+mod sidecar;
 mod trace;
 
 pub use block_options::{Aio, ImageSpec, SpecError};

@@ -3,7 +3,7 @@
 //! Sizes and places only, never a byte of the guest.
 
 use snapshot_engine::machine::Piece;
-use snapshot_engine::{Action, Event, Machine, Pool};
+use snapshot_engine::{Action, Event, Lane, Machine, Milestone, Pool};
 use std::ffi::OsStr;
 use std::io::Write;
 use std::time::Instant;
@@ -103,13 +103,23 @@ fn of_action(action: &Action) -> (&'static str, String) {
         Action::SetLength { length_bytes, .. } => ("disk_set_length", format!("{id}: {length_bytes} bytes")),
         Action::Flush { .. } => ("disk_flush", id),
         Action::Publish { .. } => ("disk_publish", id),
-        Action::Send { header, body } => {
+        Action::Send { lane, header, body } => {
             let body = body.as_ref().map_or(0, |body| body.range.len());
-            ("send", format!("{} + {body} bytes", header.bytes().len()))
+            (lane_name(*lane, "send", "send_preempt"), format!("{} + {body} bytes", header.bytes().len()))
         }
+        Action::LimitOutput { bytes } => ("limit_output", format!("{bytes} bytes")),
+        Action::Announce(Milestone::Serving { .. }) => ("serving", String::new()),
+        Action::Announce(Milestone::Running) => ("running", String::new()),
         Action::WakeAt { tick_ms: Some(tick_ms) } => ("wake_at", format!("{tick_ms} ms")),
         Action::WakeAt { tick_ms: None } => ("wake_at", "never".to_owned()),
         Action::Finish => ("finish", id),
+    }
+}
+
+fn lane_name(lane: Lane, main: &'static str, preempt: &'static str) -> &'static str {
+    match lane {
+        Lane::Main => main,
+        Lane::Preempt => preempt,
     }
 }
 
@@ -121,7 +131,7 @@ fn of_event(event: &Event<'_>) -> (&'static str, String) {
         Event::InputFailed(error) => ("input_failed", error.to_string()),
         Event::Done { id, result: Ok(_) } => ("disk_done", format!("id {}", id.0)),
         Event::Done { id, result: Err(error) } => ("disk_failed", format!("id {}: {error}", id.0)),
-        Event::Sent { bytes } => ("sent", format!("{bytes} bytes")),
+        Event::Sent { lane, bytes } => (lane_name(*lane, "sent", "sent_preempt"), format!("{bytes} bytes")),
         Event::OutputFailed(error) => ("output_failed", error.to_string()),
         Event::Answer(bytes) => ("answer", format!("{} bytes", bytes.len())),
         Event::AnswerEnd => ("answer_end", String::new()),

@@ -26,6 +26,9 @@ impl Inbox {
 
     /// Takes `length` bytes at `at`, or says what to read.
     pub(crate) fn take(&mut self, at: u64, length: u64) -> Lookup<Vec<u8>> {
+        if length == 0 {
+            return Lookup::Ready(Vec::new());
+        }
         let start = at - at % ALIGNMENT_BYTES;
         let needed =
             usize::try_from((at + length).next_multiple_of(ALIGNMENT_BYTES) - start).unwrap_or(usize::MAX);

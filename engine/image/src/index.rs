@@ -7,6 +7,8 @@ pub(crate) const LEAF_PAGES: u64 = 8192;
 const BITMAP_BYTES: usize = (LEAF_PAGES / 8) as usize;
 /// Bytes before the bitmap: leaf number (be64), count of pages (be32), 4 zero bytes, UUID (16).
 const LEAF_HEADER_BYTES: usize = 32;
+/// A leaf with all of its pages, in bytes.
+pub(crate) const LEAF_LIMIT_BYTES: u64 = LEAF_HEADER_BYTES as u64 + LEAF_PAGES / 8 + 4 * LEAF_PAGES;
 
 /// Pages of one leaf in memory: a checksum each, and whether the page is there at all.
 #[derive(Debug, Clone)]
@@ -164,7 +166,7 @@ impl Leaf {
     }
 }
 
-/// Checksum of a leaf or an index page; never 0 for something that is there, for 0 stands for nothing.
+/// Checksum of a leaf, an index page or a table.
 pub(crate) fn piece_checksum(bytes: &[u8]) -> u32 {
     page_checksum(bytes)
 }

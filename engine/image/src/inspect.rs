@@ -11,6 +11,9 @@ use std::ops::Range;
 
 /// How much of a mapped cluster is looked at at once.
 const SCAN_BYTES: u64 = 1 << 20;
+/// L2 tables, and refcount blocks, of more bytes than this are not taken into memory: enough for 512 GiB that are in use
+/// before the save in clusters of 64 KiB, for 8 TiB in clusters of 1 MiB.
+const TABLES_LIMIT_BYTES: u64 = 64 << 20;
 
 /// An image that holds nothing yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,9 +53,13 @@ pub struct Inspector {
     l2: BTreeMap<usize, Table>,
     refcounts: Option<Table>,
     refcount_blocks: BTreeMap<usize, RefcountBlock>,
-    /// Mapped clusters still to be looked at: place in the file, place in the virtual disk, what of it comes next.
-    to_scan: Vec<(u64, GuestOffset, u64)>,
-    mapped: Option<()>,
+    /// The entries of L1 and refcount table that come next.
+    next_l1: usize,
+    next_refcounts: usize,
+    /// Mapped clusters still to be looked at, the last one first; and how much of that one has been.
+    to_scan: Vec<u64>,
+    scanned: u64,
+    mapped: bool,
     vm_header_checked: bool,
     data: Option<(u64, Option<Range<u64>>)>,
 }
@@ -69,8 +76,11 @@ impl Inspector {
             l2: BTreeMap::new(),
             refcounts: None,
             refcount_blocks: BTreeMap::new(),
+            next_l1: 0,
+            next_refcounts: 0,
             to_scan: Vec::new(),
-            mapped: None,
+            scanned: 0,
+            mapped: false,
             vm_header_checked: false,
             data: None,
         }
@@ -118,37 +128,16 @@ impl Inspector {
             self.l1 = Some(Table::parse(header.l1_offset, &bytes));
         }
         let cluster = geometry.cluster_bytes();
-        let l1 = self.l1.clone().unwrap_or_else(|| Table::new(0, 0));
-        for (index, &entry) in l1.entries.iter().enumerate() {
-            let Some(at) = l2_place(entry, l1.at, cluster, self.file_length.next_multiple_of(cluster))?
-            else {
-                continue;
-            };
-            if !self.l2.contains_key(&index) {
-                let bytes = ready!(self.inbox.take(at, cluster));
-                self.l2.insert(index, Table::parse(at, &bytes));
-            }
-        }
+        ready!(self.load_l2_tables(cluster)?);
         if self.refcounts.is_none() {
             let length = u64::from(header.refcount_table_clusters) * cluster;
             let bytes = ready!(self.inbox.take(header.refcount_table_offset, length));
             self.refcounts = Some(Table::parse(header.refcount_table_offset, &bytes));
         }
-        let refcounts = self.refcounts.clone().unwrap_or_else(|| Table::new(0, 0));
-        for (index, &at) in refcounts.entries.iter().enumerate() {
-            if at == 0 || self.refcount_blocks.contains_key(&index) {
-                continue;
-            }
-            if at % cluster != 0 || at >= self.file_length {
-                let what = format!("entry {index} is {at:#x}, outside the file or inside a cluster");
-                return Err(ImageError::Damaged { structure: "refcount table", at: refcounts.at, what });
-            }
-            let bytes = ready!(self.inbox.take(at, cluster));
-            self.refcount_blocks.insert(index, RefcountBlock { at, bytes, changed: false });
-        }
-        if self.mapped.is_none() {
-            self.map_clusters(&header, &l1, &refcounts)?;
-            self.mapped = Some(());
+        ready!(self.load_refcount_blocks(cluster)?);
+        if !self.mapped {
+            self.map_clusters(&header)?;
+            self.mapped = true;
         }
         if !self.vm_header_checked {
             if let Some(at) = self.vm_header_place(&header)? {
@@ -162,8 +151,13 @@ impl Inspector {
             }
             self.vm_header_checked = true;
         }
-        if let Some(next) = self.scan(cluster)? {
+        if let Some(next) = self.scan(&header)? {
             return Ok(next);
+        }
+        if let Some(extension) = header.extension {
+            // Tables that show nothing, in a file that says it is a snapshot: it is damaged, and no free space.
+            let found = Inspection::Snapshot(geometry, Some(extension.uuid));
+            return Ok(Lookup::Ready(Some(Inspect::Done(found))));
         }
         let (Some(l1), Some(refcounts)) = (self.l1.take(), self.refcounts.take()) else {
             return Ok(Lookup::Ready(None));
@@ -173,57 +167,101 @@ impl Inspector {
         Ok(Lookup::Ready(Some(Inspect::Done(Inspection::Empty(Box::new(Container { tables }))))))
     }
 
+    fn load_l2_tables(&mut self, cluster: u64) -> Result<Lookup<()>, ImageError> {
+        let Some(l1) = &self.l1 else { return Ok(Lookup::Ready(())) };
+        while let Some(&entry) = l1.entries.get(self.next_l1) {
+            if let Some(at) = l2_place(entry, l1.at, cluster, self.file_length.next_multiple_of(cluster))? {
+                check_limit("L2 tables in bytes", self.l2.len(), cluster)?;
+                let bytes = ready!(self.inbox.take(at, cluster));
+                self.l2.insert(self.next_l1, Table::parse(at, &bytes));
+            }
+            self.next_l1 += 1;
+        }
+        Ok(Lookup::Ready(()))
+    }
+
+    fn load_refcount_blocks(&mut self, cluster: u64) -> Result<Lookup<()>, ImageError> {
+        let Some(refcounts) = &self.refcounts else { return Ok(Lookup::Ready(())) };
+        while let Some(&at) = refcounts.entries.get(self.next_refcounts) {
+            let index = self.next_refcounts;
+            if at != 0 {
+                if at % cluster != 0 || at >= self.file_length {
+                    let what = format!("entry {index} is {at:#x}, outside the file or inside a cluster");
+                    return Err(ImageError::Damaged { structure: "refcount table", at: refcounts.at, what });
+                }
+                check_limit("refcount blocks in bytes", self.refcount_blocks.len(), cluster)?;
+                let bytes = ready!(self.inbox.take(at, cluster));
+                self.refcount_blocks.insert(index, RefcountBlock { at, bytes, changed: false });
+            }
+            self.next_refcounts += 1;
+        }
+        Ok(Lookup::Ready(()))
+    }
+
     /// Every cluster in use belongs to one thing only, and its refcount says so.
-    fn map_clusters(&mut self, header: &Header, l1: &Table, refcounts: &Table) -> Result<(), ImageError> {
-        let geometry = header.geometry;
-        let cluster = geometry.cluster_bytes();
-        let mut used = HashSet::new();
+    fn map_clusters(&mut self, header: &Header) -> Result<(), ImageError> {
+        let cluster = header.geometry.cluster_bytes();
         let mut claims: Vec<(u64, u64, &'static str)> = vec![
             (0, 1, "header"),
             (header.l1_offset, header.l1_clusters(), "L1 table"),
             (header.refcount_table_offset, u64::from(header.refcount_table_clusters), "refcount table"),
         ];
-        claims.extend(refcounts.entries.iter().filter(|&&at| at != 0).map(|&at| (at, 1, "refcount block")));
+        claims.extend(self.refcount_blocks.values().map(|block| (block.at, 1, "refcount block")));
         claims.extend(self.l2.values().map(|table| (table.at, 1, "L2 table")));
-        let mut to_scan = Vec::new();
-        for (&index, table) in &self.l2 {
-            for (at_entry, &entry) in table.entries.iter().enumerate() {
+        let mut tables = HashSet::new();
+        for (at, count, structure) in claims {
+            for number in at / cluster..at / cluster + count {
+                if !tables.insert(number) {
+                    return Err(shared(structure, number * cluster));
+                }
+                self.check_refcount(header, structure, number)?;
+            }
+        }
+        // One number for each cluster of the disk, for there can be millions: its place, and in the lowest bit whether it
+        // has to be looked at.
+        let mut clusters = Vec::new();
+        for table in self.l2.values() {
+            for &entry in &table.entries {
                 if let Mapping::At { host, reads_as_zero } =
                     mapping(entry, table.at, cluster, self.file_length)?
                 {
-                    let guest = index as u64 * geometry.l1_span_bytes() + at_entry as u64 * cluster;
-                    claims.push((host, 1, "data cluster"));
-                    if !reads_as_zero {
-                        to_scan.push((host, GuestOffset(guest), 0));
+                    if tables.contains(&(host / cluster)) {
+                        return Err(shared("data cluster", host));
                     }
-                }
-            }
-        }
-        let _ = l1;
-        for (at, count, structure) in claims {
-            for number in at / cluster..at / cluster + count {
-                if !used.insert(number) {
-                    let what = "it shares a cluster with another structure".to_owned();
-                    return Err(ImageError::Damaged { structure, at: number * cluster, what });
-                }
-                let per_block = geometry.refcount_block_entries();
-                let block =
-                    usize::try_from(number / per_block).ok().and_then(|at| self.refcount_blocks.get(&at));
-                let in_block = usize::try_from(number % per_block).unwrap_or(0);
-                match block.map_or(0, |block| refcount(&block.bytes, in_block, geometry.refcount_order)) {
-                    1 => {}
-                    0 => {
-                        let what = "its refcount is 0 (qemu-img check -r all)".to_owned();
-                        return Err(ImageError::Damaged { structure, at: number * cluster, what });
-                    }
-                    _ => return Err(ImageError::Foreign("shared clusters (an internal snapshot's)")),
+                    self.check_refcount(header, "data cluster", host / cluster)?;
+                    clusters.push(host | u64::from(!reads_as_zero));
                 }
             }
         }
         // Looked at from the end of the list: ascending in the file.
-        to_scan.sort_unstable_by(|a, b| b.cmp(a));
-        self.to_scan = to_scan;
+        clusters.sort_unstable_by(|a, b| b.cmp(a));
+        if let Some(pair) = clusters.windows(2).find(|pair| pair[0] / cluster == pair[1] / cluster) {
+            return Err(shared("data cluster", pair[1] & !1));
+        }
+        clusters.retain(|cluster| cluster & 1 == 1);
+        clusters.iter_mut().for_each(|cluster| *cluster &= !1);
+        self.to_scan = clusters;
         Ok(())
+    }
+
+    fn check_refcount(
+        &self,
+        header: &Header,
+        structure: &'static str,
+        number: u64,
+    ) -> Result<(), ImageError> {
+        let geometry = header.geometry;
+        let per_block = geometry.refcount_block_entries();
+        let block = usize::try_from(number / per_block).ok().and_then(|at| self.refcount_blocks.get(&at));
+        let in_block = usize::try_from(number % per_block).unwrap_or(0);
+        match block.map_or(0, |block| refcount(&block.bytes, in_block, geometry.refcount_order)) {
+            1 => Ok(()),
+            0 => {
+                let what = "its refcount is 0 (qemu-img check -r all)".to_owned();
+                Err(ImageError::Damaged { structure, at: number * geometry.cluster_bytes(), what })
+            }
+            _ => Err(ImageError::Foreign("shared clusters (an internal snapshot's)")),
+        }
     }
 
     fn vm_header_place(&self, header: &Header) -> Result<Option<u64>, ImageError> {
@@ -238,18 +276,20 @@ impl Inspector {
     }
 
     /// Looks for a byte that is not zero in any mapped cluster; holes of the file are passed over.
-    fn scan(&mut self, cluster: u64) -> Result<Option<Lookup<Option<Inspect>>>, ImageError> {
-        while let Some(&mut (host, guest, ref mut done)) = self.to_scan.last_mut() {
-            if *done == cluster || host + *done >= self.file_length {
+    fn scan(&mut self, header: &Header) -> Result<Option<Lookup<Option<Inspect>>>, ImageError> {
+        let cluster = header.geometry.cluster_bytes();
+        while let Some(&host) = self.to_scan.last() {
+            let at = host + self.scanned;
+            if self.scanned == cluster || at >= self.file_length {
                 self.to_scan.pop();
+                self.scanned = 0;
                 continue;
             }
-            let at = host + *done;
             match &self.data {
                 Some((_, Some(data))) if at < data.start => {
-                    *done = (data.start - host).min(cluster);
-                    *done -= *done % SCAN_BYTES.min(cluster);
-                    if at < host + *done {
+                    let hole = (data.start - host).min(cluster);
+                    self.scanned = hole - hole % SCAN_BYTES.min(cluster);
+                    if at < host + self.scanned {
                         continue;
                     }
                 }
@@ -260,17 +300,46 @@ impl Inspector {
                     return Ok(Some(Lookup::Ready(Some(Inspect::NextData(HostOffset(at))))));
                 }
             }
-            let length = SCAN_BYTES.min(cluster - *done);
+            let length = SCAN_BYTES.min(cluster - self.scanned);
             match self.inbox.take(at, length) {
                 Lookup::Need(at, length) => return Ok(Some(Lookup::Need(at, length))),
                 Lookup::Ready(bytes) => {
                     if let Some(byte) = bytes.iter().position(|&byte| byte != 0) {
-                        return Err(ImageError::HoldsData { at: GuestOffset(guest.0 + *done + byte as u64) });
+                        let guest = self.guest_of(header, host) + self.scanned + byte as u64;
+                        return Err(ImageError::HoldsData { at: GuestOffset(guest) });
                     }
-                    *done += length;
+                    self.scanned += length;
                 }
             }
         }
         Ok(None)
     }
+
+    /// Where in the virtual disk the cluster at `host` is mapped.
+    fn guest_of(&self, header: &Header, host: u64) -> u64 {
+        let (span, cluster) = (header.geometry.l1_span_bytes(), header.geometry.cluster_bytes());
+        let is_it = |&entry: &u64| {
+            mapping(entry, 0, cluster, self.file_length) == Ok(Mapping::At { host, reads_as_zero: false })
+        };
+        self.l2
+            .iter()
+            .find_map(|(&index, table)| {
+                let entry = table.entries.iter().position(is_it)?;
+                Some(index as u64 * span + entry as u64 * cluster)
+            })
+            .unwrap_or(0)
+    }
+}
+
+fn shared(structure: &'static str, at: u64) -> ImageError {
+    ImageError::Damaged { structure, at, what: "it shares a cluster with another structure".to_owned() }
+}
+
+/// Whether one more table of a cluster's size can be taken into memory.
+fn check_limit(what: &'static str, loaded: usize, cluster: u64) -> Result<(), ImageError> {
+    let found = (loaded as u64 + 1) * cluster;
+    if found > TABLES_LIMIT_BYTES {
+        return Err(ImageError::Limit { what, found, limit: TABLES_LIMIT_BYTES });
+    }
+    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use crate::error::ImageError;
 use crate::inbox::{Inbox, Lookup, ready};
-use crate::index::{LEAF_PAGES, Leaf, piece_checksum};
+use crate::index::{LEAF_LIMIT_BYTES, LEAF_PAGES, Leaf, piece_checksum};
 use crate::layout::{ImageBlock, RamLayout};
 use crate::qcow2::header::{HEADER_BYTES, Header, SaveState, SnapshotExtension};
 use crate::qcow2::tables::{Mapping, Table, l2_place, mapping};
@@ -13,8 +13,10 @@ use std::collections::{BTreeMap, HashMap};
 
 /// Leader and tail together cannot be longer: they are held in memory.
 const VM_STATE_LIMIT_BYTES: u64 = 1 << 30;
-/// Leaves that are kept once they have been read.
+/// Leaves, and pages of their index, that are kept once they have been read.
 const LEAVES_KEPT: usize = 64;
+/// The longest table that a root can name, in bytes: QEMU's own limit for an L1 table.
+const TABLE_LIMIT_BYTES: u64 = 32 << 20;
 /// L2 tables that are kept, in bytes.
 const L2_KEPT_BYTES: u64 = 64 << 20;
 
@@ -49,6 +51,8 @@ pub struct Snapshot {
     pub created_unix_s: Option<u64>,
     /// PAGE records that the save saw.
     pub normal_pages: u64,
+    /// Pages that are not zero, where that is known.
+    pub nonzero_pages: Option<u64>,
     /// Whether it is checked.
     pub verification: Verification,
 }
@@ -99,6 +103,8 @@ pub struct SnapshotReader {
     vm_header: Option<(VmHeader, u32)>,
     root: Option<Root>,
     tables: BTreeMap<u64, (Entry, bool)>,
+    /// Tables before this place have been checked at the end.
+    finished: u64,
     regions: Vec<Vec<u8>>,
     snapshot: Option<(Snapshot, RamLayout)>,
     index_pages: HashMap<u64, Vec<u8>>,
@@ -122,6 +128,7 @@ impl SnapshotReader {
             vm_header: None,
             root: None,
             tables: BTreeMap::new(),
+            finished: 0,
             regions: Vec::new(),
             snapshot: None,
             index_pages: HashMap::new(),
@@ -184,7 +191,8 @@ impl SnapshotReader {
         let start = header.vm_state_start();
         if self.vm_header.is_none() {
             let bytes = ready!(self.read_guest(start, VM_HEADER_LIMIT_BYTES as u64)?);
-            let area = header.geometry.l1_span_bytes().min(VM_STATE_LIMIT_BYTES);
+            // What is longer than the file is made of holes, which a save does not leave here.
+            let area = header.geometry.l1_span_bytes().min(VM_STATE_LIMIT_BYTES).min(self.file_length);
             let parsed =
                 VmHeader::parse(&bytes, area)?.ok_or(ImageError::NoSnapshot("it has no VM-state header"))?;
             let length = usize::try_from(parsed.form.header_bytes()).unwrap_or(0);
@@ -201,6 +209,7 @@ impl SnapshotReader {
             if root.uuid != extension.uuid {
                 return Err(ImageError::NoSnapshot("header and root have different UUIDs"));
             }
+            self.check_tables_of(&root)?;
             self.tables = root.tables.iter().map(|&entry| (entry.offset, (entry, false))).collect();
             self.root = Some(root);
             if vm_header_checksum != self.root.as_ref().map_or(0, |root| root.vm_header_checksum) {
@@ -230,6 +239,9 @@ impl SnapshotReader {
             self.regions.push(bytes);
         }
         let layout = self.layout_of(vm_header.page_size)?;
+        if layout.total_bytes() > header.size {
+            return Err(ImageError::NoSnapshot("its RAM does not fit into its virtual disk"));
+        }
         let mut regions = std::mem::take(&mut self.regions).into_iter();
         let mut next = || regions.next().unwrap_or_default();
         let snapshot = Snapshot {
@@ -239,6 +251,7 @@ impl SnapshotReader {
             uuid: self.root.as_ref().map(|root| root.uuid),
             created_unix_s: self.root.as_ref().map(|root| root.created_unix_s),
             normal_pages: vm_header.normal_pages,
+            nonzero_pages: self.root.as_ref().map(|root| root.nonzero_pages),
             verification: self.unverified.map_or(Verification::Verified, Verification::Unverified),
         };
         self.snapshot = Some((snapshot, layout));
@@ -252,8 +265,9 @@ impl SnapshotReader {
                 return Err(ImageError::NoSnapshot("a save was interrupted"));
             }
             (Some(extension), true) if header.checksum_fits => {
-                if extension.root_length > ROOT_LIMIT_BYTES {
-                    let (found, limit) = (extension.root_length, ROOT_LIMIT_BYTES);
+                let limit = ROOT_LIMIT_BYTES.min(self.file_length);
+                if extension.root_length > limit {
+                    let found = extension.root_length;
                     return Err(ImageError::Limit { what: "root in bytes", found, limit });
                 }
                 self.extension = Some(extension);
@@ -312,7 +326,12 @@ impl SnapshotReader {
         let geometry = self.header.as_ref().ok_or(ImageError::NoSnapshot("it is not open"))?.geometry;
         let cluster = geometry.cluster_bytes();
         let mut extents: Vec<Extent> = Vec::new();
-        let (mut at, end) = (guest.0, guest.0 + length);
+        let mut at = guest.0;
+        let end = at.checked_add(length).ok_or(ImageError::Value {
+            what: "guest offset",
+            found: at,
+            expected: "a place in the virtual disk or behind it",
+        })?;
         while at < end {
             let piece = (cluster - at % cluster).min(end - at);
             let index = usize::try_from(at / geometry.l1_span_bytes()).unwrap_or(usize::MAX);
@@ -362,6 +381,21 @@ impl SnapshotReader {
         Ok(Lookup::Ready(true))
     }
 
+    /// The tables that `root` names lie in the file.
+    fn check_tables_of(&self, root: &Root) -> Result<(), ImageError> {
+        for entry in &root.tables {
+            let length = u64::from(entry.length);
+            let end = entry.offset.checked_add(length);
+            if length > TABLE_LIMIT_BYTES
+                || end.is_none_or(|end| end > self.file_length.next_multiple_of(2 << 20))
+            {
+                let what = format!("{length} bytes there, the file has {}", self.file_length);
+                return Err(ImageError::Damaged { structure: "table of the root", at: entry.offset, what });
+            }
+        }
+        Ok(())
+    }
+
     fn check_table(&mut self, at: u64, found: u32) -> Result<(), ImageError> {
         let damaged = |what: String| ImageError::Damaged { structure: "table", at, what };
         let (entry, checked) =
@@ -378,6 +412,15 @@ impl SnapshotReader {
         let places: Vec<_> =
             extents.iter().map(|extent| (extent.host.map(|host| host.0), extent.length)).collect();
         Ok(self.inbox.take_all(&places))
+    }
+
+    /// Reads a piece of the page index, which is no longer than `limit` bytes.
+    fn read_piece(&mut self, entry: Entry, limit: u64) -> Result<Lookup<Vec<u8>>, ImageError> {
+        let found = u64::from(entry.length);
+        if found > limit {
+            return Err(ImageError::Limit { what: "piece of the page index in bytes", found, limit });
+        }
+        self.read_guest(entry.offset, found)
     }
 
     /// The pages of `count` from `first` on that are not zero. Without checksums, those that have a place in the file:
@@ -440,8 +483,11 @@ impl SnapshotReader {
             return Ok(Lookup::Ready(Leaf::empty()));
         }
         if !self.index_pages.contains_key(&index_page) {
-            let bytes = ready!(self.read_guest(entry.offset, u64::from(entry.length))?);
+            let bytes = ready!(self.read_piece(entry, LEAVES_PER_INDEX_PAGE * ENTRY_BYTES as u64)?);
             check(&bytes, entry.checksum, "page index", entry.offset)?;
+            if self.index_pages.len() >= LEAVES_KEPT {
+                self.index_pages.clear();
+            }
             self.index_pages.insert(index_page, bytes);
         }
         let place = usize::try_from(number % LEAVES_PER_INDEX_PAGE).unwrap_or(0) * ENTRY_BYTES;
@@ -449,7 +495,7 @@ impl SnapshotReader {
         if entry.offset == 0 {
             return Ok(Lookup::Ready(Leaf::empty()));
         }
-        let bytes = ready!(self.read_guest(entry.offset, u64::from(entry.length))?);
+        let bytes = ready!(self.read_piece(entry, LEAF_LIMIT_BYTES)?);
         check(&bytes, entry.checksum, "page checksums", entry.offset)?;
         let leaf = Leaf::decode(&bytes, number, &uuid)
             .ok_or(ImageError::NoSnapshot("a leaf of its page index is malformed"))?;
@@ -462,13 +508,14 @@ impl SnapshotReader {
     ///
     /// `Damaged`.
     pub fn finish(&mut self) -> Result<Open, ImageError> {
-        let unchecked: Vec<Entry> =
-            self.tables.values().filter(|(_, checked)| !checked).map(|(entry, _)| *entry).collect();
-        for entry in unchecked {
-            match self.inbox.take(entry.offset, u64::from(entry.length)) {
-                Lookup::Need(at, length) => return Ok(Open::Need(at, length)),
-                Lookup::Ready(bytes) => self.check_table(entry.offset, piece_checksum(&bytes))?,
+        while let Some((&at, &(entry, checked))) = self.tables.range(self.finished..).next() {
+            if !checked {
+                match self.inbox.take(at, u64::from(entry.length)) {
+                    Lookup::Need(at, length) => return Ok(Open::Need(at, length)),
+                    Lookup::Ready(bytes) => self.check_table(at, piece_checksum(&bytes))?,
+                }
             }
+            self.finished = at + 1;
         }
         Ok(Open::Ready)
     }

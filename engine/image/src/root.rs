@@ -157,7 +157,8 @@ impl Root {
         let index_pages = input.entries()?;
         let mut blocks = Vec::new();
         for _ in 0..input.be32()? {
-            let length = input.be16()?;
+            // As long as a name in the stream can be.
+            let length = input.be16().filter(|length| (1..=255).contains(length))?;
             let name = input.take(usize::from(length))?.to_vec();
             let used_length = input.be64()?;
             let start = input.be64()?;

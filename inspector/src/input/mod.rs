@@ -246,6 +246,7 @@ fn open_image(mut opened: Opened, file: FileRange, options: &OpenOptions) -> Res
             allow_unverified: options.allow_unverified,
             fresh_ram: false,
             timeout_ms: None,
+            postcopy: None,
         };
         opened.source = Box::new(ImageStream::new(Box::new(file), config));
         return Ok(opened);

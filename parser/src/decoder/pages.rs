@@ -47,8 +47,10 @@ impl Decoder {
         let (page_size, page_size_guessed) = (self.page_size, self.page_size_guessed);
         let unknown = || input.reject(ErrorKind::PageFlags { flags, page_size, page_size_guessed });
         match flags & !RAM_SAVE_FLAG_CONTINUE {
-            RAM_SAVE_FLAG_EOS if flags == word => Ok((rest, Record::RamEndOfSection)),
-            RAM_SAVE_FLAG_MULTIFD_FLUSH if flags == word => Ok((rest, Record::RamMultifdFlush)),
+            RAM_SAVE_FLAG_EOS if word == RAM_SAVE_FLAG_EOS => Ok((rest, Record::RamEndOfSection)),
+            RAM_SAVE_FLAG_MULTIFD_FLUSH if word == RAM_SAVE_FLAG_MULTIFD_FLUSH => {
+                Ok((rest, Record::RamMultifdFlush))
+            }
             RAM_SAVE_FLAG_MEM_SIZE if flags == RAM_SAVE_FLAG_MEM_SIZE => {
                 if !self.blocks.is_empty() || kind != SectionType::Start {
                     return Err(input.reject(ErrorKind::SecondBlockList));

@@ -66,6 +66,7 @@ pub(crate) fn revert(
         allow_unverified: false,
         fresh_ram: false,
         timeout_ms: None,
+        postcopy: None,
     };
     let mut machine = RevertMachine::new(config);
     let mut world = World::new(world_seed, Some(image.clone()), Vec::new(), fault);

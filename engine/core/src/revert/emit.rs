@@ -1,15 +1,16 @@
-//! Turns slices into RAM sections of the stream.
+//! Turns pages into records of the stream.
 
+use super::output::Output;
 use super::ring::{Slice, SlicePage};
-use super::{FIRMWARE_BLOCK_BYTES, RevertMachine, wrong};
+use super::{FIRMWARE_BLOCK_BYTES, wrong};
 use crate::failure::Failure;
-use crate::machine::{Body, Header};
-use crate::pool::Pool;
+use crate::machine::{Body, Header, Lane};
+use crate::pool::{BufferId, Pool};
 use crate::zero::is_zero;
 use migration_stream::{
     SectionId, put_end_of_section, put_page_header, put_section_footer, put_section_part, put_zero_page,
 };
-use snapshot_image::page_checksum;
+use snapshot_image::{RamLayout, page_checksum};
 
 /// Header bytes gather up to this much before they are handed out.
 const GATHERED_BYTES: usize = 32 << 10;
@@ -45,87 +46,118 @@ impl Emitter {
         (self.normal_pages, self.zero_pages)
     }
 
-    /// The block's name, if the next record has to give it.
-    fn name<'a>(&mut self, block: usize, idstr: &'a [u8]) -> Option<&'a [u8]> {
-        (self.current_block.replace(block) != Some(block)).then_some(idstr)
+    /// The block's name, if the next record of the main channel has to give it. The preempt channel's records stand for
+    /// themselves.
+    fn name<'a>(&mut self, lane: Lane, block: usize, idstr: &'a [u8]) -> Option<&'a [u8]> {
+        let named = lane == Lane::Preempt || self.current_block.replace(block) != Some(block);
+        named.then_some(idstr)
     }
-}
 
-impl RevertMachine {
-    /// Hands out a slice as one PART section; every page is verified before any of its bytes leave.
-    pub(super) fn emit(&mut self, slice: Slice, pool: &mut Pool) -> Result<(), Failure> {
-        let Some(mut emitter) = self.emitter.take() else { return Ok(()) };
-        let result = self.emit_with(&mut emitter, &slice, pool);
-        self.emitter = Some(emitter);
-        if let Some(buffer) = slice.buffer {
-            self.ring.release_at(self.handed_out_bytes, buffer, pool);
-            self.ring.sent(self.sent_bytes, pool);
+    /// Begins a PART section; the preempt channel has none.
+    pub(crate) fn begin(&mut self, lane: Lane) {
+        if lane == Lane::Main {
+            put_section_part(&mut self.gathered, self.ram);
         }
-        self.done_pages += slice.pages;
-        result
     }
 
-    fn emit_with(&mut self, emitter: &mut Emitter, slice: &Slice, pool: &Pool) -> Result<(), Failure> {
-        let layout = self.reader.layout();
+    /// A page: with its content, or as zero.
+    pub(crate) fn page(
+        &mut self,
+        lane: Lane,
+        block: (usize, &[u8]),
+        offset: u64,
+        body: Option<Body>,
+        output: &mut Output,
+    ) {
+        let name = self.name(lane, block.0, block.1);
+        if body.is_some() {
+            put_page_header(&mut self.gathered, name, offset);
+            self.normal_pages += 1;
+            self.hand_out(lane, body, output);
+        } else {
+            put_zero_page(&mut self.gathered, name, offset);
+            self.zero_pages += 1;
+            if self.gathered.len() >= GATHERED_BYTES {
+                self.hand_out(lane, None, output);
+            }
+        }
+    }
+
+    /// Ends the section, and hands out what has gathered.
+    pub(crate) fn end(&mut self, lane: Lane, output: &mut Output) {
+        if lane == Lane::Main {
+            put_end_of_section(&mut self.gathered);
+            if self.footers {
+                put_section_footer(&mut self.gathered, self.ram);
+            }
+        }
+        self.hand_out(lane, None, output);
+    }
+
+    fn hand_out(&mut self, lane: Lane, body: Option<Body>, output: &mut Output) {
+        let header = Header::from(&self.gathered[..]);
+        self.gathered.clear();
+        output.send(lane, header, body);
+    }
+
+    /// Sends a slice as one PART section; every page is verified before any of its bytes leave.
+    pub(crate) fn slice(
+        &mut self,
+        slice: &Slice,
+        layout: &RamLayout,
+        fresh_ram: bool,
+        output: &mut Output,
+        pool: &Pool,
+    ) -> Result<(), Failure> {
         let block = &layout.blocks()[slice.block];
-        let idstr = block.name.clone();
-        let send_zeros = !self.config.fresh_ram || block.used_length <= FIRMWARE_BLOCK_BYTES;
+        let send_zeros = !fresh_ram || block.used_length <= FIRMWARE_BLOCK_BYTES;
         if slice.present.is_empty() && !send_zeros {
             return Ok(());
         }
-        let bytes = slice.buffer.map(|buffer| pool.bytes(buffer));
         let first_page = layout.page(layout.guest(slice.block, slice.offset));
-        for page in &slice.present {
-            if let (Some(expected), Some(bytes)) = (page.checksum, bytes) {
-                let start = page.at as usize * emitter.page_bytes;
-                let found = page_checksum(&bytes[start..start + emitter.page_bytes]);
-                if found != expected {
-                    let number = first_page + u64::from(page.at);
-                    return Err(wrong(layout.page_error(number, found, expected)));
-                }
+        if let Some(buffer) = slice.buffer {
+            for page in &slice.present {
+                verify(page, first_page, buffer, layout, pool)?;
             }
         }
-        put_section_part(&mut emitter.gathered, emitter.ram);
+        self.begin(Lane::Main);
         let mut present = slice.present.iter().peekable();
         for at in 0..slice.pages {
-            let offset = slice.offset + at * emitter.page_bytes as u64;
+            let offset = slice.offset + at * self.page_bytes as u64;
             let page = present.next_if(|page| u64::from(page.at) == at);
-            let body = page.and_then(|page| self.body(page, slice, emitter.page_bytes, pool));
-            if let Some(body) = body {
-                let name = emitter.name(slice.block, &idstr);
-                put_page_header(&mut emitter.gathered, name, offset);
-                emitter.normal_pages += 1;
-                self.hand_out(emitter, Some(body));
-            } else if send_zeros {
-                let name = emitter.name(slice.block, &idstr);
-                put_zero_page(&mut emitter.gathered, name, offset);
-                emitter.zero_pages += 1;
-                if emitter.gathered.len() >= GATHERED_BYTES {
-                    self.hand_out(emitter, None);
-                }
+            let body = page.zip(slice.buffer).and_then(|(page, buffer)| self.body(page, buffer, pool));
+            if body.is_some() || send_zeros {
+                self.page(Lane::Main, (slice.block, &block.name), offset, body, output);
             }
         }
-        put_end_of_section(&mut emitter.gathered);
-        if emitter.footers {
-            put_section_footer(&mut emitter.gathered, emitter.ram);
-        }
-        self.hand_out(emitter, None);
+        self.end(Lane::Main, output);
         Ok(())
     }
 
     /// The page's place in the buffer; none if it turns out to be zero, which only an image without a page index can
     /// leave open.
-    fn body(&self, page: &SlicePage, slice: &Slice, page_bytes: usize, pool: &Pool) -> Option<Body> {
-        let buffer = slice.buffer?;
-        let start = page.at as usize * page_bytes;
-        let range = start..start + page_bytes;
+    pub(crate) fn body(&self, page: &SlicePage, buffer: BufferId, pool: &Pool) -> Option<Body> {
+        let start = page.at as usize * self.page_bytes;
+        let range = start..start + self.page_bytes;
         let zero = page.checksum.is_none() && is_zero(&pool.bytes(buffer)[range.clone()]);
         (!zero).then_some(Body { buffer, range })
     }
+}
 
-    fn hand_out(&mut self, emitter: &mut Emitter, body: Option<Body>) {
-        let header = Header::from(&emitter.gathered[..]);
-        emitter.gathered.clear();
-        self.send(header, body);
+/// The page is what was saved, as far as that is known. `first_page` is the number of the buffer's first page.
+pub(crate) fn verify(
+    page: &SlicePage,
+    first_page: u64,
+    buffer: BufferId,
+    layout: &RamLayout,
+    pool: &Pool,
+) -> Result<(), Failure> {
+    let Some(expected) = page.checksum else { return Ok(()) };
+    let page_bytes = layout.page_size() as usize;
+    let start = page.at as usize * page_bytes;
+    let found = page_checksum(&pool.bytes(buffer)[start..start + page_bytes]);
+    if found != expected {
+        return Err(wrong(layout.page_error(first_page + u64::from(page.at), found, expected)));
     }
+    Ok(())
 }

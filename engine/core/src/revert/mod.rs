@@ -9,26 +9,32 @@
 //! 4. *Close*: the rest of the image's metadata is verified; third region and device tail follow, and with them the
 //!    end mark.
 //!
+//! A postcopy revert goes another way behind its leader: [`postcopy`].
+//!
 //! The first error is sticky: nothing is sent after it, so the destination never sees an end mark. If nothing has been
 //! sent yet, one byte that is no stream makes QEMU refuse at once; it would wait for ever otherwise (ms 17).
 
 mod emit;
+mod leader;
 mod metadata;
+mod output;
 mod plan;
+pub(crate) mod postcopy;
 mod ring;
 
 use crate::failure::{Class, Failure};
-use crate::ids::Ids;
-use crate::machine::{Action, Body, Completed, Event, Header, IoError, IoId, Machine};
+use crate::machine::{Action, Completed, Event, Header, IoError, IoId, Lane, Machine};
 use crate::pool::Pool;
 use crate::save::Progress;
 use emit::Emitter;
-use metadata::MetadataReads;
-use migration_stream::{Decoder, Record, SectionId, Step as Decoded};
+use leader::Leader;
+use metadata::Image;
+use output::Output;
 use plan::{Plan, Planned};
+use postcopy::hot_set::HotSet;
+use postcopy::{Postcopy, PostcopyConfig, PostcopySummary};
 use ring::Ring;
 use snapshot_image::{HostOffset, ImageError, Open, ReadOptions, SnapshotReader, Verification};
-use std::collections::VecDeque;
 
 /// Slices are read ahead while they hold less than this.
 const READ_AHEAD_BYTES: usize = 16 << 20;
@@ -55,6 +61,8 @@ pub struct RevertConfig {
     pub fresh_ram: bool,
     /// The longest wait for the destination, in milliseconds.
     pub timeout_ms: Option<u64>,
+    /// The guest runs before all its pages are there.
+    pub postcopy: Option<PostcopyConfig>,
 }
 
 /// What was sent.
@@ -70,13 +78,27 @@ pub struct RevertSummary {
     pub zero_pages: u64,
     /// Bytes of output.
     pub sent_bytes: u64,
+    /// What happened in postcopy, if it was one.
+    pub postcopy: Option<PostcopySummary>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// RAM in the order of the block list.
+#[derive(Debug)]
+struct Precopy {
+    emitter: Emitter,
+    plan: Plan,
+    planned_all: bool,
+    ring: Ring,
+    done_pages: u64,
+}
+
+#[derive(Debug)]
 enum Phase {
     Open,
-    Ram,
-    Close,
+    Precopy(Precopy),
+    Postcopy(Box<Postcopy>),
+    /// All pages are out; the rest of the image's metadata is verified before the end mark follows.
+    Close(Precopy),
     /// Everything has been handed out.
     Drain,
     Finished,
@@ -87,23 +109,24 @@ enum Phase {
 pub struct RevertMachine {
     config: RevertConfig,
     phase: Phase,
-    reader: SnapshotReader,
-    metadata: MetadataReads,
-    plan: Plan,
-    planned_all: bool,
-    ring: Ring,
-    emitter: Option<Emitter>,
-    ids: Ids,
-    actions: VecDeque<Action>,
+    image: Image,
+    output: Output,
     /// Operations that the driver has not answered for yet.
     in_flight: usize,
-    /// Output that the driver has.
-    handed_out_bytes: u64,
-    sent_bytes: u64,
-    output_gone: bool,
-    done_pages: u64,
+    done: Done,
+    hot_set: Option<HotSet>,
     failure: Option<Failure>,
     watch: crate::watch::Watch,
+}
+
+/// How far it is, or was when it ended.
+#[derive(Debug, Default, Clone, Copy)]
+struct Done {
+    normal_pages: u64,
+    zero_pages: u64,
+    done_bytes: u64,
+    total_bytes: u64,
+    postcopy: Option<PostcopySummary>,
 }
 
 impl RevertMachine {
@@ -112,21 +135,13 @@ impl RevertMachine {
     pub fn new(config: RevertConfig) -> Self {
         let options = ReadOptions { allow_unverified: config.allow_unverified };
         Self {
-            reader: SnapshotReader::new(config.image_length_bytes, options),
+            image: Image::new(SnapshotReader::new(config.image_length_bytes, options)),
             watch: crate::watch::Watch::new(config.timeout_ms),
             phase: Phase::Open,
-            metadata: MetadataReads::default(),
-            plan: Plan::default(),
-            planned_all: false,
-            ring: Ring::default(),
-            emitter: None,
-            ids: Ids::default(),
-            actions: VecDeque::new(),
+            output: Output::default(),
             in_flight: 0,
-            handed_out_bytes: 0,
-            sent_bytes: 0,
-            output_gone: false,
-            done_pages: 0,
+            done: Done::default(),
+            hot_set: None,
             failure: None,
             config,
         }
@@ -149,29 +164,69 @@ impl RevertMachine {
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
         }
-        let (normal_pages, zero_pages) = self.emitter.as_ref().map_or((0, 0), Emitter::counts);
+        let snapshot = self.image.reader.snapshot();
         Ok(RevertSummary {
-            uuid: self.reader.snapshot().uuid,
-            verification: self.reader.snapshot().verification.clone(),
-            normal_pages,
-            zero_pages,
-            sent_bytes: self.sent_bytes,
+            uuid: snapshot.uuid,
+            verification: snapshot.verification.clone(),
+            normal_pages: self.done.normal_pages,
+            zero_pages: self.done.zero_pages,
+            sent_bytes: self.output.sent_bytes(),
+            postcopy: self.done.postcopy,
         })
+    }
+
+    /// What the guest touched first, if that was to be recorded and it came to run.
+    #[must_use]
+    pub fn hot_set(&self) -> Option<&HotSet> {
+        self.hot_set.as_ref()
     }
 
     /// How far it is.
     #[must_use]
     pub fn progress(&self) -> Progress {
-        if self.emitter.is_none() {
-            return Progress::default();
-        }
-        let layout = self.reader.layout();
-        let page_bytes = u64::from(layout.page_size());
+        let done = self.so_far();
         Progress {
-            done_bytes: self.done_pages * page_bytes,
-            total_bytes: layout.blocks().iter().map(|block| block.used_length).sum(),
-            channel_bytes: self.sent_bytes,
+            done_bytes: done.done_bytes,
+            total_bytes: done.total_bytes,
+            channel_bytes: self.output.sent_bytes(),
         }
+    }
+
+    fn so_far(&self) -> Done {
+        match &self.phase {
+            Phase::Open | Phase::Drain | Phase::Finished => self.done,
+            Phase::Precopy(precopy) | Phase::Close(precopy) => {
+                let layout = self.image.reader.layout();
+                let (normal_pages, zero_pages) = precopy.emitter.counts();
+                Done {
+                    normal_pages,
+                    zero_pages,
+                    done_bytes: precopy.done_pages * u64::from(layout.page_size()),
+                    total_bytes: layout.blocks().iter().map(|block| block.used_length).sum(),
+                    postcopy: None,
+                }
+            }
+            Phase::Postcopy(postcopy) => {
+                let page_bytes = u64::from(self.image.reader.layout().page_size());
+                let (normal_pages, zero_pages) = postcopy.emitter.counts();
+                Done {
+                    normal_pages,
+                    zero_pages,
+                    done_bytes: normal_pages * page_bytes,
+                    total_bytes: postcopy.nonzero_pages().max(normal_pages) * page_bytes,
+                    postcopy: Some(postcopy.summary()),
+                }
+            }
+        }
+    }
+
+    /// Leaves the present phase for one in which nothing new is sent.
+    fn drain(&mut self) {
+        self.done = self.so_far();
+        if let Phase::Postcopy(postcopy) = &self.phase {
+            self.hot_set = postcopy.recorded().cloned();
+        }
+        self.phase = Phase::Drain;
     }
 
     fn fail(&mut self, failure: Failure) {
@@ -179,161 +234,189 @@ impl RevertMachine {
             return;
         }
         self.failure = Some(failure);
-        for action in self.actions.drain(..) {
-            if let Action::Send { header, body } = action {
-                self.handed_out_bytes -= output_bytes(&header, body.as_ref());
-            }
+        self.output.take_back();
+        if self.output.is_untouched() && !self.output.gone && !self.recovers() {
+            self.output.send(Lane::Main, Header::from(NOT_A_STREAM), None);
         }
-        if self.handed_out_bytes == 0 && !self.output_gone {
-            self.send(Header::from(NOT_A_STREAM), None);
-        }
-        self.phase = Phase::Drain;
+        self.drain();
     }
 
-    fn send(&mut self, header: Header, body: Option<Body>) {
-        self.handed_out_bytes +=
-            (header.bytes().len() + body.as_ref().map_or(0, |body| body.range.len())) as u64;
-        self.actions.push_back(Action::Send { header, body });
+    /// A destination that is being recovered knows what to do if nothing comes.
+    fn recovers(&self) -> bool {
+        self.config.postcopy.as_ref().is_some_and(|postcopy| postcopy.recover.is_some())
+    }
+
+    /// Its guest may be running already.
+    fn guest_runs(&self) -> bool {
+        matches!(&self.phase, Phase::Postcopy(postcopy) if postcopy.is_running())
     }
 
     /// Goes on as far as possible without waiting; false when only an event can help.
     fn advance(&mut self, pool: &mut Pool) -> Result<bool, Failure> {
-        match self.phase {
-            Phase::Open => match self.reader.poll().map_err(wrong)? {
-                Open::Need(at, length) => Ok(self.read_metadata(at, length, pool)),
-                Open::Ready => self.send_leader().map(|()| true),
+        let (image, output) = (&mut self.image, &mut self.output);
+        match &mut self.phase {
+            Phase::Open => match image.reader.poll().map_err(wrong)? {
+                Open::Need(at, length) => Ok(read_metadata(image, at, length, output, pool)),
+                Open::Ready => self.begin().map(|()| true),
             },
-            Phase::Ram => self.advance_ram(pool),
-            Phase::Close => match self.reader.finish().map_err(wrong)? {
-                Open::Need(at, length) => Ok(self.read_metadata(at, length, pool)),
+            Phase::Precopy(precopy) => {
+                if precopy.advance(self.config.fresh_ram, image, output, pool)? {
+                    return Ok(true);
+                }
+                if !precopy.is_over() || !output.holds_nothing() {
+                    return Ok(false);
+                }
+                if let Phase::Precopy(precopy) = std::mem::replace(&mut self.phase, Phase::Open) {
+                    self.phase = Phase::Close(precopy);
+                }
+                Ok(true)
+            }
+            Phase::Close(_) => match image.reader.finish().map_err(wrong)? {
+                Open::Need(at, length) => Ok(read_metadata(image, at, length, output, pool)),
                 Open::Ready => {
-                    let snapshot = self.reader.snapshot();
-                    let (third, tail) = (snapshot.third.clone(), snapshot.tail.clone());
-                    self.send(Header::Long(third), None);
-                    self.send(Header::Long(tail), None);
-                    self.phase = Phase::Drain;
+                    let snapshot = image.reader.snapshot();
+                    output.send(Lane::Main, Header::Long(snapshot.third.clone()), None);
+                    output.send(Lane::Main, Header::Long(snapshot.tail.clone()), None);
+                    self.drain();
                     Ok(true)
                 }
             },
+            Phase::Postcopy(postcopy) if postcopy.is_done() => {
+                self.drain();
+                Ok(true)
+            }
+            Phase::Postcopy(postcopy) => postcopy.advance(image, output, pool),
             Phase::Drain => {
                 let failed = self.failure.is_some();
-                let all_sent = self.sent_bytes == self.handed_out_bytes;
                 // A destination that has seen nothing would wait for ever.
-                let noticed = self.sent_bytes > 0 || self.output_gone;
+                let noticed = self.output.sent_bytes() > 0 || self.output.gone || self.recovers();
+                let all_sent = self.output.is_all_sent() || self.output.gone;
                 if self.in_flight > 0 || (!failed && !all_sent) || (failed && !noticed) {
                     return Ok(false);
                 }
                 self.phase = Phase::Finished;
-                self.actions.push_back(Action::Finish);
+                self.output.actions.push_back(Action::Finish);
                 Ok(true)
             }
             Phase::Finished => Ok(false),
         }
     }
 
-    /// Starts a metadata read; false while one is under way.
-    fn read_metadata(&mut self, at: HostOffset, length: usize, pool: &mut Pool) -> bool {
-        match self.metadata.start(at, length, pool, &mut self.ids) {
-            Some(action) => {
-                self.actions.push_back(action);
-                true
-            }
-            None => false,
-        }
-    }
-
-    /// Understands the leader and sends it.
-    fn send_leader(&mut self) -> Result<(), Failure> {
-        let snapshot = self.reader.snapshot();
-        let leader = snapshot.leader.clone();
-        let mut options = self.config.stream.clone();
-        options.page_size = Some(self.reader.layout().page_size());
-        let mut decoder = Decoder::new(options);
-        let mut rest = &leader[..];
-        let mut ram = None;
-        while !rest.is_empty() {
-            match decoder.step(rest)? {
-                Decoded::Record { len, record } => {
-                    if let Record::SectionStart(header) = record
-                        && header.idstr == crate::save::RAM_IDSTR
-                    {
-                        ram = Some(header.section_id);
-                    }
-                    rest = &rest[len..];
-                }
-                // Without footers the last section may leave the decoder waiting for one.
-                Decoded::Incomplete { .. } => break,
-            }
-        }
-        let footers = decoder.has_footers().unwrap_or(false);
-        self.emitter =
-            Some(Emitter::new(ram.unwrap_or(SectionId(0)), footers, self.reader.layout().page_size()));
-        self.send(Header::Long(leader), None);
-        self.phase = Phase::Ram;
+    /// The image is open: sends the leader.
+    fn begin(&mut self) -> Result<(), Failure> {
+        let leader = Leader::walk(&self.image.reader, &self.config.stream)?;
+        self.phase = if let Some(postcopy) = self.config.postcopy.clone() {
+            Phase::Postcopy(Box::new(Postcopy::start(postcopy, leader, &self.image, &mut self.output)?))
+        } else {
+            let bytes = self.image.reader.snapshot().leader.clone();
+            self.output.send(Lane::Main, Header::Long(bytes), None);
+            Phase::Precopy(Precopy {
+                emitter: leader.emitter(),
+                plan: Plan::default(),
+                planned_all: false,
+                ring: Ring::default(),
+                done_pages: 0,
+            })
+        };
         Ok(())
     }
+}
 
+/// Starts a metadata read; false while one is under way.
+fn read_metadata(
+    image: &mut Image,
+    at: HostOffset,
+    length: usize,
+    output: &mut Output,
+    pool: &mut Pool,
+) -> bool {
+    let action = image.read(at, length, pool);
+    let started = action.is_some();
+    output.actions.extend(action);
+    started
+}
+
+impl Precopy {
     /// Reads ahead, and hands out the next slice if it is there and the channel can take it.
-    fn advance_ram(&mut self, pool: &mut Pool) -> Result<bool, Failure> {
+    fn advance(
+        &mut self,
+        fresh_ram: bool,
+        image: &mut Image,
+        output: &mut Output,
+        pool: &mut Pool,
+    ) -> Result<bool, Failure> {
         let mut advanced = false;
-        if !self.planned_all
-            && self.ring.held_bytes() < READ_AHEAD_BYTES
-            && self.ring.len() < READ_AHEAD_SLICES
-        {
-            match self.plan.next(&mut self.reader, pool, &mut self.ids).map_err(wrong)? {
-                Planned::Slice(slice, read, buffer_bytes) => {
+        if !self.planned_all && pool.taken_bytes() < READ_AHEAD_BYTES && self.ring.len() < READ_AHEAD_SLICES {
+            match self.plan.next(&mut image.reader, pool, &mut image.ids).map_err(wrong)? {
+                Planned::Slice(slice, read) => {
                     let (id, action) = read.unzip();
-                    self.ring.push(slice, id, buffer_bytes);
-                    self.actions.extend(action);
+                    self.ring.push(slice, id);
+                    output.actions.extend(action);
                     advanced = true;
                 }
-                Planned::Need(at, length) => advanced = self.read_metadata(at, length, pool),
+                Planned::Need(at, length) => advanced = read_metadata(image, at, length, output, pool),
                 Planned::End => self.planned_all = true,
             }
         }
-        if self.handed_out_bytes - self.sent_bytes < UNSENT_BYTES
+        if output.unsent_bytes(Lane::Main) < UNSENT_BYTES
             && let Some(slice) = self.ring.pop_ready()
         {
-            self.emit(slice, pool)?;
-            advanced = true;
-        }
-        if self.planned_all && self.ring.is_empty() {
-            self.phase = Phase::Close;
+            let result = self.emitter.slice(&slice, image.reader.layout(), fresh_ram, output, pool);
+            if let Some(buffer) = slice.buffer {
+                output.release(buffer, pool);
+            }
+            self.done_pages += slice.pages;
+            result?;
             advanced = true;
         }
         Ok(advanced)
+    }
+
+    /// Every slice has been handed out.
+    fn is_over(&self) -> bool {
+        self.planned_all && self.ring.is_empty()
     }
 }
 
 impl Machine for RevertMachine {
     fn handle(&mut self, event: Event<'_>, pool: &mut Pool) {
-        match event {
-            Event::Tick { now_ms } => {
-                match self.watch.tick(now_ms, self.sent_bytes < self.handed_out_bytes) {
-                    Ok(wake) => self.actions.extend(wake),
-                    Err(failure) => self.fail(failure),
-                }
-            }
+        let result = match event {
+            Event::Tick { now_ms } => self.tick(now_ms),
             Event::Done { id, result } => {
                 self.in_flight = self.in_flight.saturating_sub(1);
-                self.done(id, result, pool);
+                self.operation_done(id, result, pool)
             }
-            Event::Sent { bytes } => {
-                self.sent_bytes += bytes;
+            Event::Sent { lane, bytes } => {
                 self.watch.heard();
-                self.ring.sent(self.sent_bytes, pool);
+                self.output.sent(lane, bytes, pool);
+                Ok(())
             }
             Event::OutputFailed(error) => {
-                self.output_gone = true;
-                self.fail(Failure::PeerClosed { sent: self.sent_bytes, error });
+                self.output.gone = true;
+                match &self.phase {
+                    // It had everything; whether all is well, its SHUT says.
+                    Phase::Postcopy(postcopy) if postcopy.has_ended() => Ok(()),
+                    _ => Err(Failure::PeerClosed { sent: self.output.sent_bytes(), error }),
+                }
             }
-            Event::Interrupted => self.fail(Failure::Interrupted),
-            Event::AnotherPeer
-            | Event::Input { .. }
-            | Event::InputEnd
-            | Event::InputFailed(_)
-            | Event::Answer(_)
-            | Event::AnswerEnd => {}
+            Event::Interrupted => Err(Failure::Interrupted),
+            Event::Answer(bytes) => {
+                self.watch.heard();
+                match &mut self.phase {
+                    Phase::Postcopy(postcopy) => postcopy.answer(bytes, &self.image, &mut self.output),
+                    _ => Ok(()),
+                }
+            }
+            Event::AnswerEnd => match &self.phase {
+                Phase::Postcopy(postcopy) if !postcopy.is_done() => {
+                    Err(Failure::DestinationGone { running: self.guest_runs() })
+                }
+                _ => Ok(()),
+            },
+            Event::AnotherPeer | Event::Input { .. } | Event::InputEnd | Event::InputFailed(_) => Ok(()),
+        };
+        if let Err(failure) = result {
+            self.fail(failure);
         }
     }
 
@@ -347,29 +430,47 @@ impl Machine for RevertMachine {
 impl RevertMachine {
     fn next_action(&mut self, pool: &mut Pool) -> Option<Action> {
         loop {
-            if let Some(action) = self.actions.pop_front() {
+            if let Some(action) = self.output.actions.pop_front() {
                 return Some(action);
             }
             match self.advance(pool) {
                 Ok(true) => {}
+                // Something may have been prepared on the way to where it could not go on.
+                Ok(false) if !self.output.actions.is_empty() => {}
                 Ok(false) => return None,
                 Err(failure) => self.fail(failure),
             }
         }
     }
 
-    fn done(&mut self, id: IoId, result: Result<Completed, IoError>, pool: &mut Pool) {
-        if !self.metadata.done(id, result.is_ok(), &mut self.reader, pool) {
-            self.ring.done(id);
+    fn tick(&mut self, now_ms: u64) -> Result<(), Failure> {
+        let mut waiting = !self.output.is_all_sent();
+        if let Phase::Postcopy(postcopy) = &mut self.phase {
+            postcopy.tick(now_ms);
+            waiting |= postcopy.waits();
         }
-        if let Err(error) = result {
-            self.fail(Failure::Io { doing: "read the image", error });
-        }
+        let wake = self.watch.tick(now_ms, waiting)?;
+        self.output.actions.extend(wake);
+        Ok(())
     }
-}
 
-fn output_bytes(header: &Header, body: Option<&Body>) -> u64 {
-    (header.bytes().len() + body.map_or(0, |body| body.range.len())) as u64
+    fn operation_done(
+        &mut self,
+        id: IoId,
+        result: Result<Completed, IoError>,
+        pool: &mut Pool,
+    ) -> Result<(), Failure> {
+        if !self.image.done(id, result.is_ok(), pool) {
+            match &mut self.phase {
+                Phase::Precopy(precopy) => {
+                    precopy.ring.done(id);
+                }
+                Phase::Postcopy(postcopy) => postcopy.read_done(id, result.as_ref().err(), &self.image)?,
+                _ => {}
+            }
+        }
+        result.map(|_| ()).map_err(|error| Failure::Io { doing: "read the image", error })
+    }
 }
 
 fn wrong(error: ImageError) -> Failure {

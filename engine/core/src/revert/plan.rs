@@ -24,8 +24,8 @@ pub(crate) struct Plan {
 /// The next step of the walk.
 #[derive(Debug)]
 pub(crate) enum Planned {
-    /// A slice, with its read if it has pages, and the size of its buffer.
-    Slice(Slice, Option<(IoId, Action)>, usize),
+    /// A slice, with its read if it has pages.
+    Slice(Slice, Option<(IoId, Action)>),
     /// The image needs this part of its metadata first.
     Need(HostOffset, usize),
     /// All of RAM has been walked.
@@ -63,7 +63,7 @@ impl Plan {
         if present.is_empty() {
             slice.pages = self.zero_run(first_page, pages, left, reader)?;
             self.offset += slice.pages * page_bytes;
-            return Ok(Planned::Slice(slice, None, 0));
+            return Ok(Planned::Slice(slice, None));
         }
         slice.present = present
             .iter()
@@ -83,7 +83,7 @@ impl Plan {
         slice.buffer = Some(buffer);
         self.offset += pages * page_bytes;
         let id = ids.next();
-        Ok(Planned::Slice(slice, Some((id, Action::Read { id, buffer, pieces })), buffer_bytes))
+        Ok(Planned::Slice(slice, Some((id, Action::Read { id, buffer, pieces }))))
     }
 
     /// Prolongs a run of zero pages over the following slices, as far as that is known without reading.
@@ -107,7 +107,7 @@ impl Plan {
 }
 
 /// The reads that bring the present pages of a slice at `guest` to their places.
-fn pieces(
+pub(crate) fn pieces(
     present: &[SlicePage],
     page_bytes: u64,
     guest: GuestOffset,

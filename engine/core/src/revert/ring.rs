@@ -1,11 +1,10 @@
 //! Slices of RAM on their way from the disk to the destination.
 //!
 //! Many reads are under way at once and complete in any order; slices leave in theirs. A slice is a range of one RAM
-//! block, with a buffer that holds its non-zero pages at their places. Its buffer goes back to the pool when the
-//! channel has taken the last byte of it.
+//! block, with a buffer that holds its non-zero pages at their places.
 
 use crate::machine::IoId;
-use crate::pool::{BufferId, Pool};
+use crate::pool::BufferId;
 use std::collections::VecDeque;
 
 /// A page that a slice holds.
@@ -42,30 +41,21 @@ struct Entry {
 #[derive(Debug, Default)]
 pub(crate) struct Ring {
     entries: VecDeque<Entry>,
-    held_bytes: usize,
-    /// Buffers that the channel still has to take, with the position in the output at which it has.
-    leaving: VecDeque<(u64, BufferId, usize)>,
 }
 
 impl Ring {
-    /// Bytes in buffers, being read or leaving.
-    pub(crate) fn held_bytes(&self) -> usize {
-        self.held_bytes
-    }
-
     /// Slices under way.
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// No slice is here, and no buffer is out.
+    /// No slice is here.
     pub(crate) fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.leaving.is_empty()
+        self.entries.is_empty()
     }
 
     /// Appends a slice whose read, if any, has been started.
-    pub(crate) fn push(&mut self, slice: Slice, reading: Option<IoId>, buffer_bytes: usize) {
-        self.held_bytes += buffer_bytes;
+    pub(crate) fn push(&mut self, slice: Slice, reading: Option<IoId>) {
         self.entries.push_back(Entry { slice, reading });
     }
 
@@ -86,18 +76,5 @@ impl Ring {
             return None;
         }
         self.entries.pop_front().map(|entry| entry.slice)
-    }
-
-    /// `buffer` may go back when the channel has taken everything before `position`.
-    pub(crate) fn release_at(&mut self, position: u64, buffer: BufferId, pool: &Pool) {
-        self.leaving.push_back((position, buffer, pool.bytes(buffer).len()));
-    }
-
-    /// The channel has taken everything before `position`.
-    pub(crate) fn sent(&mut self, position: u64, pool: &mut Pool) {
-        while let Some((_, buffer, bytes)) = self.leaving.pop_front_if(|(end, ..)| *end <= position) {
-            pool.release(buffer);
-            self.held_bytes -= bytes;
-        }
     }
 }

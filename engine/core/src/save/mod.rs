@@ -30,7 +30,7 @@ mod target;
 
 use crate::failure::{Class, Failure, Unsupported};
 use crate::ids::Ids;
-use crate::machine::{Action, Completed, Event, Header, IoError, IoId, Machine};
+use crate::machine::{Action, Completed, Event, Header, IoError, IoId, Lane, Machine};
 use crate::pool::Pool;
 use crate::steps::StepRunner;
 use crate::watch::Watch;
@@ -271,7 +271,7 @@ impl SaveMachine {
 
     fn send(&mut self, bytes: &[u8]) {
         self.unsent_bytes += bytes.len() as u64;
-        self.actions.push_back(Action::Send { header: Header::from(bytes), body: None });
+        self.actions.push_back(Action::Send { lane: Lane::Main, header: Header::from(bytes), body: None });
     }
 
     /// Goes on as far as possible without waiting; false when only an event can help.
@@ -366,7 +366,7 @@ impl Machine for SaveMachine {
                 self.in_flight = self.in_flight.saturating_sub(1);
                 self.done(id, result, pool);
             }
-            Event::Sent { bytes } => self.unsent_bytes = self.unsent_bytes.saturating_sub(bytes),
+            Event::Sent { bytes, .. } => self.unsent_bytes = self.unsent_bytes.saturating_sub(bytes),
             // A source that does not listen any more cannot be told; whether it is durable does not depend on it.
             Event::OutputFailed(_) => {
                 self.unsent_bytes = 0;

@@ -2,11 +2,12 @@
 
 use clap::{CommandFactory, Parser};
 use qemu_snapshot::{Cli, refuse_peer, revert, save};
-use snapshot_engine::{Class, Failure, uuid_text};
+use snapshot_engine::{Class, Failure, Milestone, uuid_text};
 use snapshot_image::Verification;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -69,7 +70,28 @@ fn run_save(cli: &Cli) -> Result<(), Failure> {
 }
 
 fn run_revert(cli: &Cli) -> Result<(), Failure> {
-    let summary = revert(cli)?;
+    let say_milestone = |milestone, time: Duration| match milestone {
+        Milestone::Serving { uuid: Some(uuid) } => say(&format!(
+            "serving pages; should this end too early, go on with --recover={} in migrate-recover",
+            uuid_text(&uuid)
+        )),
+        Milestone::Serving { uuid: None } => {
+            say("serving pages; the snapshot has no UUID, so there is no recovery")
+        }
+        Milestone::Running => say(&format!("devices loaded after {:.1} ms", time.as_secs_f64() * 1e3)),
+    };
+    let start = Instant::now();
+    let summary = revert(cli, say_milestone, |text| say(&format!("warning: {text}")))?;
+    if let Some(postcopy) = summary.postcopy {
+        say(&format!(
+            "all pages sent after {:.1} ms: {} with content, {} zero; {} host pages on {} requests",
+            start.elapsed().as_secs_f64() * 1e3,
+            summary.normal_pages,
+            summary.zero_pages,
+            postcopy.requested_host_pages,
+            postcopy.requests
+        ));
+    }
     if let Verification::Unverified(why) = summary.verification {
         say(&format!("warning: unverified: {why}"));
     }

@@ -101,11 +101,15 @@ impl Machine for Send {
                 for start in (0..BUFFER_BYTES).step_by(64) {
                     let header = Header::from(&pool.bytes(buffer)[start..start + 9]);
                     let body = Some(Body { buffer, range: start + 9..start + 64 });
-                    self.actions.push_back(Action::Send { header, body });
-                    self.actions.push_back(Action::Send { header: Header::from(&[][..]), body: None });
+                    self.actions.push_back(Action::Send { lane: Lane::Main, header, body });
+                    self.actions.push_back(Action::Send {
+                        lane: Lane::Main,
+                        header: Header::from(&[][..]),
+                        body: None,
+                    });
                 }
             }
-            Event::Sent { bytes } => {
+            Event::Sent { bytes, .. } => {
                 self.sent += bytes;
                 if self.sent == self.at + BUFFER_BYTES as u64 {
                     self.at = self.sent;
@@ -141,7 +145,7 @@ fn driver(end: &OwnedFd, save: bool, path: &Path, aio: Option<Aio>) -> Driver {
     let channel = if save {
         Channel::for_save(Some(&uri), None, signals.as_fd()).unwrap()
     } else {
-        Channel::for_revert(Some(&uri)).unwrap()
+        Channel::for_revert(Some(&uri), false).unwrap()
     };
     let disk = DiskQueue::new(aio).unwrap();
     Driver { channel, image: Some(image(path)), disk, signals: None, listens: !save }
@@ -174,7 +178,7 @@ fn input_reaches_the_file_over_pipes_and_sockets() {
                 drop(ours);
                 let writer = in_background(move || std::fs::File::from(others).write_all(&bytes));
                 let mut machine = Store { hold, ..Store::default() };
-                run(&mut machine, &mut driver, |_| ()).unwrap();
+                run(&mut machine, &mut driver, |_| (), |_| ()).unwrap();
                 writer.join().unwrap().unwrap();
                 assert_eq!(machine.events, ["tick"]);
                 assert!(std::fs::read(&path).unwrap() == expected, "{kind}, hold {hold}, {aio:?}");
@@ -201,7 +205,7 @@ fn held_writer_has_one_page_of_pipe() {
         }
     });
     let mut machine = Store { hold: true, ..Store::default() };
-    run(&mut machine, &mut driver, |_| ()).unwrap();
+    run(&mut machine, &mut driver, |_| (), |_| ()).unwrap();
     seen.join().unwrap();
     assert_eq!(machine.stored, 60_000);
 }
@@ -227,7 +231,7 @@ fn output_reaches_a_slow_reader_whole() {
             }
         });
         let mut machine = Send { length: bytes.len() as u64, ..Send::default() };
-        run(&mut machine, &mut driver, |_| ()).unwrap();
+        run(&mut machine, &mut driver, |_| (), |_| ()).unwrap();
         drop(driver);
         assert!(machine.events.is_empty(), "{:?}", machine.events);
         assert!(reader.join().unwrap() == bytes, "{kind}");
@@ -246,7 +250,7 @@ fn closed_reader_is_reported_and_not_a_signal() {
         (&reader).read_exact(&mut chunk).unwrap();
     });
     let mut machine = Send { length: (BUFFER_BYTES * 20) as u64, ..Send::default() };
-    run(&mut machine, &mut driver, |_| ()).unwrap();
+    run(&mut machine, &mut driver, |_| (), |_| ()).unwrap();
     closes.join().unwrap();
     assert_eq!(machine.events, ["OutputFailed(IoError(\"Broken pipe (os error 32)\"))"]);
 }
@@ -266,7 +270,7 @@ fn signal_is_reported_while_nothing_else_happens() {
         signal
     });
     let mut machine = Store::default();
-    run(&mut machine, &mut driver, |_| ()).unwrap();
+    run(&mut machine, &mut driver, |_| (), |_| ()).unwrap();
     sender.join().unwrap();
     assert_eq!(machine.events, ["tick", "Interrupted"]);
 }
@@ -302,7 +306,7 @@ fn answers_of_the_destination_are_passed_on_until_they_end() {
         other.write_all(b", again").unwrap();
     });
     let mut machine = Listen::default();
-    run(&mut machine, &mut driver, |_| ()).unwrap();
+    run(&mut machine, &mut driver, |_| (), |_| ()).unwrap();
     peer.join().unwrap();
     assert_eq!(machine.0, b"pong, again");
 }

@@ -1,0 +1,57 @@
+//! Understands the leader: what the RAM section is called by, and how its records look.
+
+use super::emit::Emitter;
+use crate::failure::Failure;
+use migration_stream::{Decoder, Options, Record, SectionId, Step, tail};
+use snapshot_image::{Snapshot, SnapshotReader};
+
+/// A leader that was walked.
+#[derive(Debug)]
+pub(crate) struct Leader {
+    ram: SectionId,
+    decoder: Decoder,
+}
+
+impl Leader {
+    /// Walks the leader of the open image.
+    pub(crate) fn walk(reader: &SnapshotReader, options: &Options) -> Result<Self, Failure> {
+        let page_size = Some(reader.layout().page_size());
+        let mut decoder = Decoder::new(Options { page_size, ..options.clone() });
+        let mut rest = &reader.snapshot().leader[..];
+        let mut ram = SectionId(0);
+        while !rest.is_empty() {
+            match decoder.step(rest)? {
+                Step::Record { len, record } => {
+                    if let Record::SectionStart(header) = record
+                        && header.idstr == crate::save::RAM_IDSTR
+                    {
+                        ram = header.section_id;
+                    }
+                    rest = &rest[len..];
+                }
+                Step::Incomplete { .. } => break,
+            }
+        }
+        if decoder.has_footers().is_none() {
+            // No section has ended before what follows the leader; that tells whether there are footers.
+            decoder.step(&reader.snapshot().tail)?;
+        }
+        Ok(Self { ram, decoder })
+    }
+
+    /// Writes RAM sections that go on where the leader ends.
+    pub(crate) fn emitter(&self) -> Emitter {
+        Emitter::new(self.ram, self.decoder.has_footers().unwrap_or(false), self.decoder.page_size())
+    }
+
+    /// The device sections alone, without end mark and vmdesc.
+    pub(crate) fn devices<'a>(&self, snapshot: &'a Snapshot) -> Result<&'a [u8], Failure> {
+        let cut = tail::cut(&snapshot.tail, 0, &self.decoder)?;
+        Ok(&snapshot.tail[..cut.eof])
+    }
+
+    /// Name of the machine type, where the leader tells it.
+    pub(crate) fn machine(&self) -> Option<&[u8]> {
+        self.decoder.configuration().map(|configuration| &configuration.machine[..])
+    }
+}

@@ -1,0 +1,406 @@
+//! Postcopy: the guest runs at once, and what it touches is sent first.
+//!
+//! # The way of a postcopy revert (ms 6.5)
+//!
+//! 1. The leader has been sent. *Advise*: page sizes, and the return path is opened.
+//! 2. *Before*: the hot set and the chosen share of non-zero pages are sent. One host page is always held back.
+//! 3. *Discards*: third region, then every host page that was not sent is announced to come again ([`discards`]).
+//! 4. *Package*: LISTEN, devices, PING, RUN, as one blob. The destination loads it while it already requests pages.
+//! 5. *Serve*: requested pages first ([`requests`]), their neighbourhood next, the rest in order ([`serve`]). Zero pages
+//!    are sent only when requested: what is missing at the end is zero at the destination.
+//! 6. *End*: all pages are sent, and the PING behind the devices was answered. End mark; SHUT is waited for.
+//!
+//! A *recovery* begins by asking what the destination has ([`recovery`]), and goes on with step 5.
+//!
+//! No page is sent twice without a discard between (the destination would fail), and none is forgotten (it would not
+//! notice): `claimed` has what was looked up with content, `sent` what was handed out, and the end mark is sent only when
+//! every host page has been looked up and the two are equal.
+
+mod answers;
+mod discards;
+mod fetch;
+mod host_pages;
+pub(crate) mod hot_set;
+pub(crate) mod recovery;
+mod requests;
+mod serve;
+
+use super::emit::Emitter;
+use super::leader::Leader;
+use super::metadata::Image;
+use super::output::Output;
+use crate::bits::Bits;
+use crate::failure::Failure;
+use crate::machine::{Action, Header, IoError, IoId, Lane, Milestone};
+use crate::pool::Pool;
+use answers::{Answer, Answers};
+use discards::Discards;
+use host_pages::{HostPage, HostPages};
+use hot_set::HotSet;
+use migration_stream::{Command, PostcopyAdvise, QEMU_VM_EOF, put_command, put_end_of_section};
+use recovery::Recovery;
+use serve::Serve;
+
+/// Value of the PING that stands behind the devices, as QEMU's is.
+const PING_LOADED: u32 = 3;
+/// The driver has no more than this of the discards.
+const UNSENT_DISCARD_BYTES: u64 = 256 << 10;
+/// What may pile up between us and the destination while it may wait for a page.
+const PILE_BYTES: usize = 32 << 10;
+/// The last machine version whose destinations end the preempt channel by an end-of-section mark
+/// (`x-preempt-pre-7-2`, hw/core/machine.c).
+const PREEMPT_EOS_UP_TO: (u32, u32) = (7, 2);
+
+/// How a postcopy revert is to be.
+#[derive(Debug, Clone)]
+pub struct PostcopyConfig {
+    /// How many of 100 non-zero pages are sent before the guest runs.
+    pub percent: u8,
+    /// Host page size of the destination in bytes, where nothing else is known.
+    pub host_page_bytes: u64,
+    /// Host page sizes of single blocks at the destination: name, bytes.
+    pub host_pages: Vec<(Vec<u8>, u64)>,
+    /// Requested pages go through a second connection.
+    pub preempt: bool,
+    /// Sent before the guest runs.
+    pub hot_set: Option<HotSet>,
+    /// For how long after the guest's start requests are recorded, in milliseconds.
+    pub record_ms: Option<u64>,
+    /// The destination can answer.
+    pub can_answer: bool,
+    /// Go on with an interrupted postcopy of the snapshot with this UUID.
+    pub recover: Option<[u8; 16]>,
+}
+
+/// What happened in postcopy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PostcopySummary {
+    /// Requests of the destination.
+    pub requests: u64,
+    /// Host pages that were sent because they were requested.
+    pub requested_host_pages: u64,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Recover(Recovery),
+    Before,
+    Discards(Discards),
+    Serve,
+    /// The end mark is out; the destination has not confirmed it.
+    Ended,
+    /// SHUT has come.
+    Done,
+}
+
+/// A postcopy revert behind its leader.
+#[derive(Debug)]
+pub(crate) struct Postcopy {
+    config: PostcopyConfig,
+    stage: Stage,
+    leader: Leader,
+    pub(crate) emitter: Emitter,
+    pages: HostPages,
+    serve: Serve,
+    answers: Answers,
+    /// The devices are loaded.
+    running: bool,
+    /// The package is on its way: from here on the destination may go on without us.
+    packaged: bool,
+    /// The preempt channel is still open when the main one has ended.
+    serves_behind_end: bool,
+    /// Its mark is out.
+    preempt_ended: bool,
+    record: Option<Record>,
+    now_ms: u64,
+}
+
+/// A hot set in the making.
+#[derive(Debug)]
+struct Record {
+    hot: HotSet,
+    seen: Bits,
+    until_ms: Option<u64>,
+}
+
+impl Postcopy {
+    /// Sends ADVISE and opens the return path; or asks what the destination already has.
+    pub(crate) fn start(
+        config: PostcopyConfig,
+        leader: Leader,
+        image: &Image,
+        output: &mut Output,
+    ) -> Result<Self, Failure> {
+        if !config.can_answer {
+            let text = "postcopy needs a return path: exec: (stdin), a socket, or unix:";
+            return Err(Failure::Postcopy(text.to_owned()));
+        }
+        let (snapshot, layout) = (image.reader.snapshot(), image.reader.layout());
+        let pages = HostPages::new(layout, config.host_page_bytes, &config.host_pages)?;
+        let mut out = Vec::new();
+        let stage = if let Some(uuid) = config.recover {
+            Stage::Recover(Recovery::start(uuid, snapshot, layout, &mut out)?)
+        } else {
+            out.extend_from_slice(&snapshot.leader);
+            let advise = PostcopyAdvise {
+                page_size_summary: pages.summary(),
+                target_page_size: u64::from(layout.page_size()),
+            };
+            put_command(&mut out, &Command::PostcopyAdvise(Some(advise)));
+            put_command(&mut out, &Command::OpenReturnPath);
+            Stage::Before
+        };
+        output.send(Lane::Main, Header::Long(out), None);
+        let lane = if config.preempt { Lane::Preempt } else { Lane::Main };
+        let mut serve = Serve::new(&pages, lane);
+        if config.recover.is_none() {
+            serve.plan_before(&config, snapshot, layout, &pages);
+        }
+        let record = config.record_ms.and(snapshot.uuid).map(|uuid| Record {
+            hot: HotSet::new(uuid),
+            seen: Bits::new(pages.total()),
+            until_ms: None,
+        });
+        Ok(Self {
+            serves_behind_end: config.preempt && !ends_preempt_by_mark(leader.machine()),
+            emitter: leader.emitter(),
+            stage,
+            preempt_ended: false,
+            leader,
+            pages,
+            serve,
+            answers: Answers::default(),
+            running: config.recover.is_some(),
+            packaged: config.recover.is_some(),
+            record,
+            now_ms: 0,
+            config,
+        })
+    }
+
+    /// What happened so far.
+    pub(crate) fn summary(&self) -> PostcopySummary {
+        self.serve.summary
+    }
+
+    /// What was recorded.
+    pub(crate) fn recorded(&self) -> Option<&HotSet> {
+        self.record.as_ref().map(|record| &record.hot).filter(|_| self.packaged)
+    }
+
+    /// The guest may be running.
+    pub(crate) fn is_running(&self) -> bool {
+        self.running
+    }
+
+    /// The end mark has been handed out.
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(self.stage, Stage::Ended | Stage::Done)
+    }
+
+    /// The destination has confirmed the end.
+    pub(crate) fn is_done(&self) -> bool {
+        matches!(self.stage, Stage::Done)
+    }
+
+    /// It is the destination's turn to say something.
+    pub(crate) fn waits(&self) -> bool {
+        match self.stage {
+            Stage::Recover(_) | Stage::Ended => true,
+            Stage::Serve => !self.running,
+            Stage::Before | Stage::Discards(_) | Stage::Done => false,
+        }
+    }
+
+    /// Target pages that are not zero, as far as that is known.
+    pub(crate) fn nonzero_pages(&self) -> u64 {
+        self.serve.nonzero_pages
+    }
+
+    /// The clock.
+    pub(crate) fn tick(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+    }
+
+    /// Goes on as far as possible without waiting; false when only an event can help.
+    pub(crate) fn advance(
+        &mut self,
+        image: &mut Image,
+        output: &mut Output,
+        pool: &mut Pool,
+    ) -> Result<bool, Failure> {
+        match &mut self.stage {
+            Stage::Recover(_) | Stage::Done => Ok(false),
+            // Requests that crossed the end mark: from 8.0 on QEMU does not end before it has the zero pages, too.
+            Stage::Ended if self.serves_behind_end && !output.gone => {
+                self.serve.advance(&self.pages, &mut self.emitter, image, output, pool)
+            }
+            Stage::Ended => Ok(false),
+            Stage::Before => {
+                let advanced = self.serve.before(&self.pages, &mut self.emitter, image, output, pool)?;
+                if !advanced && self.serve.is_before_over() {
+                    // Third region: dirty bitmaps are complete before the switch.
+                    let third = image.reader.snapshot().third.clone();
+                    output.send(Lane::Main, Header::Long(third), None);
+                    self.stage = Stage::Discards(Discards::default());
+                    return Ok(true);
+                }
+                Ok(advanced)
+            }
+            Stage::Discards(discards) => {
+                if output.unsent_bytes(Lane::Main) >= UNSENT_DISCARD_BYTES {
+                    return Ok(false);
+                }
+                let mut out = Vec::new();
+                if discards.put_next(&self.serve.sent, &self.pages, image.reader.layout(), &mut out) {
+                    output.send(Lane::Main, Header::Long(out), None);
+                    return Ok(true);
+                }
+                self.send_package(image, output)?;
+                Ok(true)
+            }
+            // What is requested now is zero, and will be found so.
+            Stage::Serve if self.preempt_ended => Ok(self.send_end(output)),
+            Stage::Serve => {
+                let advanced = self.serve.advance(&self.pages, &mut self.emitter, image, output, pool)?;
+                if !advanced && self.running && self.serve.is_complete()? {
+                    return Ok(self.send_end(output));
+                }
+                Ok(advanced)
+            }
+        }
+    }
+
+    fn send_package(&mut self, image: &Image, output: &mut Output) -> Result<(), Failure> {
+        let snapshot = image.reader.snapshot();
+        let mut package = Vec::new();
+        put_command(&mut package, &Command::PostcopyListen);
+        package.extend_from_slice(self.leader.devices(snapshot)?);
+        put_command(&mut package, &Command::Ping(PING_LOADED));
+        put_command(&mut package, &Command::PostcopyRun);
+        let mut out = Vec::new();
+        put_command(&mut out, &Command::Packaged(&package));
+        output.send(Lane::Main, Header::Long(out), None);
+        output.actions.push_back(Action::LimitOutput { bytes: PILE_BYTES });
+        output.actions.push_back(Action::Announce(Milestone::Serving { uuid: snapshot.uuid }));
+        self.packaged = true;
+        self.stage = Stage::Serve;
+        Ok(())
+    }
+
+    /// Sends the end mark; false while it has to wait. The destination takes it for complete, even if the preempt channel
+    /// then breaks: so nothing may be on its way there.
+    fn send_end(&mut self, output: &mut Output) -> bool {
+        if self.config.preempt && !self.serves_behind_end && !self.preempt_ended {
+            let mut mark = Vec::new();
+            put_end_of_section(&mut mark);
+            output.send(Lane::Preempt, Header::Long(mark), None);
+            self.preempt_ended = true;
+            return true;
+        }
+        if output.unsent_bytes(Lane::Preempt) > 0 {
+            return false;
+        }
+        output.send(Lane::Main, Header::from(&[QEMU_VM_EOF][..]), None);
+        self.stage = Stage::Ended;
+        true
+    }
+
+    /// The destination said this.
+    pub(crate) fn answer(&mut self, bytes: &[u8], image: &Image, output: &mut Output) -> Result<(), Failure> {
+        self.answers.push(bytes);
+        while let Some(answer) = self.answers.next(image.reader.layout(), &self.pages)? {
+            match answer {
+                Answer::Wants(range) => {
+                    self.record(&range);
+                    self.serve.request(range);
+                }
+                Answer::Pong(PING_LOADED) if matches!(self.stage, Stage::Serve) => {
+                    self.running = true;
+                    let until = self.config.record_ms.map(|time| self.now_ms.saturating_add(time));
+                    if let Some(record) = &mut self.record {
+                        record.until_ms = until;
+                    }
+                    output.actions.push_back(Action::Announce(Milestone::Running));
+                }
+                Answer::Shut(0) if matches!(self.stage, Stage::Ended) => self.stage = Stage::Done,
+                Answer::Shut(_) => return Err(Failure::DestinationFailed { running: self.running }),
+                Answer::Received(block, bitmap) => {
+                    let Stage::Recover(recovery) = &mut self.stage else {
+                        return Err(unasked("RECV_BITMAP"));
+                    };
+                    self.serve.has_already(block, &bitmap, &self.pages, image.reader.layout());
+                    recovery.received(block, output)?;
+                }
+                Answer::ResumeAck => {
+                    if !matches!(&self.stage, Stage::Recover(recovery) if recovery.may_resume()) {
+                        return Err(unasked("RESUME_ACK"));
+                    }
+                    output.actions.push_back(Action::LimitOutput { bytes: PILE_BYTES });
+                    let uuid = image.reader.snapshot().uuid;
+                    output.actions.push_back(Action::Announce(Milestone::Serving { uuid }));
+                    self.stage = Stage::Serve;
+                }
+                Answer::Pong(_) | Answer::Other => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, range: &std::ops::Range<u64>) {
+        let Some(record) = &mut self.record else { return };
+        if record.until_ms.is_some_and(|until| self.now_ms >= until) {
+            return;
+        }
+        let mut at = range.start;
+        while let Some(page) = record.seen.next_missing(at).filter(|&page| page < range.end) {
+            record.seen.insert(page);
+            let (block, offset) = self.pages.locate(HostPage(page));
+            let length = self.pages.of_block(block).bytes;
+            record.hot.add(u32::try_from(block).unwrap_or(u32::MAX), offset, length);
+            at = page + 1;
+        }
+    }
+
+    /// A read of pages has ended.
+    pub(crate) fn read_done(
+        &mut self,
+        id: IoId,
+        error: Option<&IoError>,
+        image: &Image,
+    ) -> Result<(), Failure> {
+        if let (Some((block, offset)), Some(error)) = (self.serve.read_done(id), error) {
+            let block = image.reader.layout().blocks()[block].name.clone();
+            return Err(Failure::PageRead { block, offset, error: error.clone() });
+        }
+        Ok(())
+    }
+}
+
+fn unasked(what: &str) -> Failure {
+    Failure::ReturnPath(format!("{what} was not asked for"))
+}
+
+/// Whether destinations of this machine type wait for an end mark on the preempt channel. A machine type without a
+/// version is that of the newest QEMU.
+fn ends_preempt_by_mark(machine: Option<&[u8]>) -> bool {
+    let version = machine
+        .and_then(|machine| std::str::from_utf8(machine).ok())
+        .and_then(|machine| machine.rsplit_once('-')?.1.split_once('.'))
+        .and_then(|(major, minor)| Some((major.parse::<u32>().ok()?, minor.parse::<u32>().ok()?)));
+    version.is_some_and(|version| version <= PREEMPT_EOS_UP_TO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machine_versions_tell_how_preempt_ends() {
+        assert!(ends_preempt_by_mark(Some(b"pc-i440fx-7.2")));
+        assert!(ends_preempt_by_mark(Some(b"pc-q35-6.0")));
+        assert!(!ends_preempt_by_mark(Some(b"pc-q35-10.0")));
+        assert!(!ends_preempt_by_mark(Some(b"microvm")));
+        assert!(!ends_preempt_by_mark(None));
+    }
+}

@@ -1,0 +1,500 @@
+//! Which host page is sent next.
+
+use super::fetch::{Fetch, Looked, Window, look};
+use super::host_pages::{HostPage, HostPages};
+use super::requests::Requests;
+use super::{PostcopyConfig, PostcopySummary};
+use crate::bits::Bits;
+use crate::failure::Failure;
+use crate::machine::{IoId, Lane};
+use crate::pool::Pool;
+use crate::revert::emit::Emitter;
+use crate::revert::metadata::Image;
+use crate::revert::output::Output;
+use migration_stream::protocol::ReceivedBitmap;
+use snapshot_image::{RamLayout, Snapshot};
+use std::collections::VecDeque;
+use std::ops::Range;
+
+/// One background read covers up to this much RAM.
+const FETCH_BYTES: u64 = 512 << 10;
+/// Reads are started while buffers hold less than this.
+const READ_AHEAD_BYTES: usize = 8 << 20;
+/// And while there are fewer than this.
+const FETCHES: usize = 64;
+/// Pages that nobody waits for are handed out while the driver has less than this, and up to this much at once.
+const BACKGROUND_BYTES: u64 = 64 << 10;
+/// The same, before the guest runs.
+const BEFORE_BYTES: u64 = 2 << 20;
+/// Requested pages are handed out while the driver has less than this: a peer that asks for everything at once does not
+/// fill the memory.
+const URGENT_BYTES: u64 = 1 << 20;
+/// Requested pages that are read at once, for the same reason.
+const URGENT_FETCHES: usize = 32;
+/// RAM around a requested page that is sent next.
+const NEIGHBOURHOOD_BYTES: u64 = 64 << 10;
+/// Neighbourhoods that are kept; older ones are left to the walk.
+const NEIGHBOURHOODS: usize = 16;
+
+/// Everything between the image and the destination's memory.
+#[derive(Debug)]
+pub(crate) struct Serve {
+    /// Where requested pages go.
+    lane: Lane,
+    /// Host pages that are sent, or on their way.
+    claimed: Bits,
+    /// Host pages that the destination has or will have without another word.
+    pub(crate) sent: Bits,
+    fetches: VecDeque<Fetch>,
+    requests: Requests,
+    near: VecDeque<Range<u64>>,
+    /// The walk through all of RAM.
+    cursor: u64,
+    total: u64,
+    /// To be sent before the guest runs, zero pages too.
+    hot: VecDeque<Range<u64>>,
+    /// Non-zero pages that are still to be sent before the guest runs.
+    share_pages: u64,
+    pub(crate) nonzero_pages: u64,
+    pub(crate) summary: PostcopySummary,
+}
+
+/// What came of looking for something to read.
+enum Started {
+    Yes,
+    /// Nothing there; go on.
+    No,
+    /// Metadata is on its way.
+    Wait,
+}
+
+impl Serve {
+    pub(crate) fn new(pages: &HostPages, lane: Lane) -> Self {
+        let total = pages.total();
+        Self {
+            lane,
+            claimed: Bits::new(total),
+            sent: Bits::new(total),
+            fetches: VecDeque::new(),
+            requests: Requests::new(total),
+            near: VecDeque::new(),
+            cursor: 0,
+            total,
+            hot: VecDeque::new(),
+            share_pages: 0,
+            nonzero_pages: 0,
+            summary: PostcopySummary::default(),
+        }
+    }
+
+    /// Decides what is sent before the guest runs.
+    pub(crate) fn plan_before(
+        &mut self,
+        config: &PostcopyConfig,
+        snapshot: &Snapshot,
+        layout: &RamLayout,
+        pages: &HostPages,
+    ) {
+        self.nonzero_pages = snapshot.nonzero_pages.unwrap_or(snapshot.normal_pages);
+        self.share_pages = match config.percent {
+            100.. => u64::MAX,
+            percent => {
+                let share = u128::from(self.nonzero_pages) * u128::from(percent);
+                u64::try_from(share.div_ceil(100)).unwrap_or(u64::MAX)
+            }
+        };
+        for run in config.hot_set.iter().flat_map(|hot| &hot.runs) {
+            let Some((block, known)) =
+                usize::try_from(run.block).ok().and_then(|block| Some((block, layout.blocks().get(block)?)))
+            else {
+                continue;
+            };
+            let end = run.offset.saturating_add(run.length).min(known.used_length);
+            if run.offset < end {
+                self.hot.push_back(pages.at(block, run.offset).0..pages.at(block, end - 1).0 + 1);
+            }
+        }
+    }
+
+    /// Sends the next of what is to be there before the guest runs.
+    pub(crate) fn before(
+        &mut self,
+        pages: &HostPages,
+        emitter: &mut Emitter,
+        image: &mut Image,
+        output: &mut Output,
+        pool: &mut Pool,
+    ) -> Result<bool, Failure> {
+        let mut advanced = false;
+        while output.unsent_bytes(Lane::Main) < BEFORE_BYTES
+            && self.send_batch(BEFORE_BYTES, pages, emitter, image, output, pool)?
+        {
+            advanced = true;
+        }
+        while pool.taken_bytes() < READ_AHEAD_BYTES && self.fetches.len() < FETCHES {
+            let started = if self.hot.is_empty() {
+                self.start_share(pages, image, output, pool)?
+            } else {
+                self.start_hot(pages, emitter, image, output, pool)?
+            };
+            match started {
+                Some(Started::Yes | Started::No) => advanced = true,
+                Some(Started::Wait) | None => break,
+            }
+        }
+        Ok(advanced)
+    }
+
+    /// All of it has been handed out.
+    pub(crate) fn is_before_over(&self) -> bool {
+        self.hot.is_empty()
+            && (self.share_pages == 0 || self.cursor + 1 >= self.total)
+            && self.fetches.is_empty()
+    }
+
+    /// One host page is held back, for there must be a discard: the last one.
+    fn before_end(&self) -> u64 {
+        self.total.saturating_sub(1)
+    }
+
+    fn start_hot(
+        &mut self,
+        pages: &HostPages,
+        emitter: &mut Emitter,
+        image: &mut Image,
+        output: &mut Output,
+        pool: &mut Pool,
+    ) -> Result<Option<Started>, Failure> {
+        if output.unsent_bytes(Lane::Main) >= BEFORE_BYTES {
+            return Ok(None);
+        }
+        let end = self.before_end();
+        let Some(range) = self.hot.front().map(|range| range.start..range.end.min(end)) else {
+            return Ok(None);
+        };
+        if range.is_empty() {
+            self.hot.pop_front();
+            return Ok(Some(Started::No));
+        }
+        let window = window(range.clone(), pages, u64::MAX);
+        let upto = match look(window, pages, &mut self.claimed, image, pool)? {
+            Looked::Need(at, length) => {
+                output.actions.extend(image.read(at, length, pool));
+                return Ok(Some(Started::Wait));
+            }
+            Looked::Nothing => window.first.0 + window.count,
+            Looked::Fetch { fetch, action, next } => {
+                self.fetches.push_back(fetch);
+                output.actions.push_back(action);
+                next.0
+            }
+        };
+        // A zero page that is touched would be requested like any other.
+        for page in range.start..upto {
+            if self.claimed.insert(page) {
+                self.send_zero(HostPage(page), Lane::Main, pages, emitter, image.reader.layout(), output);
+            }
+        }
+        if let Some(front) = self.hot.front_mut() {
+            front.start = upto;
+        }
+        Ok(Some(Started::Yes))
+    }
+
+    fn start_share(
+        &mut self,
+        pages: &HostPages,
+        image: &mut Image,
+        output: &mut Output,
+        pool: &mut Pool,
+    ) -> Result<Option<Started>, Failure> {
+        if self.share_pages == 0 || self.cursor >= self.before_end() {
+            return Ok(None);
+        }
+        let (block, _) = pages.locate(HostPage(self.cursor));
+        let in_host_page =
+            (pages.of_block(block).bytes / u64::from(image.reader.layout().page_size())).max(1);
+        let most = self.share_pages.div_ceil(in_host_page);
+        let window = window(self.cursor..self.before_end(), pages, most);
+        let before = self.fetches.len();
+        let started = self.start_window(window, pages, image, output, pool)?;
+        if let Started::Yes = started
+            && self.fetches.len() > before
+            && let Some(fetch) = self.fetches.back()
+        {
+            self.share_pages = self.share_pages.saturating_sub(fetch.present_pages());
+        }
+        Ok(Some(started))
+    }
+
+    /// Looks at the window that begins at the cursor, and moves the cursor behind what was taken of it.
+    fn start_window(
+        &mut self,
+        window: Window,
+        pages: &HostPages,
+        image: &mut Image,
+        output: &mut Output,
+        pool: &mut Pool,
+    ) -> Result<Started, Failure> {
+        match look(window, pages, &mut self.claimed, image, pool)? {
+            Looked::Need(at, length) => {
+                output.actions.extend(image.read(at, length, pool));
+                Ok(Started::Wait)
+            }
+            Looked::Nothing => {
+                self.cursor = window.first.0 + window.count;
+                Ok(Started::No)
+            }
+            Looked::Fetch { fetch, action, next } => {
+                let whole = fetch.pages_left() < window.most;
+                self.cursor = if whole { window.first.0 + window.count } else { next.0 };
+                self.fetches.push_back(fetch);
+                output.actions.push_back(action);
+                Ok(Started::Yes)
+            }
+        }
+    }
+
+    /// Sends what is to be sent next while the guest runs.
+    pub(crate) fn advance(
+        &mut self,
+        pages: &HostPages,
+        emitter: &mut Emitter,
+        image: &mut Image,
+        output: &mut Output,
+        pool: &mut Pool,
+    ) -> Result<bool, Failure> {
+        let mut advanced = self.take_requests(pages, emitter, image, output, pool)?;
+        advanced |= self.send_wanted(pages, emitter, image, output, pool)?;
+        let waited_for = self.fetches.iter().any(Fetch::is_wanted);
+        if !waited_for && output.unsent_bytes(Lane::Main) < BACKGROUND_BYTES {
+            advanced |= self.send_batch(BACKGROUND_BYTES, pages, emitter, image, output, pool)?;
+        }
+        if pool.taken_bytes() < READ_AHEAD_BYTES && self.fetches.len() < FETCHES {
+            advanced |= self.start_background(pages, image, output, pool)?;
+        }
+        Ok(advanced)
+    }
+
+    /// The destination waits for these.
+    pub(crate) fn request(&mut self, range: Range<u64>) {
+        self.summary.requests += 1;
+        self.requests.push(range);
+    }
+
+    fn take_requests(
+        &mut self,
+        pages: &HostPages,
+        emitter: &mut Emitter,
+        image: &mut Image,
+        output: &mut Output,
+        pool: &mut Pool,
+    ) -> Result<bool, Failure> {
+        let mut advanced = false;
+        while output.unsent_bytes(self.lane) < URGENT_BYTES
+            && let Some(page) = self.requests.pop(&self.sent)
+        {
+            if self.claimed.has(page.0) {
+                self.fetches.iter_mut().any(|fetch| fetch.want(page));
+                continue;
+            }
+            if self.fetches.iter().filter(|fetch| fetch.is_wanted()).count() >= URGENT_FETCHES {
+                self.requests.put_back(page);
+                break;
+            }
+            let window = Window { first: page, count: 1, most: 1 };
+            match look(window, pages, &mut self.claimed, image, pool)? {
+                Looked::Need(at, length) => {
+                    output.actions.extend(image.read(at, length, pool));
+                    self.requests.put_back(page);
+                    break;
+                }
+                Looked::Nothing => {
+                    self.claimed.insert(page.0);
+                    self.summary.requested_host_pages += 1;
+                    self.send_zero(page, self.lane, pages, emitter, image.reader.layout(), output);
+                }
+                Looked::Fetch { mut fetch, action, .. } => {
+                    fetch.want(page);
+                    self.fetches.push_front(fetch);
+                    output.actions.push_back(action);
+                }
+            }
+            self.add_neighbourhood(page, pages);
+            advanced = true;
+        }
+        Ok(advanced)
+    }
+
+    fn add_neighbourhood(&mut self, page: HostPage, pages: &HostPages) {
+        let (block, _) = pages.locate(page);
+        let block = pages.of_block(block);
+        let count = NEIGHBOURHOOD_BYTES / block.bytes;
+        if count > 1 {
+            let start = page.0 - (page.0 - block.first) % count;
+            self.near.push_front(start..(start + count).min(block.first + block.count));
+            self.near.truncate(NEIGHBOURHOODS);
+        }
+    }
+
+    fn send_wanted(
+        &mut self,
+        pages: &HostPages,
+        emitter: &mut Emitter,
+        image: &Image,
+        output: &mut Output,
+        pool: &mut Pool,
+    ) -> Result<bool, Failure> {
+        let mut advanced = false;
+        let layout = image.reader.layout();
+        for fetch in self.fetches.iter_mut().filter(|fetch| fetch.is_read()) {
+            while output.unsent_bytes(self.lane) < URGENT_BYTES
+                && let Some(page) = fetch.next_wanted()
+            {
+                self.sent.insert(page.0);
+                self.summary.requested_host_pages += 1;
+                emitter.begin(self.lane);
+                fetch.put(page, self.lane, pages, layout, emitter, output, pool)?;
+                emitter.end(self.lane, output);
+                advanced = true;
+            }
+        }
+        if advanced {
+            self.retire(output, pool);
+        }
+        Ok(advanced)
+    }
+
+    /// Sends up to `bytes` of the first fetch that is there.
+    fn send_batch(
+        &mut self,
+        bytes: u64,
+        pages: &HostPages,
+        emitter: &mut Emitter,
+        image: &Image,
+        output: &mut Output,
+        pool: &mut Pool,
+    ) -> Result<bool, Failure> {
+        let Some(fetch) = self.fetches.iter_mut().find(|fetch| fetch.is_read() && !fetch.is_sent()) else {
+            return Ok(false);
+        };
+        let (block, _) = fetch.place();
+        let mut left = bytes;
+        emitter.begin(Lane::Main);
+        while left > 0
+            && let Some(page) = fetch.next_page()
+        {
+            self.sent.insert(page.0);
+            fetch.put(page, Lane::Main, pages, image.reader.layout(), emitter, output, pool)?;
+            left = left.saturating_sub(pages.of_block(block).bytes);
+        }
+        emitter.end(Lane::Main, output);
+        self.retire(output, pool);
+        Ok(true)
+    }
+
+    fn send_zero(
+        &mut self,
+        page: HostPage,
+        lane: Lane,
+        pages: &HostPages,
+        emitter: &mut Emitter,
+        layout: &RamLayout,
+        output: &mut Output,
+    ) {
+        let (block, start) = pages.locate(page);
+        let name = &layout.blocks()[block].name;
+        self.sent.insert(page.0);
+        emitter.begin(lane);
+        let end = start + pages.of_block(block).bytes;
+        for offset in (start..end).step_by(layout.page_size() as usize) {
+            emitter.page(lane, (block, name), offset, None, output);
+        }
+        emitter.end(lane, output);
+    }
+
+    fn retire(&mut self, output: &mut Output, pool: &mut Pool) {
+        self.fetches.retain(|fetch| {
+            let sent = fetch.is_sent();
+            if sent {
+                output.release(fetch.buffer, pool);
+            }
+            !sent
+        });
+    }
+
+    fn start_background(
+        &mut self,
+        pages: &HostPages,
+        image: &mut Image,
+        output: &mut Output,
+        pool: &mut Pool,
+    ) -> Result<bool, Failure> {
+        if let Some(range) = self.near.front().cloned() {
+            let window = window(range, pages, u64::MAX);
+            match look(window, pages, &mut self.claimed, image, pool)? {
+                Looked::Need(at, length) => {
+                    output.actions.extend(image.read(at, length, pool));
+                    return Ok(false);
+                }
+                Looked::Nothing => {}
+                Looked::Fetch { fetch, action, .. } => {
+                    self.fetches.push_front(fetch);
+                    output.actions.push_back(action);
+                }
+            }
+            self.near.pop_front();
+            return Ok(true);
+        }
+        if self.cursor >= self.total {
+            return Ok(false);
+        }
+        let window = window(self.cursor..self.total, pages, u64::MAX);
+        Ok(!matches!(self.start_window(window, pages, image, output, pool)?, Started::Wait))
+    }
+
+    /// The destination has these pages from the server before us.
+    pub(crate) fn has_already(
+        &mut self,
+        block: usize,
+        bitmap: &ReceivedBitmap,
+        pages: &HostPages,
+        layout: &RamLayout,
+    ) {
+        let block = pages.of_block(block);
+        let in_host_page = block.bytes / u64::from(layout.page_size());
+        for page in 0..block.count {
+            if (page * in_host_page..(page + 1) * in_host_page).all(|number| bitmap.has(number)) {
+                self.claimed.insert(block.first + page);
+                self.sent.insert(block.first + page);
+            }
+        }
+    }
+
+    /// A read has ended: block and offset of what it brought; `None` if it is none of these.
+    pub(crate) fn read_done(&mut self, id: IoId) -> Option<(usize, u64)> {
+        self.fetches.iter_mut().find_map(|fetch| fetch.done(id).then(|| fetch.place()))
+    }
+
+    /// Every page that is not zero has been handed out, and every request answered.
+    pub(crate) fn is_complete(&self) -> Result<bool, Failure> {
+        if self.cursor < self.total || !self.fetches.is_empty() || !self.requests.is_empty() {
+            return Ok(false);
+        }
+        if self.claimed.count() != self.sent.count() {
+            let (claimed, sent) = (self.claimed.count(), self.sent.count());
+            return Err(Failure::Postcopy(format!("{claimed} host pages were looked up, but {sent} sent")));
+        }
+        Ok(true)
+    }
+}
+
+/// The start of a range: as much of it as one read covers, in one block.
+fn window(range: Range<u64>, pages: &HostPages, most: u64) -> Window {
+    let first = HostPage(range.start);
+    let (block, _) = pages.locate(first);
+    let block = pages.of_block(block);
+    let end = range.end.min(block.first + block.count);
+    let count = (end - range.start).min((FETCH_BYTES / block.bytes).max(1));
+    Window { first, count, most }
+}

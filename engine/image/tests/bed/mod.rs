@@ -1,0 +1,174 @@
+//! A snapshot image in memory, what lies where in it, and a reader that gives nothing away for free: every read is checked
+//! against the file.
+
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
+mod file;
+mod places;
+
+pub(crate) use file::File;
+pub(crate) use places::{Part, Places};
+
+use migration_stream::{
+    BlockList, Configuration, RAM_SECTION_VERSION, RamBlock, SectionHeader, SectionId, put_configuration,
+    put_end_of_section, put_file_header, put_ram_blocks, put_section_footer, put_section_header,
+};
+use snapshot_image::{
+    Geometry, GuestOffset, HostOffset, Identity, ImageBlock, ImageError, Inspect, Inspection, Inspector,
+    Lookup, Open, PageIndex, RamLayout, ReadOptions, SnapshotReader, SnapshotWriter, Step, Verification,
+    VmState, page_checksum,
+};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub(crate) const PAGE: u64 = 4096;
+/// Reads that any of these images can need: more means that it does not end.
+const READS: usize = 20_000;
+/// The most that is looked at of a RAM layout that may claim a petabyte, in pages.
+const PAGES_LOOKED_AT: u64 = 4096;
+
+/// What a snapshot holds: everything that a revert sends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Content {
+    pub(crate) leader: Vec<u8>,
+    pub(crate) third: Vec<u8>,
+    pub(crate) tail: Vec<u8>,
+    pub(crate) blocks: Vec<ImageBlock>,
+    /// Pages that are not zero.
+    pub(crate) ram: BTreeMap<u64, Vec<u8>>,
+}
+
+/// A content of two blocks with pages here and there, and a third region if it is to be in the `STV2` form.
+pub(crate) fn content(third: &[u8]) -> Content {
+    let blocks: Vec<ImageBlock> = [(&b"pc.ram"[..], 40 * PAGE), (b"/rom@etc/acpi/tables", 3 * PAGE)]
+        .iter()
+        .map(|&(name, used_length)| ImageBlock { name: name.to_vec(), used_length, host_page_size: None })
+        .collect();
+    let mut leader = Vec::new();
+    put_file_header(&mut leader);
+    put_configuration(&mut leader, &Configuration { machine: b"pc".to_vec(), ..Default::default() });
+    let header = SectionHeader {
+        section_id: SectionId(2),
+        idstr: b"ram",
+        instance_id: 0,
+        version_id: RAM_SECTION_VERSION,
+    };
+    put_section_header(&mut leader, false, &header);
+    let listed = blocks.iter().map(|block| RamBlock {
+        idstr: block.name.clone(),
+        used_length: block.used_length,
+        host_page_size: None,
+        guest_physical_address: None,
+    });
+    put_ram_blocks(&mut leader, &BlockList { blocks: listed.collect() });
+    put_end_of_section(&mut leader);
+    put_section_footer(&mut leader, SectionId(2));
+    let layout = RamLayout::new(blocks.clone(), 4096).unwrap();
+    let mut ram = BTreeMap::new();
+    for (block, page) in [(0, 0), (0, 1), (0, 17), (0, 39), (1, 0), (1, 2)] {
+        let number = layout.page(layout.guest(block, page * PAGE));
+        ram.insert(number, (0..PAGE).map(|at| (at * 7 + number + at / 251).to_le_bytes()[0] | 1).collect());
+    }
+    let tail: Vec<u8> = (0..9000u32).map(|at| (at * 31 / 7).to_le_bytes()[0]).chain([0]).collect();
+    Content { leader, third: third.to_vec(), tail, blocks, ram }
+}
+
+/// The image of `content`, as [`SnapshotWriter`] makes it.
+pub(crate) fn write(content: &Content, geometry: Geometry) -> File {
+    let layout = RamLayout::new(content.blocks.clone(), 4096).unwrap();
+    let mut writer = SnapshotWriter::create(geometry, layout.total_bytes()).unwrap();
+    let mut file = File::default();
+    file.carry_out(writer.begin(Identity { uuid: *b"0123456789abcdef", created_unix_s: 1_700_000_000 }));
+    let mut index = PageIndex::new();
+    let cluster = writer.cluster_size();
+    for (&page, bytes) in &content.ram {
+        let guest = page * PAGE;
+        let host = writer.host(GuestOffset(guest - guest % cluster)).unwrap();
+        file.carry_out([Step::Write { at: HostOffset(host.0 + guest % cluster), bytes: bytes.clone() }]);
+        index.set(page, page_checksum(bytes));
+    }
+    let vm = VmState {
+        leader: content.leader.clone(),
+        third: content.third.clone(),
+        ram_list_offset: 20,
+        ram_start_is_last: true,
+        footers: true,
+        optional_fields: false,
+        normal_pages: content.ram.len() as u64,
+    };
+    file.carry_out(writer.reserve(vm, &layout, &Arc::new(index), content.tail.len() as u64).unwrap());
+    file.carry_out(writer.seal(&content.tail).unwrap());
+    file
+}
+
+/// Inspects as a save does.
+pub(crate) fn inspect(file: &File) -> Result<Inspection, ImageError> {
+    let mut inspector = Inspector::new(file.length());
+    for _ in 0..READS {
+        match inspector.poll()? {
+            Inspect::Need(at, length) => inspector.supply(at, &file.read_checked(at, length)),
+            Inspect::NextData(from) => inspector.supply_data(file.next_data(from.0)),
+            Inspect::Done(found) => return Ok(found),
+        }
+    }
+    panic!("the inspection does not end");
+}
+
+/// Reads everything as a revert does: each page is verified before it counts.
+pub(crate) fn read(file: &File, allow_unverified: bool) -> Result<(Content, Verification), ImageError> {
+    let mut reader = SnapshotReader::new(file.length(), ReadOptions { allow_unverified });
+    let mut reads = 0;
+    let mut need = |reader: &mut SnapshotReader, at, length| {
+        reads += 1;
+        assert!(reads < READS, "reading does not end");
+        reader.supply(at, &file.read_checked(at, length));
+    };
+    while let Open::Need(at, length) = reader.poll()? {
+        need(&mut reader, at, length);
+    }
+    let layout = reader.layout().clone();
+    let size = u64::from(layout.page_size());
+    let count = layout.total_bytes().div_ceil(size);
+    let mut ram = BTreeMap::new();
+    for first in (0..count.min(PAGES_LOOKED_AT)).step_by(64).chain([count.saturating_sub(64)]) {
+        let present = loop {
+            match reader.present(first, 64.min(count - first))? {
+                Lookup::Ready(present) => break present,
+                Lookup::Need(at, length) => need(&mut reader, at, length),
+            }
+        };
+        for page in present {
+            let extents = loop {
+                match reader.map(GuestOffset(page.page * size), size)? {
+                    Lookup::Ready(extents) => break extents,
+                    Lookup::Need(at, length) => need(&mut reader, at, length),
+                }
+            };
+            let mut bytes = Vec::new();
+            for extent in extents {
+                match extent.host {
+                    Some(host) => bytes.extend(file.read_piece(host, extent.length)),
+                    None => bytes.resize(bytes.len() + usize::try_from(extent.length).unwrap(), 0),
+                }
+            }
+            let found = page_checksum(&bytes);
+            match page.checksum {
+                Some(expected) if expected != found => {
+                    return Err(layout.page_error(page.page, found, expected));
+                }
+                _ if bytes.iter().all(|&byte| byte == 0) => {}
+                _ => {
+                    ram.insert(page.page, bytes);
+                }
+            }
+        }
+    }
+    while let Open::Need(at, length) = reader.finish()? {
+        need(&mut reader, at, length);
+    }
+    let blocks = layout.blocks().to_vec();
+    let snapshot = reader.snapshot().clone();
+    let content =
+        Content { leader: snapshot.leader, third: snapshot.third, tail: snapshot.tail, blocks, ram };
+    Ok((content, snapshot.verification))
+}

@@ -1,0 +1,113 @@
+//! Images that somebody made to do harm: whatever a structure holds, nothing panics, loops, reads outside the file, or
+//! takes more memory than a named limit; and what is wrong is said. Where a checksum stands before a structure, it is
+//! forged, so that what is behind it counts.
+
+#[path = "../bed/mod.rs"]
+mod bed;
+mod container;
+mod mutations;
+mod snapshot;
+
+use bed::{Content, File, Places, content, inspect, read, write};
+use snapshot_image::{Geometry, Inspection, Verification};
+use std::sync::LazyLock;
+
+/// The whole program, its tests and their files included, may take no more than this.
+#[global_allocator]
+static MEMORY: cap::Cap<std::alloc::System> = cap::Cap::new(std::alloc::System, 512 << 20);
+
+const SMALL: Geometry = Geometry { cluster_bits: 16, refcount_order: 4 };
+/// Where the header extension's root offset and length are.
+const ROOT_OFFSET: u64 = 320 + 24;
+const ROOT_LENGTH: u64 = 320 + 32;
+const SNAPSHOT: &str = "a snapshot";
+const RIGHT: &str = "right";
+
+fn sample() -> (Content, File, Places) {
+    static SAMPLE: LazyLock<(Content, File, Places)> = LazyLock::new(|| {
+        let content = content(b"");
+        let file = write(&content, SMALL);
+        let places = Places::of(&file);
+        (content, file, places)
+    });
+    SAMPLE.clone()
+}
+
+/// What inspecting and reading say of a file, a line for each.
+fn said(file: &File, content: &Content, allow_unverified: bool) -> [String; 2] {
+    let inspected = match inspect(file) {
+        Ok(Inspection::Empty(_)) => "empty".to_owned(),
+        Ok(Inspection::Snapshot(..)) => SNAPSHOT.to_owned(),
+        Ok(Inspection::Interrupted(_)) => "an interrupted save".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let read = match read(file, allow_unverified) {
+        Ok((found, _)) if found != *content => "something else".to_owned(),
+        Ok((_, Verification::Verified)) => RIGHT.to_owned(),
+        Ok((_, Verification::Unverified(why))) => format!("right, but {why}"),
+        Err(error) => error.to_string(),
+    };
+    [inspected, read]
+}
+
+type Change = fn(&mut File, &Places);
+
+/// Changes an image, forges its checksums, and compares what is said.
+fn check(change: Change, inspected: &str, read: &str) {
+    let (content, mut file, places) = sample();
+    change(&mut file, &places);
+    places.forge(&mut file);
+    assert_eq!(said(&file, &content, false), [inspected, read]);
+}
+
+/// As [`check`], where both say the same.
+fn refused(change: Change, why: &str) {
+    check(change, why, why);
+}
+
+#[test]
+fn an_image_that_nobody_touched_is_read_back_in_both_forms() {
+    for (third, geometry) in [(&b""[..], SMALL), (b"PART of something", Geometry::default())] {
+        let content = content(third);
+        let file = write(&content, geometry);
+        assert_eq!(said(&file, &content, false), [SNAPSHOT, RIGHT]);
+        let mut forged = file.clone();
+        Places::of(&file).forge(&mut forged);
+        assert!(forged == file, "the forger knows every checksum");
+    }
+}
+
+/// An L1 table of QEMU's largest size, all of it of L2 tables that are holes of the file or one and the same cluster: what
+/// costs the forger 32 MiB must not cost us the 256 GiB that it stands for.
+#[test]
+fn tables_without_end_are_not_taken_into_memory() {
+    const ENTRIES: u64 = 4 << 20;
+    for same in [true, false] {
+        let (_, mut file, places) = sample();
+        let l1 = 1 << 30;
+        let entry = |number: u64| (if same { 0x40000 } else { (2 << 30) + (number << 16) }) | 1 << 63;
+        let entries: Vec<u8> = (0..ENTRIES).flat_map(|number| entry(number).to_be_bytes()).collect();
+        file.write(l1, &entries);
+        file.put_be32(36, u32::try_from(ENTRIES).unwrap());
+        file.put_be64(40, l1);
+        file.set_length(1 << 40);
+        places.forge_header(&mut file);
+        let error = inspect(&file).unwrap_err().to_string();
+        assert_eq!(error, "L2 tables in bytes 67174400, at most 67108864 can be");
+    }
+}
+
+#[test]
+fn refcount_blocks_without_end_are_not_taken_into_memory() {
+    let (_, mut file, places) = sample();
+    let table = 1 << 30;
+    let entries: Vec<u8> =
+        (0..1u64 << 20).flat_map(|number| ((2 << 30) + (number << 16)).to_be_bytes()).collect();
+    file.write(table, &entries);
+    file.put_be64(48, table);
+    file.put_be32(56, 128);
+    file.set_length(1 << 40);
+    places.forge_header(&mut file);
+    let error = inspect(&file).unwrap_err().to_string();
+    assert_eq!(error, "refcount blocks in bytes 67174400, at most 67108864 can be");
+}

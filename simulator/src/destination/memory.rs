@@ -1,0 +1,187 @@
+//! The destination's RAM: what every page is worth.
+
+use super::Violation;
+use migration_stream::name_text;
+
+/// A target page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// What the destination's own firmware left there.
+    Old,
+    /// As it was saved.
+    Right,
+    /// Thrown away: touching it means to wait for it.
+    Missing,
+    /// Came in postcopy, but not all of its host page has.
+    Partial,
+}
+
+/// A RAM block.
+#[derive(Debug)]
+pub(super) struct Block {
+    pub(super) name: Vec<u8>,
+    pub(super) host_page_bytes: u64,
+    /// What each target page must be in the end; `None` is zero.
+    expected: Vec<Option<Vec<u8>>>,
+    states: Vec<State>,
+}
+
+impl Block {
+    /// Target pages.
+    pub(super) fn pages(&self) -> u64 {
+        self.states.len() as u64
+    }
+}
+
+/// All blocks.
+#[derive(Debug)]
+pub(super) struct Memory {
+    pub(super) page_bytes: u64,
+    pub(super) blocks: Vec<Block>,
+    /// The host page of which some target pages have come in postcopy, one for each channel.
+    partial: [Option<(usize, u64)>; 2],
+}
+
+impl Memory {
+    pub(super) fn new(page_bytes: u64) -> Self {
+        Self { page_bytes, blocks: Vec::new(), partial: [None; 2] }
+    }
+
+    pub(super) fn add(&mut self, name: Vec<u8>, host_page_bytes: u64, expected: Vec<Option<Vec<u8>>>) {
+        let states = vec![State::Old; expected.len()];
+        self.blocks.push(Block { name, host_page_bytes, expected, states });
+    }
+
+    pub(super) fn find(&self, name: &[u8]) -> Result<usize, Violation> {
+        let found = self.blocks.iter().position(|block| block.name == name);
+        found.ok_or_else(|| Violation(format!("unknown block \"{}\"", name_text(name))))
+    }
+
+    fn place(&self, block: usize, offset: u64) -> Result<usize, Violation> {
+        let page = usize::try_from(offset / self.page_bytes).unwrap_or(usize::MAX);
+        if !offset.is_multiple_of(self.page_bytes) || page >= self.blocks[block].states.len() {
+            return Err(self.violation(block, offset, "outside the block, or unaligned"));
+        }
+        Ok(page)
+    }
+
+    fn violation(&self, block: usize, offset: u64, what: &str) -> Violation {
+        Violation(format!("block \"{}\" offset {offset:#x}: {what}", name_text(&self.blocks[block].name)))
+    }
+
+    fn check(&self, block: usize, page: usize, offset: u64, content: Option<&[u8]>) -> Result<(), Violation> {
+        // A page with content may be zero.
+        let content = content.filter(|bytes| bytes.iter().any(|&byte| byte != 0));
+        if self.blocks[block].expected[page].as_deref() != content {
+            return Err(self.violation(block, offset, "wrong content"));
+        }
+        Ok(())
+    }
+
+    /// A page of the precopy phase.
+    pub(super) fn write(
+        &mut self,
+        block: usize,
+        offset: u64,
+        content: Option<&[u8]>,
+    ) -> Result<(), Violation> {
+        let page = self.place(block, offset)?;
+        self.check(block, page, offset, content)?;
+        self.blocks[block].states[page] = State::Right;
+        Ok(())
+    }
+
+    /// A page of the postcopy phase; true if its host page is complete with it.
+    pub(super) fn receive(
+        &mut self,
+        channel: usize,
+        block: usize,
+        offset: u64,
+        content: Option<&[u8]>,
+    ) -> Result<bool, Violation> {
+        let page = self.place(block, offset)?;
+        self.check(block, page, offset, content)?;
+        let host_page = self.host_page(block, offset);
+        if self.partial[channel].is_some_and(|partial| partial != host_page) {
+            return Err(self.violation(block, offset, "comes in the middle of another host page"));
+        }
+        if self.blocks[block].states[page] != State::Missing {
+            return Err(self.violation(block, offset, "was there already (EEXIST)"));
+        }
+        self.blocks[block].states[page] = State::Partial;
+        let range = self.range(host_page);
+        let states = &mut self.blocks[block].states[range];
+        let complete = states.iter().all(|&state| state == State::Partial);
+        if complete {
+            states.fill(State::Right);
+        }
+        self.partial[channel] = (!complete).then_some(host_page);
+        Ok(complete)
+    }
+
+    /// Block and offset of the host page around this byte.
+    pub(super) fn host_page(&self, block: usize, offset: u64) -> (usize, u64) {
+        (block, offset - offset % self.blocks[block].host_page_bytes)
+    }
+
+    /// Target pages of a host page.
+    fn range(&self, (block, offset): (usize, u64)) -> std::ops::Range<usize> {
+        let pages = |bytes: u64| usize::try_from(bytes / self.page_bytes).unwrap_or(usize::MAX);
+        pages(offset)..pages(offset + self.blocks[block].host_page_bytes)
+    }
+
+    /// These pages will come again.
+    pub(super) fn discard(&mut self, name: &[u8], start: u64, length: u64) -> Result<(), Violation> {
+        let block = self.find(name)?;
+        let bytes = self.blocks[block].host_page_bytes;
+        if length == 0 || !start.is_multiple_of(bytes) || !length.is_multiple_of(bytes) {
+            return Err(self.violation(block, start, "a discard that is empty or unaligned"));
+        }
+        for offset in (start..start + length).step_by(usize::try_from(self.page_bytes).unwrap_or(1)) {
+            let page = self.place(block, offset)?;
+            self.blocks[block].states[page] = State::Missing;
+        }
+        Ok(())
+    }
+
+    /// Whoever touches this byte has to wait.
+    pub(super) fn is_missing(&self, block: usize, offset: u64) -> bool {
+        let page = usize::try_from(offset / self.page_bytes).unwrap_or(usize::MAX);
+        matches!(self.blocks[block].states.get(page), Some(State::Missing | State::Partial))
+    }
+
+    /// The connection broke: what is not complete is lost.
+    pub(super) fn drop_partial(&mut self) {
+        self.partial = [None; 2];
+        for block in &mut self.blocks {
+            block
+                .states
+                .iter_mut()
+                .filter(|state| **state == State::Partial)
+                .for_each(|s| *s = State::Missing);
+        }
+    }
+
+    /// Whether target page number `page` of a block has arrived.
+    pub(super) fn has(&self, block: usize, page: u64) -> bool {
+        let page = usize::try_from(page).unwrap_or(usize::MAX);
+        matches!(self.blocks[block].states.get(page), Some(State::Right | State::Old))
+    }
+
+    /// Everything is as it was saved: what is missing is zero.
+    pub(super) fn verify(&self) -> Result<(), Violation> {
+        for (number, block) in self.blocks.iter().enumerate() {
+            for (page, state) in block.states.iter().enumerate() {
+                let offset = page as u64 * self.page_bytes;
+                match state {
+                    State::Right => {}
+                    State::Old => return Err(self.violation(number, offset, "neither sent nor discarded")),
+                    State::Partial => return Err(self.violation(number, offset, "half a host page")),
+                    State::Missing if block.expected[page].is_none() => {}
+                    State::Missing => return Err(self.violation(number, offset, "never sent")),
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,271 @@
+//! Postcopy reverts under one seed: the real machine, a destination whose guest touches pages in any order, delays, cuts
+//! and read errors. Whatever happens, no page is wrong, lost or sent twice, and every request is answered.
+
+mod bed;
+
+use bed::{save, stream_of};
+use migration_stream::Options;
+use migration_stream::protocol::IncomingState;
+use snapshot_engine::{Class, Failure, HotSet, PostcopyConfig, RevertConfig, RevertMachine, RevertSummary};
+use vm_simulator::{Destination, DestinationConfig, Fault, Rng, SimFile, Vm, VmConfig, World};
+
+/// More in the nightly tier.
+fn seeds() -> u64 {
+    std::env::var("SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1000)
+}
+
+/// A saved VM, and how its destination is.
+struct Bed {
+    vm: Vm,
+    image: SimFile,
+    config: DestinationConfig,
+    postcopy: PostcopyConfig,
+    uuid: [u8; 16],
+}
+
+fn bed(seed: u64) -> Bed {
+    let mut rng = Rng::new(seed ^ 0x9057);
+    let mut config = VmConfig::random(seed);
+    // Host pages are never smaller than target pages.
+    let smallest = u64::from(config.page_size.max(4096));
+    let host_page_bytes: Vec<u64> = config.blocks.iter().map(|_| smallest << rng.below(4)).collect();
+    for ((_, length), bytes) in config.blocks.iter_mut().zip(&host_page_bytes) {
+        *length = length.next_multiple_of(*bytes);
+    }
+    let (vm, stream) = stream_of(&config);
+    let (world, outcome) = save(&config, &stream, None, seed, Fault::None);
+    let summary = outcome.unwrap().unwrap_or_else(|failure| panic!("seed {seed}: {failure}"));
+    let preempt = rng.chance(40);
+    let names = config.blocks.iter().map(|(name, _)| name.clone());
+    let postcopy = PostcopyConfig {
+        percent: [0, 0, 1, 30, 60, 99, 100][rng.index(7)],
+        host_page_bytes: 4096,
+        host_pages: names.zip(host_page_bytes.iter().copied()).collect(),
+        preempt,
+        hot_set: None,
+        record_ms: Some(u64::MAX),
+        can_answer: true,
+        recover: None,
+    };
+    let config = DestinationConfig {
+        seed,
+        host_page_bytes,
+        vcpus: 1 + rng.index(4),
+        touches: rng.below(300),
+        device_touches: rng.below(6),
+        preempt,
+        // Without a machine type it is the newest.
+        preempt_mark: vm.config().configuration && vm.config().machine_version() < 8,
+    };
+    Bed { vm, image: world.image.unwrap(), config, postcopy, uuid: summary.uuid }
+}
+
+impl Bed {
+    fn destination(&self) -> Destination {
+        Destination::new(self.config.clone(), &self.vm, self.vm.devices().to_vec())
+    }
+
+    fn machine(&self, postcopy: PostcopyConfig) -> RevertMachine {
+        RevertMachine::new(RevertConfig {
+            image_length_bytes: self.image.length(),
+            stream: Options::default(),
+            allow_unverified: false,
+            fresh_ram: false,
+            timeout_ms: None,
+            postcopy: Some(postcopy),
+        })
+    }
+
+    /// One server; what became of it, unless it was killed, and of the destination.
+    fn serve(
+        &self,
+        postcopy: PostcopyConfig,
+        image: &SimFile,
+        destination: Destination,
+        seed: u64,
+        fault: Fault,
+    ) -> (Destination, RevertMachine, World) {
+        let mut machine = self.machine(postcopy);
+        let mut world =
+            World::new(seed, Some(image.clone()), Vec::new(), fault).with_destination(destination);
+        world.run(&mut machine);
+        if let Some(violation) = &world.violation {
+            panic!("seed {}, {fault:?}: {violation} ({:?})", self.config.seed, self.postcopy);
+        }
+        let mut destination = world.destination.take().unwrap();
+        // A destination that has the end mark needs nobody any more.
+        while destination.state() == IncomingState::End && destination.can_step() {
+            destination.step().unwrap_or_else(|violation| panic!("seed {}: {violation}", self.config.seed));
+        }
+        (destination, machine, world)
+    }
+
+    fn revert(&self, postcopy: PostcopyConfig) -> (RevertSummary, HotSet, Destination) {
+        let seed = self.config.seed;
+        let (destination, machine, _) =
+            self.serve(postcopy, &self.image, self.destination(), seed, Fault::None);
+        let summary = machine.outcome().unwrap_or_else(|failure| panic!("seed {seed}: {failure}"));
+        assert!(destination.is_done(), "seed {seed}: the destination is not done");
+        (summary, machine.hot_set().cloned().unwrap(), destination)
+    }
+
+    fn recovery(&self) -> PostcopyConfig {
+        PostcopyConfig { recover: Some(self.uuid), record_ms: None, ..self.postcopy.clone() }
+    }
+}
+
+/// The destination itself verifies every page, refuses what comes twice, and ends only when it has everything.
+#[test]
+fn everything_arrives_once_and_in_order() {
+    let (mut requests, mut wanted) = (0, 0);
+    for seed in 0..seeds() {
+        let bed = bed(seed);
+        let (summary, _, destination) = bed.revert(bed.postcopy.clone());
+        assert_eq!(summary.postcopy.unwrap().requests, destination.requests, "seed {seed}");
+        assert_eq!(destination.has_third_region(), bed.vm.config().dirty_bitmap, "seed {seed}");
+        requests += destination.requests;
+        wanted += summary.postcopy.unwrap().requested_host_pages;
+    }
+    assert!(requests > seeds() && wanted > seeds() / 2, "{requests} requests: the guests hardly wait");
+}
+
+/// What one guest had to ask for is there when the next one runs.
+#[test]
+fn a_recorded_hot_set_is_never_requested_again() {
+    let mut recorded = 0;
+    for seed in 0..seeds() / 5 {
+        let bed = bed(seed);
+        let (_, hot, first) = bed.revert(bed.postcopy.clone());
+        let hot = HotSet::parse(&hot.to_bytes()).unwrap();
+        let (.., second) = bed.revert(PostcopyConfig { hot_set: Some(hot), ..bed.postcopy.clone() });
+        // One host page is always held back: the last one.
+        let last = bed.vm.config().blocks.len() - 1;
+        let held_back = (last, bed.vm.config().blocks[last].1 - bed.config.host_page_bytes[last]);
+        let again: Vec<_> =
+            first.requested.intersection(&second.requested).filter(|page| **page != held_back).collect();
+        assert!(again.is_empty(), "seed {seed}: requested again: {again:x?}");
+        recorded += first.requested.len();
+    }
+    assert!(recorded as u64 > seeds() / 5, "{recorded} recorded");
+}
+
+/// Servers die again and again; each is replaced, and in the end everything is there.
+#[test]
+fn killed_servers_are_replaced_until_everything_is_there() {
+    let (mut recovered, mut ended) = (0, 0);
+    for seed in 0..seeds() / 3 {
+        let bed = bed(seed);
+        let mut rng = Rng::new(seed);
+        let mut destination = bed.destination();
+        let mut postcopy = bed.postcopy.clone();
+        for round in 0..20 {
+            let fault = if round < 12 { Fault::Killed(rng.below(150)) } else { Fault::None };
+            let (back, machine, _) = bed.serve(postcopy, &bed.image, destination, seed + round, fault);
+            destination = back;
+            if destination.is_done() {
+                break;
+            }
+            if fault == Fault::None {
+                panic!("seed {seed}: the last server did not finish: {:?}", machine.outcome());
+            }
+            if !destination.broken() {
+                ended += 1;
+                break;
+            }
+            recovered += 1;
+            postcopy = bed.recovery();
+        }
+        // Behind the end mark QEMU cannot be recovered any more, should it still wait for zero pages (from 8.0 on).
+        let lost = match destination.state() {
+            IncomingState::Running => true,
+            IncomingState::End => !destination.is_done() && !bed.postcopy.preempt,
+            _ => false,
+        };
+        assert!(!lost, "seed {seed}: still {}", destination.describe());
+    }
+    assert!(recovered > seeds() / 10 && ended > 0, "{recovered} recoveries, {ended} ends before RUN");
+}
+
+/// A read error ends the server before anything wrong is sent; a healthy disk lets the next one finish.
+#[test]
+fn read_errors_end_the_server_and_lose_nothing() {
+    let mut failed = 0;
+    for seed in 0..seeds() / 3 {
+        let bed = bed(seed);
+        let fault = if seed % 2 == 0 { Fault::Error(seed % 40) } else { Fault::Dead(seed % 40) };
+        let (mut destination, machine, _) =
+            bed.serve(bed.postcopy.clone(), &bed.image, bed.destination(), seed, fault);
+        let Err(failure) = machine.outcome() else { continue };
+        failed += 1;
+        assert!(!destination.is_done(), "seed {seed}: the destination believes that all is well");
+        assert!(failure.to_string().contains("Input/output error"), "seed {seed}: {failure}");
+        if destination.broken() {
+            let (destination, machine, _) =
+                bed.serve(bed.recovery(), &bed.image, destination, seed, Fault::None);
+            machine.outcome().unwrap();
+            assert!(destination.is_done());
+        }
+    }
+    assert!(failed > seeds() / 20, "{failed} failures");
+}
+
+/// A damaged page is named, and never sent.
+#[test]
+fn damaged_pages_are_never_sent() {
+    let mut named = 0;
+    for seed in 0..seeds() / 5 {
+        let bed = bed(seed);
+        let mut image = bed.image.clone();
+        let sectors: Vec<u64> = image.sectors().collect();
+        let mut rng = Rng::new(seed);
+        let at = sectors[rng.index(sectors.len())] + rng.below(4096);
+        image.flip_bit(at, u32::try_from(rng.below(8)).unwrap());
+        let (destination, machine, _) =
+            bed.serve(bed.postcopy.clone(), &image, bed.destination(), seed, Fault::None);
+        // A bit that does not count changes nothing: the destination has verified everything.
+        let Err(failure) = machine.outcome() else { continue };
+        assert!(!destination.is_done(), "seed {seed}: the destination believes that all is well");
+        assert_eq!(failure.class(), Class::InputWrong, "seed {seed}: {failure}");
+        named += u64::from(failure.to_string().contains("block \""));
+    }
+    assert!(named > seeds() / 40, "{named} pages named");
+}
+
+/// A destination that goes away is noticed.
+#[test]
+fn a_destination_that_goes_away_is_noticed() {
+    for seed in 0..seeds() / 10 {
+        let bed = bed(seed);
+        let fault = Fault::PeerGone(seed % 30);
+        let (destination, machine, _) =
+            bed.serve(bed.postcopy.clone(), &bed.image, bed.destination(), seed, fault);
+        match machine.outcome() {
+            Ok(_) => assert!(destination.is_done(), "seed {seed}: lost without a word"),
+            Err(failure) => assert!(matches!(failure, Failure::PeerClosed { .. }), "seed {seed}: {failure}"),
+        }
+    }
+}
+
+/// Another snapshot, or one that cannot be told from others, is not mixed into a running guest.
+#[test]
+fn only_the_same_snapshot_recovers() {
+    let bed = bed(3);
+    let other = PostcopyConfig { recover: Some([0xee; 16]), ..bed.postcopy.clone() };
+    let (_, machine, world) = bed.serve(other, &bed.image, bed.destination(), 1, Fault::None);
+    let text = machine.outcome().unwrap_err().to_string();
+    assert!(text.contains("two guests must not mix"), "{text}");
+    assert!(world.output.is_empty(), "something was sent");
+}
+
+/// Without a return path nobody could ask for a page.
+#[test]
+fn postcopy_needs_a_return_path() {
+    let bed = bed(1);
+    let mute = PostcopyConfig { can_answer: false, ..bed.postcopy.clone() };
+    let mut machine = bed.machine(mute);
+    let mut world = World::new(1, Some(bed.image.clone()), Vec::new(), Fault::None);
+    world.run(&mut machine);
+    let text = machine.outcome().unwrap_err().to_string();
+    assert_eq!(text, "postcopy needs a return path: exec: (stdin), a socket, or unix:");
+    assert_eq!(world.output, b"X");
+}

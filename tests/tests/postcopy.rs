@@ -1,0 +1,439 @@
+//! Postcopy reverts into real QEMUs: the guest runs at once, goes on from the saved moment, and itself verifies every page.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+use snapshot_tests::{
+    Binary, Config, Guest, Outcome, Qemu, Ram, ToImage, Workload,
+    beside::{self, utf8},
+    image::{run_tool, text},
+    skip_or_fail,
+    tool::qemu_snapshot,
+    with_each_qemu,
+};
+
+fn small() -> Config {
+    Config { memory_mib: 48, ..Config::default() }
+}
+
+fn exec(options: &str, image: &Path) -> String {
+    format!("exec:{} {options} {}", qemu_snapshot().display(), image.display())
+}
+
+/// A guest's snapshot, in a folder of its own.
+struct Saved {
+    folder: tempfile::TempDir,
+    config: Config,
+    passes: u32,
+}
+
+impl Saved {
+    /// Saves a guest that has verified its memory once. [`None`] where this machine cannot do it.
+    fn of(binary: &Binary, guest: &Guest, config: Config) -> Option<Self> {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut source = Qemu::start(binary, guest, config.clone());
+        source.console().wait_ready();
+        let passes = save(&mut source, &folder.path().join("vm.qcow2"))?;
+        Some(Self { folder, config, passes })
+    }
+
+    fn image(&self) -> PathBuf {
+        self.folder.path().join("vm.qcow2")
+    }
+
+    /// A destination for it.
+    fn destination(&self, binary: &Binary, guest: &Guest) -> Qemu {
+        let mut destination = Qemu::start(binary, guest, self.config.incoming());
+        destination.set_capabilities(&[("postcopy-ram", true)]);
+        destination
+    }
+
+    /// The guest has gone on from the saved moment, and has verified all of its memory.
+    fn assert_goes_on(&self, destination: &mut Qemu) {
+        assert_eq!(destination.run_state(), "running", "{}", destination.stderr());
+        destination.console().wait_passes(3);
+        assert!(destination.console().passes() >= self.passes + 3, "goes on from the saved moment");
+    }
+
+    /// Starts the tool at the other end of a socket of the destination's.
+    fn serve(&self, destination: &mut Qemu, command: &str, options: &[&str]) -> Server {
+        static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let at = |name: &str| destination.home().join(format!("{name}{number}"));
+        let (socket, said) = (at("socket"), at("said"));
+        let uri = format!("unix:{}", socket.display());
+        destination.execute(command, json!({ "uri": uri }));
+        beside::wait_for(&socket);
+        let image = self.image();
+        let arguments = [&["--revert"], options, &["--uri", &uri, utf8(&image)]].concat();
+        Server { tool: beside::start(&arguments, Stdio::null(), &said), said }
+    }
+}
+
+/// The tool, and what it says.
+struct Server {
+    tool: Child,
+    said: PathBuf,
+}
+
+impl Server {
+    fn words(&self) -> String {
+        fs::read_to_string(&self.said).expect("a text")
+    }
+
+    /// The option that recovers what this server left.
+    fn recovery(&self) -> Option<String> {
+        let words = self.words();
+        words.split_whitespace().find(|word| word.starts_with("--recover=")).map(str::to_owned)
+    }
+
+    fn assert_ends(&mut self, code: i32) {
+        let status = beside::end(&mut self.tool);
+        assert_eq!(status.code(), Some(code), "{}", self.words());
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.tool.kill();
+        let _ = self.tool.wait();
+    }
+}
+
+/// Saves a guest after one more pass; the number of passes then. [`None`] where this machine cannot do it.
+fn save(source: &mut Qemu, image: &Path) -> Option<u32> {
+    source.console().wait_passes(1);
+    source.set_fast();
+    if !source.background_snapshot_or_skip() {
+        return None;
+    }
+    let passes = source.console().passes();
+    let save = ToImage { options: "--create", image, stream: None };
+    assert_eq!(source.save_image(&save), Outcome::Completed, "{}", source.stderr());
+    Some(passes)
+}
+
+#[test]
+fn every_share_reverts_over_pipes_and_sockets() {
+    with_each_qemu(|binary, guest| {
+        let workload = Workload { used_percent: 70, ..Workload::STEADY };
+        let Some(saved) = Saved::of(binary, guest, Config { workload, ..small() }) else { return };
+        for percent in [0, 1, 60, 100] {
+            let option = format!("--postcopy={percent}");
+            let mut destination = saved.destination(binary, guest);
+            let uri = exec(&format!("--revert {option}"), &saved.image());
+            assert_eq!(destination.revert(&uri), Outcome::Completed, "{}", destination.stderr());
+            saved.assert_goes_on(&mut destination);
+
+            let mut destination = saved.destination(binary, guest);
+            let mut server = saved.serve(&mut destination, "migrate-incoming", &[&option]);
+            server.assert_ends(0);
+            destination.wait_migration("completed");
+            saved.assert_goes_on(&mut destination);
+        }
+    });
+}
+
+#[test]
+fn guest_runs_while_its_pages_come() {
+    with_each_qemu(|binary, guest| {
+        let Some(saved) = Saved::of(binary, guest, Config { memory_mib: 256, ..small() }) else { return };
+        let mut destination = saved.destination(binary, guest);
+        let mut server = saved.serve(&mut destination, "migrate-incoming", &["--postcopy=0"]);
+        let started = Instant::now();
+        let mut ran_before_the_end = false;
+        while destination.migration_status() != "completed" {
+            // Asked in this order: what is not complete now was not complete a moment ago.
+            ran_before_the_end |=
+                destination.run_state() == "running" && destination.migration_status() == "postcopy-active";
+            assert!(started.elapsed() < Duration::from_secs(60), "{}", server.words());
+        }
+        server.assert_ends(0);
+        assert!(ran_before_the_end, "{}", server.words());
+        saved.assert_goes_on(&mut destination);
+    });
+}
+
+#[test]
+fn reverted_guest_is_saved_and_reverted_again() {
+    with_each_qemu(|binary, guest| {
+        let Some(saved) = Saved::of(binary, guest, small()) else { return };
+        let mut destination = saved.destination(binary, guest);
+        let uri = exec("--revert --postcopy=0", &saved.image());
+        assert_eq!(destination.revert(&uri), Outcome::Completed, "{}", destination.stderr());
+        destination.set_capabilities(&[("postcopy-ram", false)]);
+        let image = saved.folder.path().join("again.qcow2");
+        let Some(passes) = save(&mut destination, &image) else { return };
+        assert!(passes > saved.passes);
+        drop(destination);
+        let mut last = Qemu::start(binary, guest, saved.config.incoming());
+        assert_eq!(last.revert(&exec("--revert", &image)), Outcome::Completed, "{}", last.stderr());
+        last.console().wait_passes(3);
+        assert!(last.console().passes() >= passes + 3);
+    });
+}
+
+/// With `-S` the destination has everything, and waits for `cont`.
+#[test]
+fn stopped_destination_stays_stopped() {
+    with_each_qemu(|binary, guest| {
+        let Some(mut saved) = Saved::of(binary, guest, small()) else { return };
+        saved.config.more.push("-S".to_owned());
+        let mut destination = saved.destination(binary, guest);
+        let uri = exec("--revert --postcopy=0", &saved.image());
+        assert_eq!(destination.revert(&uri), Outcome::Completed, "{}", destination.stderr());
+        assert_ne!(destination.run_state(), "running");
+        destination.execute("cont", json!({}));
+        saved.assert_goes_on(&mut destination);
+    });
+}
+
+#[test]
+fn killed_servers_are_replaced() {
+    with_each_qemu(|binary, guest| {
+        let Some(saved) = Saved::of(binary, guest, Config { memory_mib: 96, ..small() }) else { return };
+        let mut paused = 0;
+        for moment in 0..20 {
+            let mut destination = saved.destination(binary, guest);
+            let mut server = saved.serve(&mut destination, "migrate-incoming", &["--postcopy=0"]);
+            // After RUN, when the guest has been seen running, at any moment.
+            let started = Instant::now();
+            while destination.run_state() != "running" {
+                assert!(started.elapsed() < Duration::from_secs(60), "{}", server.words());
+            }
+            std::thread::sleep(Duration::from_millis(7 * moment % 60));
+            server.tool.kill().expect("our own child");
+            beside::end(&mut server.tool);
+            let recovery = server.recovery().expect("it said how to go on");
+            while !["completed", "postcopy-paused"].contains(&&*destination.migration_status()) {
+                assert!(started.elapsed() < Duration::from_secs(60), "{}", destination.stderr());
+            }
+            if destination.migration_status() == "postcopy-paused" {
+                paused += 1;
+                assert_eq!(destination.run_state(), "running");
+                let mut second = saved.serve(&mut destination, "migrate-recover", &[&recovery]);
+                second.assert_ends(0);
+                destination.wait_migration("completed");
+            }
+            destination.console().wait_passes(2);
+        }
+        assert!(paused >= 10, "{paused} of 20 kills came before the end: no use");
+    });
+}
+
+/// `migrate-recover` through a pipe, and refused to another snapshot.
+#[test]
+fn recovery_works_over_a_pipe_and_names_the_snapshot() {
+    with_each_qemu(|binary, guest| {
+        let Some(saved) = Saved::of(binary, guest, Config { memory_mib: 256, ..small() }) else { return };
+        let mut destination = saved.destination(binary, guest);
+        let mut server = saved.serve(&mut destination, "migrate-incoming", &["--postcopy=0"]);
+        while destination.run_state() != "running" {}
+        server.tool.kill().expect("our own child");
+        beside::end(&mut server.tool);
+        destination.wait_migration("postcopy-paused");
+        let wrong = "--recover=00112233-4455-4677-8899-aabbccddeeff";
+        // Refused before there is a connection: a recovery that breaks makes QEMU 7.2 end.
+        let output =
+            run_tool(["--revert", wrong, "--uri=unix:/nowhere", utf8(&saved.image())].map(OsStr::new), None);
+        assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+        assert!(text(&output).contains("two guests must not mix"), "{}", text(&output));
+        let recovery = server.recovery().expect("it said how to go on");
+        let uri = exec(&format!("--revert {recovery}"), &saved.image());
+        destination.execute("migrate-recover", json!({ "uri": uri }));
+        destination.wait_migration("completed");
+        saved.assert_goes_on(&mut destination);
+    });
+}
+
+#[test]
+fn one_image_reverts_25_guests_at_once() {
+    with_each_qemu(|binary, guest| {
+        let config = Config { memory_mib: 16, ..small() };
+        let Some(saved) = Saved::of(binary, guest, config) else { return };
+        let uri = exec("--revert --postcopy=0", &saved.image());
+        let mut all: Vec<Qemu> = (0..25).map(|_| saved.destination(binary, guest)).collect();
+        for destination in &mut all {
+            destination.execute("migrate-incoming", json!({ "uri": uri }));
+        }
+        for destination in &mut all {
+            destination.wait_migration("completed");
+        }
+        for destination in &mut all {
+            destination.console().wait_passes(1);
+        }
+    });
+}
+
+#[test]
+fn server_notices_a_destination_that_is_gone() {
+    with_each_qemu(|binary, guest| {
+        let Some(saved) = Saved::of(binary, guest, Config { memory_mib: 256, ..small() }) else { return };
+        let mut destination = saved.destination(binary, guest);
+        let mut server = saved.serve(&mut destination, "migrate-incoming", &["--postcopy=0"]);
+        while destination.run_state() != "running" {}
+        // The words stay readable: the folder goes with the machine.
+        let said = saved.folder.path().join("said");
+        fs::hard_link(&server.said, &said).expect("the same file system");
+        drop(destination);
+        server.said = said;
+        server.assert_ends(2);
+        assert!(server.words().contains("the destination closed"), "{}", server.words());
+    });
+}
+
+#[test]
+fn destination_without_the_capability_refuses_at_once() {
+    with_each_qemu(|binary, guest| {
+        let Some(saved) = Saved::of(binary, guest, small()) else { return };
+        let mut destination = Qemu::start(binary, guest, saved.config.incoming());
+        let uri = exec("--revert --postcopy=0", &saved.image());
+        let Outcome::Failed(words) = destination.revert(&uri) else { panic!("it was loaded") };
+        assert!(words.contains("ostcopy"), "{words}");
+    });
+}
+
+#[test]
+fn dirty_bitmaps_come_along() {
+    with_each_qemu(|binary, guest| {
+        let disk = "driver=null-co,node-name=disk0,size=67108864,read-zeroes=on";
+        let more = vec!["-blockdev".to_owned(), disk.to_owned()];
+        let config = Config { more, workload: binary.version().precopy_workload(), ..small() };
+        let mut source = Qemu::start(binary, guest, config.clone());
+        source.console().wait_ready();
+        source.console().wait_passes(1);
+        source.set_capabilities(&[("dirty-bitmaps", true)]);
+        let bitmap = json!({ "node": "disk0", "name": "bitmap0", "persistent": false });
+        source.execute("block-dirty-bitmap-add", bitmap);
+        source.set_fast();
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let image = folder.path().join("vm.qcow2");
+        let passes = source.console().passes();
+        let save = ToImage { options: "--create", image: &image, stream: None };
+        assert_eq!(source.save_image(&save), Outcome::Completed, "{}", source.stderr());
+        drop(source);
+        let saved = Saved { folder, config, passes };
+        let mut destination = saved.destination(binary, guest);
+        destination.set_capabilities(&[("dirty-bitmaps", true)]);
+        let uri = exec("--revert --postcopy=0", &image);
+        assert_eq!(destination.revert(&uri), Outcome::Completed, "{}", destination.stderr());
+        saved.assert_goes_on(&mut destination);
+        let nodes = destination.execute("query-named-block-nodes", json!({})).to_string();
+        assert!(nodes.contains("\"bitmap0\""), "{nodes}");
+    });
+}
+
+/// Nothing wrong is sent: the server names the page and ends, and QEMU waits for another one.
+#[test]
+fn damaged_page_pauses_the_destination() {
+    with_each_qemu(|binary, guest| {
+        let Some(saved) = Saved::of(binary, guest, Config { memory_mib: 256, ..small() }) else { return };
+        // The guest's memory is incompressible and nearly all of the file: this is the middle of a page.
+        let mut bytes = fs::read(saved.image()).expect("the image");
+        let at = bytes.len() / 10 * 9;
+        bytes[at] ^= 0x40;
+        fs::write(saved.image(), &bytes).expect("the image");
+        let mut destination = saved.destination(binary, guest);
+        let started = Instant::now();
+        let mut server = saved.serve(&mut destination, "migrate-incoming", &["--postcopy=0"]);
+        server.assert_ends(1);
+        let words = server.words();
+        assert!(words.contains("block \"pc.ram\"") && words.contains("offset 0x"), "{words}");
+        destination.wait_migration("postcopy-paused");
+        assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+        // With the damage undone, the next server finishes.
+        bytes[at] ^= 0x40;
+        fs::write(saved.image(), &bytes).expect("the image");
+        let recovery = server.recovery().expect("it said how to go on");
+        saved.serve(&mut destination, "migrate-recover", &[&recovery]).assert_ends(0);
+        destination.wait_migration("completed");
+        saved.assert_goes_on(&mut destination);
+    });
+}
+
+#[test]
+fn preempt_channel_carries_requested_pages() {
+    with_each_qemu(|binary, guest| {
+        let Some(saved) = Saved::of(binary, guest, small()) else { return };
+        for _ in 0..5 {
+            let mut destination = saved.destination(binary, guest);
+            destination.set_capabilities(&[("postcopy-preempt", true)]);
+            let options = ["--postcopy=0", "--preempt"];
+            let mut server = saved.serve(&mut destination, "migrate-incoming", &options);
+            server.assert_ends(0);
+            destination.wait_migration("completed");
+            saved.assert_goes_on(&mut destination);
+        }
+    });
+}
+
+/// Number of requests in the tool's last words.
+fn requests(words: &str) -> u32 {
+    let (before, _) = words.rsplit_once(" requests").expect("a summary");
+    before.rsplit(' ').next().and_then(|number| number.parse().ok()).expect("a number")
+}
+
+#[test]
+fn hot_set_is_recorded_and_used() {
+    with_each_qemu(|binary, guest| {
+        let Some(saved) = Saved::of(binary, guest, small()) else { return };
+        let mut counts = Vec::new();
+        for options in [&["--record-hot-set=5"][..], &[], &["--no-hot-set"]] {
+            let mut destination = saved.destination(binary, guest);
+            let options = [&["--postcopy=0"], options].concat();
+            let mut server = saved.serve(&mut destination, "migrate-incoming", &options);
+            server.assert_ends(0);
+            counts.push(requests(&server.words()));
+            destination.wait_migration("completed");
+            saved.assert_goes_on(&mut destination);
+        }
+        let [first, second, without] = counts[..] else { unreachable!("three runs") };
+        assert!(
+            second * 2 < first && second < without,
+            "requests {first}, hot set {second}, ignored {without}"
+        );
+        // Damaged, it is left aside.
+        let sidecar = saved.folder.path().join("vm.qcow2.hot-set");
+        fs::write(&sidecar, b"damaged").expect("the sidecar");
+        let mut destination = saved.destination(binary, guest);
+        let mut server = saved.serve(&mut destination, "migrate-incoming", &["--postcopy=0"]);
+        server.assert_ends(0);
+        assert!(server.words().contains("the hot set is not used"), "{}", server.words());
+    });
+}
+
+/// Reserved pages of 2 MiB that are free.
+fn free_huge_pages() -> u64 {
+    let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = info.lines().find_map(|line| line.strip_prefix("HugePages_Free:"));
+    line.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+}
+
+#[test]
+fn huge_pages_are_filled_as_a_whole() {
+    let reserved = Path::new("/proc/sys/vm/nr_hugepages");
+    if free_huge_pages() < 24 {
+        // Needs root; where it fails the count says so.
+        let _ = fs::write(reserved, "40");
+    }
+    if free_huge_pages() < 24 {
+        skip_or_fail("huge pages need 24 free ones of 2 MiB (vm.nr_hugepages)");
+        return;
+    }
+    with_each_qemu(|binary, guest| {
+        let Some(mut saved) = Saved::of(binary, guest, small()) else { return };
+        saved.config.ram = Ram::Huge;
+        let mut destination = saved.destination(binary, guest);
+        let options = ["--postcopy=0", "--host-page=pc.ram:2M"];
+        let mut server = saved.serve(&mut destination, "migrate-incoming", &options);
+        server.assert_ends(0);
+        destination.wait_migration("completed");
+        saved.assert_goes_on(&mut destination);
+    });
+}
