@@ -187,3 +187,43 @@ fn list_end(input: Span<'_>, context: BlockListContext) -> Parsed<'_, bool> {
     }
     Ok((rest, true))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block() -> RamBlock {
+        RamBlock {
+            idstr: b"pc.ram".to_vec(),
+            used_length: 1 << 20,
+            host_page_size: None,
+            guest_physical_address: None,
+        }
+    }
+
+    #[test]
+    fn the_first_part_of_ram_ends_early_devices_and_bytes_that_look_alike_do_not() {
+        let blocks = [block()];
+        let next = Next { ram: SectionId(1), page_size: 4096, blocks: &blocks, footers: true };
+        let mut bytes = vec![4, 0, 0, 0, 9];
+        // A PART of another section, one of RAM without a footer before it, and one with a page outside of the block.
+        bytes.extend_from_slice(b"\x7e\0\0\0\x09\x02\0\0\0\x02\0\0\0\0\0\0\0\x08\x06pc.ram");
+        bytes.extend_from_slice(b"\0\0\0\0\0\x02\0\0\0\x01\0\0\0\0\0\0\0\x08\x06pc.ram");
+        bytes.extend_from_slice(b"\x7e\0\0\0\x09\x02\0\0\0\x01\0\0\0\0\0\x10\0\x08\x06pc.ram");
+        let expected = bytes.len() + 5;
+        bytes.extend_from_slice(b"\x7e\0\0\0\x09\x02\0\0\0\x01\0\0\0\0\0\0\x20\x08\x06pc.ram");
+        assert_eq!(Search::default().border_behind(&bytes, next), Ok(expected));
+        let mut search = Search::default();
+        for cut in 0..bytes.len() {
+            assert_eq!(search.border_behind(&bytes[..cut], next), Err(Stop::NeedMore), "cut at {cut}");
+        }
+        assert_eq!(search.border_behind(&bytes, next), Ok(expected));
+    }
+
+    #[test]
+    fn another_iterable_may_come_first() {
+        let next = Next { ram: SectionId(1), page_size: 4096, blocks: &[block()], footers: true };
+        let bytes = b"\x04xx\x7e\0\0\0\x09\x01\0\0\0\x05\x0cdirty-bitmap\0\0\0\0\0\0\0\x01";
+        assert_eq!(Search::default().border_behind(bytes, next), Ok(8));
+    }
+}

@@ -53,7 +53,7 @@ fn save_plain(program: &Path, arguments: &[&str], commands: &str) -> bool {
         .stderr(Stdio::piped())
         .spawn()
         .expect("it was found before");
-    thread::sleep(Duration::from_millis(700));
+    thread::sleep(Duration::from_millis(250));
     let mut stdin = child.stdin.take().expect("piped");
     // A machine that did not start has closed its monitor.
     let _ = write!(stdin, "{commands}\nquit\n");
@@ -74,7 +74,8 @@ fn save_to(file: &Path) -> String {
     format!("migrate \"exec:cat > {}\"", file.display())
 }
 
-const DISK: [&str; 2] = ["-blockdev", "driver=null-co,node-name=disk,size=67108864,read-zeroes=on"];
+const DISK: [&str; 4] =
+    ["-blockdev", "driver=null-co,node-name=disk,size=67108864,read-zeroes=on", "-audiodev", "none,id=none"];
 
 /// What is looked for: a name, and the devices.
 const DEVICES: &[(&str, &[&str])] = &[
@@ -123,7 +124,7 @@ const DEVICES: &[(&str, &[&str])] = &[
             "-device",
             "intel-hda",
             "-device",
-            "hda-duplex",
+            "hda-duplex,audiodev=none",
         ],
     ),
 ];
@@ -345,7 +346,7 @@ fn preempt_channels_and_recovery_connections_of_a_postcopy_are_explained() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = |name: &str| folder.path().join(name);
         let uri = |name: &str| format!("unix:{}", path(name).display());
-        let config = Config { memory_mib: 32, workload: Workload::BUSY, ..Config::default() };
+        let config = Config { memory_mib: 96, workload: Workload::STEADY, ..Config::default() };
         let mut source = Qemu::start(binary, guest, config.clone());
         source.console().wait_ready();
         source.console().wait_passes(1);
@@ -361,7 +362,6 @@ fn preempt_channels_and_recovery_connections_of_a_postcopy_are_explained() {
         source.execute("migrate-start-postcopy", json!({}));
         wait_status(&mut source, &["postcopy-active"]);
         wait_status(&mut destination, &["postcopy-active"]);
-        thread::sleep(Duration::from_millis(300));
         source.execute("migrate-pause", json!({}));
         wait_status(&mut source, &["postcopy-paused"]);
         wait_status(&mut destination, &["postcopy-paused"]);
