@@ -247,9 +247,12 @@ fn mapped_ram_files_are_explained_also_behind_other_bytes_and_by_several_writers
     }
 }
 
+/// What one connection sent.
+type Sent = Arc<Mutex<Vec<u8>>>;
+
 /// Passes on what all connections to `near` send, to a destination on `far` or to nobody, and keeps it.
 struct Channels {
-    sent: Arc<Mutex<Vec<Arc<Mutex<Vec<u8>>>>>>,
+    sent: Arc<Mutex<Vec<Sent>>>,
 }
 
 impl Channels {
@@ -282,7 +285,7 @@ impl Channels {
     }
 }
 
-fn pass_on(mut from: UnixStream, mut to: Option<UnixStream>, kept: Option<Arc<Mutex<Vec<u8>>>>) {
+fn pass_on(mut from: UnixStream, mut to: Option<UnixStream>, kept: Option<Sent>) {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(bytes @ 1..) = from.read(&mut buffer) {
         if let Some(kept) = &kept {
