@@ -9,6 +9,10 @@ use nom::number::streaming::{be_u8, be_u16, be_u32, be_u64};
 /// The longest package that is accepted (`MAX_VM_CMD_PACKAGED_SIZE` is 4 GiB in QEMU; tens of KiB are usual).
 const PACKAGE_LIMIT_BYTES: u32 = 256 << 20;
 
+/// The smallest and the largest target page, in bytes.
+const SMALLEST_PAGE_BYTES: u64 = 1 << 10;
+const LARGEST_PAGE_BYTES: u64 = 1 << 16;
+
 /// A range of a RAM block, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiscardRange {
@@ -87,8 +91,22 @@ pub(crate) fn command(input: Span<'_>) -> Parsed<'_, Command<'_>> {
         3 if length == 0 => Command::PostcopyAdvise(None),
         3 => {
             fixed("POSTCOPY_ADVISE", 16, "0 or 16")?;
-            let (payload, page_size_summary) = be_u64.parse(payload)?;
-            let (_, target_page_size) = be_u64.parse(payload)?;
+            let (at_target, page_size_summary) = be_u64.parse(payload)?;
+            let (_, target_page_size) = be_u64.parse(at_target)?;
+            if !target_page_size.is_power_of_two()
+                || !(SMALLEST_PAGE_BYTES..=LARGEST_PAGE_BYTES).contains(&target_page_size)
+            {
+                let (found, expected) = (target_page_size, "a power of two, 1 KiB to 64 KiB");
+                return Err(at_target.reject(ErrorKind::Value {
+                    what: "advised page size",
+                    found,
+                    expected,
+                }));
+            }
+            if page_size_summary < target_page_size {
+                let (found, expected) = (page_size_summary, "page sizes that no target page is larger than");
+                return Err(payload.reject(ErrorKind::Value { what: "advised page sizes", found, expected }));
+            }
             Command::PostcopyAdvise(Some(PostcopyAdvise { page_size_summary, target_page_size }))
         }
         4 => fixed("POSTCOPY_LISTEN", 0, "0").map(|()| Command::PostcopyListen)?,
@@ -157,8 +175,20 @@ fn discard<'a>(
     }
     let mut ranges = Vec::new();
     while !rest.bytes.is_empty() {
-        let (after, start) = be_u64.parse(rest)?;
-        let (after, length) = be_u64.parse(after)?;
+        let (at_length, start) = be_u64.parse(rest)?;
+        let (after, length) = be_u64.parse(at_length)?;
+        let expected = "a multiple of the host page size";
+        if !start.is_multiple_of(SMALLEST_PAGE_BYTES) {
+            return Err(rest.reject(ErrorKind::Value { what: "discard start", found: start, expected }));
+        }
+        // QEMU takes an empty range on anonymous memory, and fails on memory with a file behind it.
+        if length == 0 || !length.is_multiple_of(SMALLEST_PAGE_BYTES) || start.checked_add(length).is_none() {
+            return Err(at_length.reject(ErrorKind::Value {
+                what: "discard length",
+                found: length,
+                expected,
+            }));
+        }
         ranges.push(DiscardRange { start, length });
         rest = after;
     }

@@ -5,14 +5,15 @@
 //! | a VM of any kind, its stream, and what must come out in the end | [`Vm`] |
 //! | to drive the engine's machines under one seed, with faults | [`World`] |
 //! | the other end of a revert, with a guest that touches pages | [`Destination`] |
+//! | a source or a destination with real memory, threads and page faults | [`real`] |
 //!
-//! `cargo demo` saves and reverts a generated VM for real. A source and a destination with real page faults are still to
-//! come.
+//! The binary `snapsim` is the last of these for the command line. `cargo demo` shows everything together.
 #![forbid(unsafe_code)]
 
 mod destination;
 mod disk;
 mod generate;
+pub mod real;
 mod rng;
 mod world;
 

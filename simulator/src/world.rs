@@ -64,7 +64,12 @@ pub struct World {
     /// What the destination saw broken.
     pub violation: Option<Violation>,
     answers_ended: bool,
+    now_ms: u64,
+    wake: Option<u64>,
 }
+
+/// The choice of what happens next that stands for the clock.
+const CLOCK: usize = 6;
 
 /// Sent by the machine, not taken by the peer.
 type Unsent = [VecDeque<u8>; 2];
@@ -99,6 +104,8 @@ impl World {
             destination: None,
             violation: None,
             answers_ended: false,
+            now_ms: 0,
+            wake: None,
         }
     }
 
@@ -152,10 +159,8 @@ impl World {
                             unsent.extend(&pool.bytes(body.buffer)[body.range]);
                         }
                     }
-                    Action::HoldWriter
-                    | Action::LimitOutput { .. }
-                    | Action::Announce(_)
-                    | Action::WakeAt { .. } => {}
+                    Action::HoldWriter | Action::LimitOutput { .. } | Action::Announce(_) => {}
+                    Action::WakeAt { tick_ms } => self.wake = tick_ms,
                     other => pending.push(self.disk_action(other, &mut pool)),
                 }
                 if self.fault == Fault::Interrupt(self.actions) {
@@ -195,7 +200,11 @@ impl World {
             answering,
             self.destination.as_ref().is_some_and(Destination::can_step),
         ];
-        let possible: Vec<usize> = (0..choices.len()).filter(|&choice| choices[choice]).collect();
+        let mut possible: Vec<usize> = (0..choices.len()).filter(|&choice| choices[choice]).collect();
+        // Time passes when nothing else happens.
+        if possible.is_empty() && self.wake.is_some() {
+            possible.push(CLOCK);
+        }
         assert!(
             !possible.is_empty(),
             "seed {}, event {event}: everybody waits for nothing; destination: {}",
@@ -213,6 +222,10 @@ impl World {
             1 => self.output_leaves(Lane::Main, machine, pool, unsent),
             3 => self.output_leaves(Lane::Preempt, machine, pool, unsent),
             4 => self.answer(machine, pool),
+            CLOCK => {
+                self.now_ms = self.wake.take().unwrap_or(0).max(self.now_ms);
+                machine.handle(Event::Tick { now_ms: self.now_ms }, pool);
+            }
             5 => {
                 let stepped = self.destination.as_mut().map_or(Ok(()), Destination::step);
                 self.violation = stepped.err();
@@ -264,6 +277,7 @@ impl World {
         }
         let length = 1 + self.rng.index(answers.len().min(self.piece_bytes));
         let bytes: Vec<u8> = answers.drain(..length).collect();
+        machine.handle(Event::Tick { now_ms: self.now_ms }, pool);
         machine.handle(Event::Answer(&bytes), pool);
     }
 

@@ -19,6 +19,7 @@
 //! * [`tool`], [`image`]: the `qemu-snapshot` binary of this build, and the judges of what it writes.
 //!
 //! * [`ram`]: what a stream holds in the end.
+//! * [`malformed`]: files that are wrong in one place.
 //! * [`corpus`]: streams captured before; [`Recorder`] captures those that need both ends.
 //!
 //! The library panics where a test would: a call that cannot go on ends the test with the reason.
@@ -29,6 +30,7 @@ pub mod corpus;
 mod guest;
 pub mod image;
 mod independent;
+pub mod malformed;
 mod migration;
 mod policy;
 mod qemu;

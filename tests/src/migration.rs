@@ -227,15 +227,12 @@ impl Qemu {
 
 /// Has the image of a save that has completed looked at.
 fn judge(judged: &Judged, end: Instant) {
-    let saved = judged.stream.as_ref().map(|path| {
-        // What stands between QEMU and the tool takes the stream's end before the tool does, so that QEMU may have
-        // completed when the image is still to be renamed.
-        while !judged.image.exists() {
-            assert!(Instant::now() < end, "no {}", judged.image.display());
-            thread::sleep(POLL);
-        }
-        fs::read(path).expect("recorded")
-    });
+    // QEMU may say that it has completed when all bytes are taken, a moment before the image is renamed into its place.
+    while !judged.image.exists() {
+        assert!(Instant::now() < end, "no {}", judged.image.display());
+        thread::sleep(POLL);
+    }
+    let saved = judged.stream.as_ref().map(|path| fs::read(path).expect("recorded"));
     assert_whole(&judged.image, saved.as_deref());
 }
 

@@ -22,6 +22,11 @@ impl Watch {
         self.heard = true;
     }
 
+    /// When to look again.
+    pub(crate) fn deadline_ms(&self) -> Option<u64> {
+        self.deadline_ms
+    }
+
     /// The clock says `now_ms`; `waiting` is whether it is the peer's turn. Returns when to look again.
     pub(crate) fn tick(&mut self, now_ms: u64, waiting: bool) -> Result<Option<Action>, Failure> {
         let Some(timeout_ms) = self.timeout_ms else { return Ok(None) };

@@ -76,6 +76,12 @@ impl Incoming {
         self.return_path
     }
 
+    /// The main channel broke while the guest ran, and no other has resumed yet.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
     /// Pages are placed one by one.
     #[must_use]
     pub fn is_postcopy(&self) -> bool {

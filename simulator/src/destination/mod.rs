@@ -391,6 +391,10 @@ impl Destination {
     }
 
     fn request(&mut self, block: usize, start: u64) {
+        // Asked for when there is somebody again.
+        if self.incoming.is_paused() {
+            return;
+        }
         let name = self.memory.blocks[block].name.clone();
         let named = self.last_requested.replace(block) != Some(block);
         let length = u32::try_from(self.memory.blocks[block].host_page_bytes).unwrap_or(u32::MAX);

@@ -117,6 +117,8 @@ pub struct RevertMachine {
     hot_set: Option<HotSet>,
     failure: Option<Failure>,
     watch: crate::watch::Watch,
+    /// The time that was asked for last.
+    alarm: Option<u64>,
 }
 
 /// How far it is, or was when it ended.
@@ -143,6 +145,7 @@ impl RevertMachine {
             done: Done::default(),
             hot_set: None,
             failure: None,
+            alarm: None,
             config,
         }
     }
@@ -402,10 +405,12 @@ impl Machine for RevertMachine {
             Event::Interrupted => Err(Failure::Interrupted),
             Event::Answer(bytes) => {
                 self.watch.heard();
-                match &mut self.phase {
+                let result = match &mut self.phase {
                     Phase::Postcopy(postcopy) => postcopy.answer(bytes, &self.image, &mut self.output),
                     _ => Ok(()),
-                }
+                };
+                self.set_alarm();
+                result
             }
             Event::AnswerEnd => match &self.phase {
                 Phase::Postcopy(postcopy) if !postcopy.is_done() => {
@@ -449,9 +454,22 @@ impl RevertMachine {
             postcopy.tick(now_ms);
             waiting |= postcopy.waits();
         }
-        let wake = self.watch.tick(now_ms, waiting)?;
-        self.output.actions.extend(wake);
+        self.watch.tick(now_ms, waiting)?;
+        self.set_alarm();
         Ok(())
+    }
+
+    /// Asks to be told when the next moment comes that counts.
+    fn set_alarm(&mut self) {
+        let recording = match &self.phase {
+            Phase::Postcopy(postcopy) => postcopy.recording_ends_ms(),
+            _ => None,
+        };
+        let alarm = self.watch.deadline_ms().into_iter().chain(recording).min();
+        if alarm != self.alarm {
+            self.alarm = alarm;
+            self.output.actions.push_back(Action::WakeAt { tick_ms: alarm });
+        }
     }
 
     fn operation_done(

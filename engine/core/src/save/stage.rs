@@ -30,11 +30,12 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// Room for `memory_bytes` of pages.
+    /// Room for `memory_bytes` of pages, and for a buffer of them at least: without any, a page whose slab cannot be opened
+    /// would wait for nothing.
     pub(crate) fn new(page_bytes: usize, memory_bytes: usize) -> Self {
         Self {
             page_bytes,
-            limit_pages: memory_bytes / BUFFER_BYTES * (BUFFER_BYTES / page_bytes),
+            limit_pages: (memory_bytes / BUFFER_BYTES).max(1) * (BUFFER_BYTES / page_bytes),
             buffers: Vec::new(),
             free: Vec::new(),
             slabs: BTreeMap::new(),

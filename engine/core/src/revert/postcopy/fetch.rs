@@ -1,17 +1,17 @@
 //! Host pages on their way from the disk: read together, sent one by one.
 
 use super::host_pages::{HostPage, HostPages};
+use super::serve::Means;
 use crate::bits::Bits;
 use crate::failure::Failure;
 use crate::machine::{Action, IoId, Lane};
 use crate::pool::{BufferId, Pool};
-use crate::revert::emit::{Emitter, verify};
+use crate::revert::emit::verify;
 use crate::revert::metadata::Image;
-use crate::revert::output::Output;
 use crate::revert::plan::pieces;
 use crate::revert::ring::SlicePage;
 use crate::revert::wrong;
-use snapshot_image::{HostOffset, Lookup, PresentPage, RamLayout};
+use snapshot_image::{HostOffset, Lookup, PresentPage};
 use std::collections::VecDeque;
 
 /// Host pages that one read brings.
@@ -175,17 +175,8 @@ impl Fetch {
     }
 
     /// Hands out a host page, verified.
-    #[expect(clippy::too_many_arguments, reason = "everything that one page needs on its way")]
-    pub(crate) fn put(
-        &self,
-        page: HostPage,
-        lane: Lane,
-        pages: &HostPages,
-        layout: &RamLayout,
-        emitter: &mut Emitter,
-        output: &mut Output,
-        pool: &Pool,
-    ) -> Result<(), Failure> {
+    pub(crate) fn put(&self, page: HostPage, lane: Lane, with: &mut Means<'_>) -> Result<(), Failure> {
+        let (pages, layout) = (with.pages, with.image.reader.layout());
         let page_bytes = u64::from(layout.page_size());
         let (block, start) = pages.locate(page);
         let name = &layout.blocks()[block].name;
@@ -197,10 +188,10 @@ impl Fetch {
         for number in 0..in_host_page {
             let found = present.next_if(|page| u64::from(page.at) == u64::from(first) + number);
             if let Some(page) = found {
-                verify(page, base, self.buffer, layout, pool)?;
+                verify(page, base, self.buffer, layout, with.pool)?;
             }
-            let body = found.and_then(|page| emitter.body(page, self.buffer, pool));
-            emitter.page(lane, (block, name), start + number * page_bytes, body, output);
+            let body = found.and_then(|page| with.emitter.body(page, self.buffer, with.pool));
+            with.emitter.page(lane, (block, name), start + number * page_bytes, body, with.output);
         }
         Ok(())
     }

@@ -39,7 +39,7 @@ use host_pages::{HostPage, HostPages};
 use hot_set::HotSet;
 use migration_stream::{Command, PostcopyAdvise, QEMU_VM_EOF, put_command, put_end_of_section};
 use recovery::Recovery;
-use serve::Serve;
+use serve::{Means, Serve};
 
 /// Value of the PING that stands behind the devices, as QEMU's is.
 const PING_LOADED: u32 = 3;
@@ -64,7 +64,8 @@ pub struct PostcopyConfig {
     pub preempt: bool,
     /// Sent before the guest runs.
     pub hot_set: Option<HotSet>,
-    /// For how long after the guest's start requests are recorded, in milliseconds.
+    /// For how long after the guest's start requests are recorded, in milliseconds. Nothing that is not requested is sent
+    /// for so long.
     pub record_ms: Option<u64>,
     /// The destination can answer.
     pub can_answer: bool,
@@ -156,6 +157,8 @@ impl Postcopy {
         if config.recover.is_none() {
             serve.plan_before(&config, snapshot, layout, &pages);
         }
+        // What the guest touches can be recorded only if it has to ask for it.
+        serve.waits_for_requests = config.record_ms.is_some() && snapshot.uuid.is_some();
         let record = config.record_ms.and(snapshot.uuid).map(|uuid| Record {
             hot: HotSet::new(uuid),
             seen: Bits::new(pages.total()),
@@ -220,6 +223,16 @@ impl Postcopy {
     /// The clock.
     pub(crate) fn tick(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
+        if let Some(Record { until_ms: Some(until), .. }) = self.record
+            && until <= now_ms
+        {
+            self.serve.waits_for_requests = false;
+        }
+    }
+
+    /// When the recording of the hot set is over.
+    pub(crate) fn recording_ends_ms(&self) -> Option<u64> {
+        self.record.as_ref()?.until_ms.filter(|_| self.serve.waits_for_requests)
     }
 
     /// Goes on as far as possible without waiting; false when only an event can help.
@@ -229,31 +242,30 @@ impl Postcopy {
         output: &mut Output,
         pool: &mut Pool,
     ) -> Result<bool, Failure> {
+        let with = &mut Means { pages: &self.pages, emitter: &mut self.emitter, image, output, pool };
         match &mut self.stage {
             Stage::Recover(_) | Stage::Done => Ok(false),
             // Requests that crossed the end mark: from 8.0 on QEMU does not end before it has the zero pages, too.
-            Stage::Ended if self.serves_behind_end && !output.gone => {
-                self.serve.advance(&self.pages, &mut self.emitter, image, output, pool)
-            }
+            Stage::Ended if self.serves_behind_end && !with.output.gone => self.serve.advance(with),
             Stage::Ended => Ok(false),
             Stage::Before => {
-                let advanced = self.serve.before(&self.pages, &mut self.emitter, image, output, pool)?;
+                let advanced = self.serve.before(with)?;
                 if !advanced && self.serve.is_before_over() {
                     // Third region: dirty bitmaps are complete before the switch.
-                    let third = image.reader.snapshot().third.clone();
-                    output.send(Lane::Main, Header::Long(third), None);
+                    let third = with.image.reader.snapshot().third.clone();
+                    with.output.send(Lane::Main, Header::Long(third), None);
                     self.stage = Stage::Discards(Discards::default());
                     return Ok(true);
                 }
                 Ok(advanced)
             }
             Stage::Discards(discards) => {
-                if output.unsent_bytes(Lane::Main) >= UNSENT_DISCARD_BYTES {
+                if with.output.unsent_bytes(Lane::Main) >= UNSENT_DISCARD_BYTES {
                     return Ok(false);
                 }
                 let mut out = Vec::new();
-                if discards.put_next(&self.serve.sent, &self.pages, image.reader.layout(), &mut out) {
-                    output.send(Lane::Main, Header::Long(out), None);
+                if discards.put_next(&self.serve.sent, &self.pages, with.image.reader.layout(), &mut out) {
+                    with.output.send(Lane::Main, Header::Long(out), None);
                     return Ok(true);
                 }
                 self.send_package(image, output)?;
@@ -262,7 +274,7 @@ impl Postcopy {
             // What is requested now is zero, and will be found so.
             Stage::Serve if self.preempt_ended => Ok(self.send_end(output)),
             Stage::Serve => {
-                let advanced = self.serve.advance(&self.pages, &mut self.emitter, image, output, pool)?;
+                let advanced = self.serve.advance(with)?;
                 if !advanced && self.running && self.serve.is_complete()? {
                     return Ok(self.send_end(output));
                 }

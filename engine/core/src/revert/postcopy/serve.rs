@@ -36,6 +36,16 @@ const NEIGHBOURHOOD_BYTES: u64 = 64 << 10;
 /// Neighbourhoods that are kept; older ones are left to the walk.
 const NEIGHBOURHOODS: usize = 16;
 
+/// What serving works with.
+#[derive(Debug)]
+pub(crate) struct Means<'a> {
+    pub(crate) pages: &'a HostPages,
+    pub(crate) emitter: &'a mut Emitter,
+    pub(crate) image: &'a mut Image,
+    pub(crate) output: &'a mut Output,
+    pub(crate) pool: &'a mut Pool,
+}
+
 /// Everything between the image and the destination's memory.
 #[derive(Debug)]
 pub(crate) struct Serve {
@@ -57,6 +67,8 @@ pub(crate) struct Serve {
     share_pages: u64,
     pub(crate) nonzero_pages: u64,
     pub(crate) summary: PostcopySummary,
+    /// Nothing is sent that was not requested.
+    pub(crate) waits_for_requests: bool,
 }
 
 /// What came of looking for something to read.
@@ -84,6 +96,7 @@ impl Serve {
             share_pages: 0,
             nonzero_pages: 0,
             summary: PostcopySummary::default(),
+            waits_for_requests: false,
         }
     }
 
@@ -117,26 +130,13 @@ impl Serve {
     }
 
     /// Sends the next of what is to be there before the guest runs.
-    pub(crate) fn before(
-        &mut self,
-        pages: &HostPages,
-        emitter: &mut Emitter,
-        image: &mut Image,
-        output: &mut Output,
-        pool: &mut Pool,
-    ) -> Result<bool, Failure> {
+    pub(crate) fn before(&mut self, with: &mut Means<'_>) -> Result<bool, Failure> {
         let mut advanced = false;
-        while output.unsent_bytes(Lane::Main) < BEFORE_BYTES
-            && self.send_batch(BEFORE_BYTES, pages, emitter, image, output, pool)?
-        {
+        while with.output.unsent_bytes(Lane::Main) < BEFORE_BYTES && self.send_batch(BEFORE_BYTES, with)? {
             advanced = true;
         }
-        while pool.taken_bytes() < READ_AHEAD_BYTES && self.fetches.len() < FETCHES {
-            let started = if self.hot.is_empty() {
-                self.start_share(pages, image, output, pool)?
-            } else {
-                self.start_hot(pages, emitter, image, output, pool)?
-            };
+        while with.pool.taken_bytes() < READ_AHEAD_BYTES && self.fetches.len() < FETCHES {
+            let started = if self.hot.is_empty() { self.start_share(with)? } else { self.start_hot(with)? };
             match started {
                 Some(Started::Yes | Started::No) => advanced = true,
                 Some(Started::Wait) | None => break,
@@ -157,15 +157,8 @@ impl Serve {
         self.total.saturating_sub(1)
     }
 
-    fn start_hot(
-        &mut self,
-        pages: &HostPages,
-        emitter: &mut Emitter,
-        image: &mut Image,
-        output: &mut Output,
-        pool: &mut Pool,
-    ) -> Result<Option<Started>, Failure> {
-        if output.unsent_bytes(Lane::Main) >= BEFORE_BYTES {
+    fn start_hot(&mut self, with: &mut Means<'_>) -> Result<Option<Started>, Failure> {
+        if with.output.unsent_bytes(Lane::Main) >= BEFORE_BYTES {
             return Ok(None);
         }
         let end = self.before_end();
@@ -176,23 +169,23 @@ impl Serve {
             self.hot.pop_front();
             return Ok(Some(Started::No));
         }
-        let window = window(range.clone(), pages, u64::MAX);
-        let upto = match look(window, pages, &mut self.claimed, image, pool)? {
+        let window = window(range.clone(), with.pages, u64::MAX);
+        let upto = match look(window, with.pages, &mut self.claimed, with.image, with.pool)? {
             Looked::Need(at, length) => {
-                output.actions.extend(image.read(at, length, pool));
+                with.output.actions.extend(with.image.read(at, length, with.pool));
                 return Ok(Some(Started::Wait));
             }
             Looked::Nothing => window.first.0 + window.count,
             Looked::Fetch { fetch, action, next } => {
                 self.fetches.push_back(fetch);
-                output.actions.push_back(action);
+                with.output.actions.push_back(action);
                 next.0
             }
         };
         // A zero page that is touched would be requested like any other.
         for page in range.start..upto {
             if self.claimed.insert(page) {
-                self.send_zero(HostPage(page), Lane::Main, pages, emitter, image.reader.layout(), output);
+                self.send_zero(HostPage(page), Lane::Main, with);
             }
         }
         if let Some(front) = self.hot.front_mut() {
@@ -201,23 +194,17 @@ impl Serve {
         Ok(Some(Started::Yes))
     }
 
-    fn start_share(
-        &mut self,
-        pages: &HostPages,
-        image: &mut Image,
-        output: &mut Output,
-        pool: &mut Pool,
-    ) -> Result<Option<Started>, Failure> {
+    fn start_share(&mut self, with: &mut Means<'_>) -> Result<Option<Started>, Failure> {
         if self.share_pages == 0 || self.cursor >= self.before_end() {
             return Ok(None);
         }
-        let (block, _) = pages.locate(HostPage(self.cursor));
+        let (block, _) = with.pages.locate(HostPage(self.cursor));
         let in_host_page =
-            (pages.of_block(block).bytes / u64::from(image.reader.layout().page_size())).max(1);
+            (with.pages.of_block(block).bytes / u64::from(with.image.reader.layout().page_size())).max(1);
         let most = self.share_pages.div_ceil(in_host_page);
-        let window = window(self.cursor..self.before_end(), pages, most);
+        let window = window(self.cursor..self.before_end(), with.pages, most);
         let before = self.fetches.len();
-        let started = self.start_window(window, pages, image, output, pool)?;
+        let started = self.start_window(window, with)?;
         if let Started::Yes = started
             && self.fetches.len() > before
             && let Some(fetch) = self.fetches.back()
@@ -228,17 +215,10 @@ impl Serve {
     }
 
     /// Looks at the window that begins at the cursor, and moves the cursor behind what was taken of it.
-    fn start_window(
-        &mut self,
-        window: Window,
-        pages: &HostPages,
-        image: &mut Image,
-        output: &mut Output,
-        pool: &mut Pool,
-    ) -> Result<Started, Failure> {
-        match look(window, pages, &mut self.claimed, image, pool)? {
+    fn start_window(&mut self, window: Window, with: &mut Means<'_>) -> Result<Started, Failure> {
+        match look(window, with.pages, &mut self.claimed, with.image, with.pool)? {
             Looked::Need(at, length) => {
-                output.actions.extend(image.read(at, length, pool));
+                with.output.actions.extend(with.image.read(at, length, with.pool));
                 Ok(Started::Wait)
             }
             Looked::Nothing => {
@@ -249,29 +229,25 @@ impl Serve {
                 let whole = fetch.pages_left() < window.most;
                 self.cursor = if whole { window.first.0 + window.count } else { next.0 };
                 self.fetches.push_back(fetch);
-                output.actions.push_back(action);
+                with.output.actions.push_back(action);
                 Ok(Started::Yes)
             }
         }
     }
 
     /// Sends what is to be sent next while the guest runs.
-    pub(crate) fn advance(
-        &mut self,
-        pages: &HostPages,
-        emitter: &mut Emitter,
-        image: &mut Image,
-        output: &mut Output,
-        pool: &mut Pool,
-    ) -> Result<bool, Failure> {
-        let mut advanced = self.take_requests(pages, emitter, image, output, pool)?;
-        advanced |= self.send_wanted(pages, emitter, image, output, pool)?;
-        let waited_for = self.fetches.iter().any(Fetch::is_wanted);
-        if !waited_for && output.unsent_bytes(Lane::Main) < BACKGROUND_BYTES {
-            advanced |= self.send_batch(BACKGROUND_BYTES, pages, emitter, image, output, pool)?;
+    pub(crate) fn advance(&mut self, with: &mut Means<'_>) -> Result<bool, Failure> {
+        let mut advanced = self.take_requests(with)?;
+        advanced |= self.send_wanted(with)?;
+        if self.waits_for_requests {
+            return Ok(advanced);
         }
-        if pool.taken_bytes() < READ_AHEAD_BYTES && self.fetches.len() < FETCHES {
-            advanced |= self.start_background(pages, image, output, pool)?;
+        let waited_for = self.fetches.iter().any(Fetch::is_wanted);
+        if !waited_for && with.output.unsent_bytes(Lane::Main) < BACKGROUND_BYTES {
+            advanced |= self.send_batch(BACKGROUND_BYTES, with)?;
+        }
+        if with.pool.taken_bytes() < READ_AHEAD_BYTES && self.fetches.len() < FETCHES {
+            advanced |= self.start_background(with)?;
         }
         Ok(advanced)
     }
@@ -282,16 +258,9 @@ impl Serve {
         self.requests.push(range);
     }
 
-    fn take_requests(
-        &mut self,
-        pages: &HostPages,
-        emitter: &mut Emitter,
-        image: &mut Image,
-        output: &mut Output,
-        pool: &mut Pool,
-    ) -> Result<bool, Failure> {
+    fn take_requests(&mut self, with: &mut Means<'_>) -> Result<bool, Failure> {
         let mut advanced = false;
-        while output.unsent_bytes(self.lane) < URGENT_BYTES
+        while with.output.unsent_bytes(self.lane) < URGENT_BYTES
             && let Some(page) = self.requests.pop(&self.sent)
         {
             if self.claimed.has(page.0) {
@@ -303,24 +272,24 @@ impl Serve {
                 break;
             }
             let window = Window { first: page, count: 1, most: 1 };
-            match look(window, pages, &mut self.claimed, image, pool)? {
+            match look(window, with.pages, &mut self.claimed, with.image, with.pool)? {
                 Looked::Need(at, length) => {
-                    output.actions.extend(image.read(at, length, pool));
+                    with.output.actions.extend(with.image.read(at, length, with.pool));
                     self.requests.put_back(page);
                     break;
                 }
                 Looked::Nothing => {
                     self.claimed.insert(page.0);
                     self.summary.requested_host_pages += 1;
-                    self.send_zero(page, self.lane, pages, emitter, image.reader.layout(), output);
+                    self.send_zero(page, self.lane, with);
                 }
                 Looked::Fetch { mut fetch, action, .. } => {
                     fetch.want(page);
                     self.fetches.push_front(fetch);
-                    output.actions.push_back(action);
+                    with.output.actions.push_back(action);
                 }
             }
-            self.add_neighbourhood(page, pages);
+            self.add_neighbourhood(page, with.pages);
             advanced = true;
         }
         Ok(advanced)
@@ -330,117 +299,88 @@ impl Serve {
         let (block, _) = pages.locate(page);
         let block = pages.of_block(block);
         let count = NEIGHBOURHOOD_BYTES / block.bytes;
-        if count > 1 {
+        if count > 1 && !self.waits_for_requests {
             let start = page.0 - (page.0 - block.first) % count;
             self.near.push_front(start..(start + count).min(block.first + block.count));
             self.near.truncate(NEIGHBOURHOODS);
         }
     }
 
-    fn send_wanted(
-        &mut self,
-        pages: &HostPages,
-        emitter: &mut Emitter,
-        image: &Image,
-        output: &mut Output,
-        pool: &mut Pool,
-    ) -> Result<bool, Failure> {
+    fn send_wanted(&mut self, with: &mut Means<'_>) -> Result<bool, Failure> {
         let mut advanced = false;
-        let layout = image.reader.layout();
         for fetch in self.fetches.iter_mut().filter(|fetch| fetch.is_read()) {
-            while output.unsent_bytes(self.lane) < URGENT_BYTES
+            while with.output.unsent_bytes(self.lane) < URGENT_BYTES
                 && let Some(page) = fetch.next_wanted()
             {
                 self.sent.insert(page.0);
                 self.summary.requested_host_pages += 1;
-                emitter.begin(self.lane);
-                fetch.put(page, self.lane, pages, layout, emitter, output, pool)?;
-                emitter.end(self.lane, output);
+                with.emitter.begin(self.lane);
+                fetch.put(page, self.lane, with)?;
+                with.emitter.end(self.lane, with.output);
                 advanced = true;
             }
         }
         if advanced {
-            self.retire(output, pool);
+            self.retire(with);
         }
         Ok(advanced)
     }
 
     /// Sends up to `bytes` of the first fetch that is there.
-    fn send_batch(
-        &mut self,
-        bytes: u64,
-        pages: &HostPages,
-        emitter: &mut Emitter,
-        image: &Image,
-        output: &mut Output,
-        pool: &mut Pool,
-    ) -> Result<bool, Failure> {
+    fn send_batch(&mut self, bytes: u64, with: &mut Means<'_>) -> Result<bool, Failure> {
         let Some(fetch) = self.fetches.iter_mut().find(|fetch| fetch.is_read() && !fetch.is_sent()) else {
             return Ok(false);
         };
         let (block, _) = fetch.place();
         let mut left = bytes;
-        emitter.begin(Lane::Main);
+        with.emitter.begin(Lane::Main);
         while left > 0
             && let Some(page) = fetch.next_page()
         {
             self.sent.insert(page.0);
-            fetch.put(page, Lane::Main, pages, image.reader.layout(), emitter, output, pool)?;
-            left = left.saturating_sub(pages.of_block(block).bytes);
+            fetch.put(page, Lane::Main, with)?;
+            left = left.saturating_sub(with.pages.of_block(block).bytes);
         }
-        emitter.end(Lane::Main, output);
-        self.retire(output, pool);
+        with.emitter.end(Lane::Main, with.output);
+        self.retire(with);
         Ok(true)
     }
 
-    fn send_zero(
-        &mut self,
-        page: HostPage,
-        lane: Lane,
-        pages: &HostPages,
-        emitter: &mut Emitter,
-        layout: &RamLayout,
-        output: &mut Output,
-    ) {
-        let (block, start) = pages.locate(page);
+    fn send_zero(&mut self, page: HostPage, lane: Lane, with: &mut Means<'_>) {
+        let (block, start) = with.pages.locate(page);
+        let layout = with.image.reader.layout();
         let name = &layout.blocks()[block].name;
         self.sent.insert(page.0);
-        emitter.begin(lane);
-        let end = start + pages.of_block(block).bytes;
+        with.emitter.begin(lane);
+        let end = start + with.pages.of_block(block).bytes;
         for offset in (start..end).step_by(layout.page_size() as usize) {
-            emitter.page(lane, (block, name), offset, None, output);
+            with.emitter.page(lane, (block, name), offset, None, with.output);
         }
-        emitter.end(lane, output);
+        with.emitter.end(lane, with.output);
     }
 
-    fn retire(&mut self, output: &mut Output, pool: &mut Pool) {
+    fn retire(&mut self, with: &mut Means<'_>) {
         self.fetches.retain(|fetch| {
             let sent = fetch.is_sent();
             if sent {
-                output.release(fetch.buffer, pool);
+                with.output.release(fetch.buffer, with.pool);
             }
             !sent
         });
     }
 
-    fn start_background(
-        &mut self,
-        pages: &HostPages,
-        image: &mut Image,
-        output: &mut Output,
-        pool: &mut Pool,
-    ) -> Result<bool, Failure> {
+    fn start_background(&mut self, with: &mut Means<'_>) -> Result<bool, Failure> {
         if let Some(range) = self.near.front().cloned() {
-            let window = window(range, pages, u64::MAX);
-            match look(window, pages, &mut self.claimed, image, pool)? {
+            let window = window(range, with.pages, u64::MAX);
+            match look(window, with.pages, &mut self.claimed, with.image, with.pool)? {
                 Looked::Need(at, length) => {
-                    output.actions.extend(image.read(at, length, pool));
+                    with.output.actions.extend(with.image.read(at, length, with.pool));
                     return Ok(false);
                 }
                 Looked::Nothing => {}
                 Looked::Fetch { fetch, action, .. } => {
                     self.fetches.push_front(fetch);
-                    output.actions.push_back(action);
+                    with.output.actions.push_back(action);
                 }
             }
             self.near.pop_front();
@@ -449,8 +389,8 @@ impl Serve {
         if self.cursor >= self.total {
             return Ok(false);
         }
-        let window = window(self.cursor..self.total, pages, u64::MAX);
-        Ok(!matches!(self.start_window(window, pages, image, output, pool)?, Started::Wait))
+        let window = window(self.cursor..self.total, with.pages, u64::MAX);
+        Ok(!matches!(self.start_window(window, with)?, Started::Wait))
     }
 
     /// The destination has these pages from the server before us.

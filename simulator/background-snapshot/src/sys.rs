@@ -1,0 +1,546 @@
+//! The kernel's side: mappings, accesses to memory that others write, and userfaultfd. The only `unsafe` of the crate.
+#![allow(unsafe_code, reason = "memory that is shared with a guest, and ioctls")]
+
+use linux_raw_sys::general::{
+    _UFFDIO_WRITEPROTECT, UFFD_API, UFFD_EVENT_PAGEFAULT, UFFD_PAGEFAULT_FLAG_WP,
+    UFFDIO_REGISTER_MODE_MISSING, UFFDIO_REGISTER_MODE_WP, uffdio_api, uffdio_copy, uffdio_range,
+    uffdio_register, uffdio_writeprotect, uffdio_zeropage,
+};
+use linux_raw_sys::ioctl::{
+    UFFDIO_API, UFFDIO_COPY, UFFDIO_REGISTER, UFFDIO_UNREGISTER, UFFDIO_WAKE, UFFDIO_WRITEPROTECT,
+    UFFDIO_ZEROPAGE,
+};
+use rustix::fs::MemfdFlags;
+use rustix::io::Errno;
+use rustix::ioctl::{Updater, ioctl};
+use rustix::mm::{Advice, MapFlags, ProtFlags, UserfaultfdFlags};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+/// `UFFDIO_WRITEPROTECT_MODE_WP` (linux/userfaultfd.h); linux-raw-sys leaves out macros with casts.
+const UFFDIO_WRITEPROTECT_MODE_WP: u64 = 1;
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+/// `sizeof(struct uffd_msg)`.
+const MESSAGE_BYTES: usize = 32;
+/// Events taken with one read.
+const EVENTS: usize = 16;
+
+/// What a [`Mapping`] is made of.
+#[derive(Debug)]
+pub enum Backing<'a> {
+    /// Private anonymous memory: a guest's RAM, usually.
+    Anonymous,
+    /// Shared memory without a name (memfd), as QEMU's `memory-backend-memfd`.
+    Shared,
+    /// Private anonymous pages of 2 MiB, from the reserved pool (`vm.nr_hugepages`).
+    Huge,
+    /// A regular file, shared. It cannot be write-protected on most file systems.
+    File(&'a File),
+}
+
+/// Memory of one's own, which threads may write while others read it.
+///
+/// Accesses are atomic by words, so that guest and snapshot can race without undefined behaviour. An access blocks as
+/// long as a page of it is write-protected or missing.
+#[derive(Debug)]
+pub struct Mapping {
+    address: NonNull<u8>,
+    length: usize,
+    page_size: usize,
+    /// Its pages live in a file, which has to forget them too.
+    shared: bool,
+}
+
+// SAFETY: the mapping is owned, lives until drop, and is accessed through atomics or by the kernel only.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; no method hands out a reference into it.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `length` bytes.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's; a length that is 0 or no multiple of the page size is `InvalidInput`.
+    pub fn new(length: usize, backing: &Backing<'_>) -> io::Result<Self> {
+        let page_size = match backing {
+            Backing::Huge => HUGE_PAGE_BYTES,
+            _ => rustix::param::page_size(),
+        };
+        if length == 0 || !length.is_multiple_of(page_size) {
+            let text = format!("{length} bytes of memory, expected a multiple of its page size {page_size}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        let memory = ProtFlags::READ | ProtFlags::WRITE;
+        let anonymous = |flags| {
+            // SAFETY: a new mapping at an address of the kernel's choice replaces nothing.
+            unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), length, memory, flags) }
+        };
+        let shared = |fd: BorrowedFd<'_>| {
+            // SAFETY: as above; what the file's other users do to its bytes is what the atomics are for.
+            unsafe { rustix::mm::mmap(std::ptr::null_mut(), length, memory, MapFlags::SHARED, fd, 0) }
+        };
+        let address = match backing {
+            Backing::Anonymous => anonymous(MapFlags::PRIVATE | MapFlags::NORESERVE)?,
+            Backing::Huge => anonymous(MapFlags::PRIVATE | MapFlags::HUGETLB | MapFlags::HUGE_2MB)?,
+            Backing::Shared => {
+                let file = rustix::fs::memfd_create("guest-ram", MemfdFlags::CLOEXEC)?;
+                rustix::fs::ftruncate(&file, length as u64)?;
+                shared(file.as_fd())?
+            }
+            Backing::File(file) => shared(file.as_fd())?,
+        };
+        let address = NonNull::new(address.cast()).ok_or(Errno::NOMEM)?;
+        let shared = matches!(backing, Backing::Shared | Backing::File(_));
+        Ok(Self { address, length, page_size, shared })
+    }
+
+    /// Bytes.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Bytes of a host page, the unit of protection and of faults.
+    #[must_use]
+    pub fn page_size(&self) -> usize {
+        self.page_size
+    }
+
+    fn word(&self, offset: usize) -> &AtomicU64 {
+        assert!(
+            offset.is_multiple_of(8) && offset < self.length,
+            "word at {offset:#x} is outside or unaligned"
+        );
+        // SAFETY: the assertion keeps it inside the mapping, which is page-aligned, and aligned to 8.
+        let pointer = unsafe { self.address.add(offset) };
+        // SAFETY: valid for as long as `self` is borrowed, and only ever accessed atomically.
+        unsafe { AtomicU64::from_ptr(pointer.as_ptr().cast()) }
+    }
+
+    /// Reads the word at `offset`.
+    ///
+    /// # Panics
+    ///
+    /// If it is outside of the mapping or not aligned to 8.
+    #[must_use]
+    pub fn load(&self, offset: usize) -> u64 {
+        self.word(offset).load(Ordering::Relaxed)
+    }
+
+    /// Writes the word at `offset`.
+    ///
+    /// # Panics
+    ///
+    /// As [`load`](Self::load).
+    pub fn store(&self, offset: usize, value: u64) {
+        self.word(offset).store(value, Ordering::Relaxed);
+    }
+
+    /// Copies out of the mapping.
+    ///
+    /// # Panics
+    ///
+    /// If the range is not inside.
+    pub fn read(&self, offset: usize, out: &mut [u8]) {
+        assert!(
+            offset.checked_add(out.len()).is_some_and(|end| end <= self.length),
+            "read outside of memory"
+        );
+        // SAFETY: the assertion keeps it inside the mapping.
+        let from = unsafe { self.address.add(offset) };
+        // SAFETY: `from` is readable for `out.len()` bytes.
+        unsafe { copy_out(from, out) };
+    }
+
+    /// Copies into the mapping.
+    ///
+    /// # Panics
+    ///
+    /// If the range is not inside.
+    pub fn write(&self, offset: usize, data: &[u8]) {
+        assert!(
+            offset.checked_add(data.len()).is_some_and(|end| end <= self.length),
+            "write outside of memory"
+        );
+        let aligned = offset.is_multiple_of(8);
+        let (words, tail) = if aligned { data.as_chunks::<8>() } else { (&[][..], data) };
+        for (number, word) in words.iter().enumerate() {
+            self.store(offset + 8 * number, u64::from_ne_bytes(*word));
+        }
+        for (number, byte) in tail.iter().enumerate() {
+            // SAFETY: the assertion above keeps it inside the mapping.
+            let pointer = unsafe { self.address.add(offset + 8 * words.len() + number) };
+            // SAFETY: inside of the mapping, and only ever accessed atomically.
+            unsafe { AtomicU8::from_ptr(pointer.as_ptr()) }.store(*byte, Ordering::Relaxed);
+        }
+    }
+
+    /// Lets the kernel write into the mapping, as device emulation does (`read(2)`); returns how many bytes it wrote.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    ///
+    /// # Panics
+    ///
+    /// If the range is not inside.
+    pub fn read_from(&self, fd: impl AsFd, offset: usize, length: usize) -> io::Result<usize> {
+        assert!(offset.checked_add(length).is_some_and(|end| end <= self.length), "read outside of memory");
+        // SAFETY: the assertion keeps it inside the mapping.
+        let to = unsafe { self.address.add(offset) };
+        // SAFETY: the kernel writes at most `length` bytes there; nobody holds a reference to them.
+        let buffer = unsafe {
+            std::slice::from_raw_parts_mut(to.as_ptr().cast::<std::mem::MaybeUninit<u8>>(), length)
+        };
+        let (read, _) = rustix::io::read(fd, buffer)?;
+        Ok(read.len())
+    }
+
+    /// Drops the pages of a range: they are missing afterwards (`MADV_DONTNEED`, for shared memory `MADV_REMOVE`), and zero
+    /// if nobody handles that.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, for a range that is not of whole pages too.
+    ///
+    /// # Panics
+    ///
+    /// If the range is not inside.
+    pub fn discard(&self, offset: usize, length: usize) -> io::Result<()> {
+        assert!(
+            offset.checked_add(length).is_some_and(|end| end <= self.length),
+            "discard outside of memory"
+        );
+        // SAFETY: the assertion keeps it inside the mapping.
+        let start = unsafe { self.address.add(offset) };
+        let advice = if self.shared { Advice::LinuxRemove } else { Advice::LinuxDontNeed };
+        // SAFETY: the range is ours, and no reference into it exists.
+        Ok(unsafe { rustix::mm::madvise(start.as_ptr().cast(), length, advice) }?)
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: it was mapped by `new` with this length, and regions of it keep it alive.
+        let unmapped = unsafe { rustix::mm::munmap(self.address.as_ptr().cast(), self.length) };
+        debug_assert!(unmapped.is_ok(), "munmap of a whole mapping");
+    }
+}
+
+/// Copies memory that others may write meanwhile.
+///
+/// # Safety
+///
+/// `from` is readable for `out.len()` bytes, and written through atomics or from outside of the program only.
+unsafe fn copy_out(from: NonNull<u8>, out: &mut [u8]) {
+    let aligned = from.addr().get().is_multiple_of(8);
+    let whole = if aligned { out.len() / 8 } else { 0 };
+    let (words, tail) = out.split_at_mut(8 * whole);
+    for (number, word) in words.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+        // SAFETY: the caller's promise; aligned as checked above.
+        let pointer = unsafe { from.add(8 * number) };
+        // SAFETY: as above.
+        let value = unsafe { AtomicU64::from_ptr(pointer.as_ptr().cast()) };
+        *word = value.load(Ordering::Relaxed).to_ne_bytes();
+    }
+    for (number, byte) in tail.iter_mut().enumerate() {
+        // SAFETY: the caller's promise.
+        let pointer = unsafe { from.add(8 * whole + number) };
+        // SAFETY: as above.
+        *byte = unsafe { AtomicU8::from_ptr(pointer.as_ptr()) }.load(Ordering::Relaxed);
+    }
+}
+
+/// A piece of a guest's memory: the caller's, or a whole [`Mapping`].
+#[derive(Debug, Clone)]
+pub struct Region {
+    address: NonNull<u8>,
+    length: usize,
+    page_size: usize,
+    /// Keeps memory of our own mapped.
+    _mapping: Option<Arc<Mapping>>,
+}
+
+// SAFETY: the memory stays mapped (the promise of `new`, or the mapping that is held), and is only read atomically.
+unsafe impl Send for Region {}
+// SAFETY: as above.
+unsafe impl Sync for Region {}
+
+impl Region {
+    /// Memory of the caller's.
+    ///
+    /// # Safety
+    ///
+    /// The range is mapped and readable for as long as the region and clones of it exist, and written only by atomic
+    /// accesses, by the kernel, or by a guest (KVM).
+    #[must_use]
+    pub unsafe fn new(address: NonNull<u8>, length: usize, page_size: usize) -> Self {
+        Self { address, length, page_size, _mapping: None }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn address(&self) -> usize {
+        self.address.addr().get()
+    }
+
+    /// Bytes.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Bytes of a host page.
+    #[must_use]
+    pub fn page_size(&self) -> usize {
+        self.page_size
+    }
+
+    /// Copies out of it.
+    pub(crate) fn read(&self, offset: usize, out: &mut [u8]) {
+        assert!(
+            offset.checked_add(out.len()).is_some_and(|end| end <= self.length),
+            "read outside of a region"
+        );
+        // SAFETY: the assertion keeps it inside.
+        let from = unsafe { self.address.add(offset) };
+        // SAFETY: the promise of `new`.
+        unsafe { copy_out(from, out) };
+    }
+
+    /// Has every page mapped, without changing it: the zero page where nothing was.
+    pub(crate) fn populate(&self) -> io::Result<()> {
+        let start = self.address.as_ptr().cast();
+        // SAFETY: the range is mapped; reading it changes nothing.
+        match unsafe { rustix::mm::madvise(start, self.length, Advice::LinuxPopulateRead) } {
+            // Before Linux 5.14: a byte of each page.
+            Err(Errno::INVAL) => {
+                let mut byte = [0];
+                (0..self.length).step_by(self.page_size).for_each(|offset| self.read(offset, &mut byte));
+                Ok(())
+            }
+            other => Ok(other?),
+        }
+    }
+
+    fn range(&self, offset: usize, length: usize) -> uffdio_range {
+        assert!(
+            offset.checked_add(length).is_some_and(|end| end <= self.length),
+            "range outside of a region"
+        );
+        uffdio_range { start: (self.address() + offset) as u64, len: length as u64 }
+    }
+}
+
+impl From<Arc<Mapping>> for Region {
+    fn from(mapping: Arc<Mapping>) -> Self {
+        let (address, length, page_size) = (mapping.address, mapping.length, mapping.page_size);
+        Self { address, length, page_size, _mapping: Some(mapping) }
+    }
+}
+
+/// A fault that the kernel reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fault {
+    /// The page's address (of the base page, also in huge pages).
+    pub address: usize,
+    /// A write to a protected page; otherwise the page is missing.
+    pub write_protect: bool,
+}
+
+/// A userfaultfd.
+#[derive(Debug)]
+pub struct Userfault {
+    fd: OwnedFd,
+    features: u64,
+}
+
+impl AsFd for Userfault {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Userfault {
+    /// Opens one with the features `wanted`, as far as the kernel has them.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's: `PermissionDenied` without the right to handle faults of the kernel.
+    pub fn open(wanted: u32) -> io::Result<Self> {
+        // The kernel answers with all features that it has, whatever is switched on; and only the first handshake of a
+        // descriptor counts.
+        let (_, supported) = Self::handshake(0)?;
+        let features = u64::from(wanted) & supported;
+        let (fd, _) = Self::handshake(features)?;
+        Ok(Self { fd, features })
+    }
+
+    fn handshake(features: u64) -> io::Result<(OwnedFd, u64)> {
+        let flags = UserfaultfdFlags::CLOEXEC | UserfaultfdFlags::NONBLOCK;
+        // SAFETY: memory changes only through the ioctls below, each of which says why it is sound.
+        let fd = unsafe { rustix::mm::userfaultfd(flags) }?;
+        let mut api = uffdio_api { api: u64::from(UFFD_API), features, ioctls: 0 };
+        // SAFETY: UFFDIO_API takes this structure.
+        let request = unsafe { Updater::<{ UFFDIO_API }, _>::new(&mut api) };
+        // SAFETY: it changes nothing but the structure.
+        unsafe { ioctl(&fd, request) }?;
+        Ok((fd, api.features))
+    }
+
+    /// Whether a feature is on.
+    #[must_use]
+    pub fn has(&self, feature: u32) -> bool {
+        self.features & u64::from(feature) != 0
+    }
+
+    /// Has faults in the region reported: of pages that are missing, or of writes to protected pages.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's; `Unsupported` if the memory is of a kind that cannot be protected.
+    pub fn register(&self, region: &Region, write_protect: bool) -> io::Result<()> {
+        let mode = if write_protect { UFFDIO_REGISTER_MODE_WP } else { UFFDIO_REGISTER_MODE_MISSING };
+        let range = region.range(0, region.length);
+        let mut argument = uffdio_register { range, mode: u64::from(mode), ioctls: 0 };
+        // SAFETY: UFFDIO_REGISTER takes this structure.
+        let request = unsafe { Updater::<{ UFFDIO_REGISTER }, _>::new(&mut argument) };
+        // SAFETY: the range is the region's; accesses may block from now on, but find the same bytes.
+        unsafe { ioctl(&self.fd, request) }?;
+        if write_protect && argument.ioctls & (1 << _UFFDIO_WRITEPROTECT) == 0 {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        Ok(())
+    }
+
+    /// Protects pages against writing, or ends that and wakes who waits.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn write_protect(&self, region: &Region, offset: usize, length: usize, on: bool) -> io::Result<()> {
+        let mode = if on { UFFDIO_WRITEPROTECT_MODE_WP } else { 0 };
+        loop {
+            let mut argument = uffdio_writeprotect { range: region.range(offset, length), mode };
+            // SAFETY: UFFDIO_WRITEPROTECT takes this structure.
+            let request = unsafe { Updater::<{ UFFDIO_WRITEPROTECT }, _>::new(&mut argument) };
+            // SAFETY: the range is the region's, and its bytes do not change.
+            match unsafe { ioctl(&self.fd, request) } {
+                // The layout of the address space is just changing (a fork, for instance).
+                Err(Errno::AGAIN) => std::thread::yield_now(),
+                other => return Ok(other?),
+            }
+        }
+    }
+
+    /// Places pages that are missing, atomically, and wakes who waits. False if a page is there already.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn copy(&self, region: &Region, offset: usize, data: &[u8]) -> io::Result<bool> {
+        let mut done = 0;
+        while done < data.len() {
+            let range = region.range(offset + done, data.len() - done);
+            let source = data[done..].as_ptr().addr() as u64;
+            let mut argument =
+                uffdio_copy { dst: range.start, src: source, len: range.len, mode: 0, copy: 0 };
+            // SAFETY: UFFDIO_COPY takes this structure.
+            let request = unsafe { Updater::<{ UFFDIO_COPY }, _>::new(&mut argument) };
+            // SAFETY: it fills missing pages of the region only, which nobody can have read yet, from readable bytes.
+            match unsafe { ioctl(&self.fd, request) } {
+                Ok(()) => return Ok(true),
+                // Interrupted; what was copied is told.
+                Err(Errno::AGAIN) => done += usize::try_from(argument.copy).unwrap_or(0),
+                Err(Errno::EXIST) => return Ok(false),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Places zero pages where they are missing, and wakes who waits. False if a page is there already.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's: huge pages have no zero page.
+    pub fn zero_page(&self, region: &Region, offset: usize, length: usize) -> io::Result<bool> {
+        let mut done = 0;
+        while done < length {
+            let range = region.range(offset + done, length - done);
+            let mut argument = uffdio_zeropage { range, mode: 0, zeropage: 0 };
+            // SAFETY: UFFDIO_ZEROPAGE takes this structure.
+            let request = unsafe { Updater::<{ UFFDIO_ZEROPAGE }, _>::new(&mut argument) };
+            // SAFETY: it fills missing pages of the region only.
+            match unsafe { ioctl(&self.fd, request) } {
+                Ok(()) => return Ok(true),
+                Err(Errno::AGAIN) => done += usize::try_from(argument.zeropage).unwrap_or(0),
+                Err(Errno::EXIST) => return Ok(false),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Has no more faults of the region reported, and wakes who waits: missing pages are zero from now on.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn unregister(&self, region: &Region) -> io::Result<()> {
+        let mut range = region.range(0, region.length);
+        // SAFETY: UFFDIO_UNREGISTER takes this structure.
+        let request = unsafe { Updater::<{ UFFDIO_UNREGISTER }, _>::new(&mut range) };
+        // SAFETY: the range is the region's; accesses to it go on as if it had never been registered.
+        Ok(unsafe { ioctl(&self.fd, request) }?)
+    }
+
+    /// Wakes who waits for a page of the range, to try again.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn wake(&self, region: &Region, offset: usize, length: usize) -> io::Result<()> {
+        let mut range = region.range(offset, length);
+        // SAFETY: UFFDIO_WAKE takes this structure.
+        let request = unsafe { Updater::<{ UFFDIO_WAKE }, _>::new(&mut range) };
+        // SAFETY: it changes no memory.
+        Ok(unsafe { ioctl(&self.fd, request) }?)
+    }
+
+    /// Takes the faults that are there, without waiting.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn read_faults(&self, faults: &mut Vec<Fault>) -> io::Result<()> {
+        let mut buffer = [0u8; EVENTS * MESSAGE_BYTES];
+        loop {
+            let length = match rustix::io::read(&self.fd, &mut buffer) {
+                Ok(length) => length,
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            // event (u8), 7 reserved bytes, flags (u64), address (u64), in the host's order.
+            let (messages, _) = buffer[..length].as_chunks::<MESSAGE_BYTES>();
+            for message in messages {
+                let word = |at: usize| {
+                    message[at..].first_chunk::<8>().map_or(0, |bytes| u64::from_ne_bytes(*bytes))
+                };
+                if u32::from(message[0]) == UFFD_EVENT_PAGEFAULT {
+                    let write_protect = word(8) & u64::from(UFFD_PAGEFAULT_FLAG_WP) != 0;
+                    faults.push(Fault { address: usize::try_from(word(16)).unwrap_or(0), write_protect });
+                }
+            }
+            if messages.len() < EVENTS {
+                return Ok(());
+            }
+        }
+    }
+}

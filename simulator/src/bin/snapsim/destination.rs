@@ -1,0 +1,149 @@
+//! `snapsim destination`
+
+use crate::options::{EndArguments, LoadArguments, bytes};
+use crate::{Failure, print};
+use clap::{ArgGroup, Args};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+use vm_simulator::real::bitmaps::{Bitmap, BitmapRules, Node};
+use vm_simulator::real::destination::{self, DestinationConfig, Purpose};
+use vm_simulator::real::{Address, Connection, Digest, Listener, TARGET_PAGE_BYTES};
+
+/// The longest digest file.
+const DIGEST_LIMIT_BYTES: u64 = 1 << 30;
+
+/// A VM that loads a stream, runs a guest on it, and compares every page
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("peer").required(true)))]
+pub(super) struct Arguments {
+    /// Where the stream comes from: stdio, fd:N, unix:PATH (listens there), exec:COMMAND
+    #[arg(group = "peer", value_parser = Address::parse)]
+    from: Option<Address>,
+    /// Start a shell command and load what it writes, as QEMU's exec: does; it reads the return path
+    #[arg(long, group = "peer", value_name = "COMMAND")]
+    exec: Option<String>,
+    /// The command that goes on after a postcopy broke
+    #[arg(long, value_name = "COMMAND")]
+    recover_exec: Option<String>,
+    /// What RAM and devices must be, as a source's --digest wrote it
+    #[arg(long, value_name = "FILE")]
+    digest: Option<PathBuf>,
+    /// Write to this file what was loaded
+    #[arg(long, value_name = "FILE", conflicts_with = "writes")]
+    digest_out: Option<PathBuf>,
+    /// Of 100 accesses of the guest, how many are writes (to pages that have been compared)
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=100))]
+    writes: u64,
+    /// Pages that the devices touch while they are loaded
+    #[arg(long, default_value_t = 3)]
+    device_touches: u64,
+    /// How long the guest goes on when everything is there, in milliseconds
+    #[arg(long, default_value_t = 0)]
+    run_for: u64,
+    /// The most RAM
+    #[arg(long, default_value = "64G", value_parser = bytes)]
+    max_ram: u64,
+    /// Count pages that come twice in postcopy, instead of failing
+    #[arg(long)]
+    count_duplicates: bool,
+    /// A disk: NODE:BYTES; may be repeated
+    #[arg(long, value_name = "NODE:BYTES")]
+    node: Vec<String>,
+    /// A bitmap that is there already: NODE:NAME:GRANULARITY; may be repeated
+    #[arg(long, value_name = "BITMAP")]
+    bitmap: Vec<String>,
+    /// Whose rules for dirty bitmaps
+    #[arg(long, value_enum, default_value_t)]
+    bitmap_rules: BitmapRules,
+    #[command(flatten)]
+    load: LoadArguments,
+    #[command(flatten)]
+    end: EndArguments,
+}
+
+fn usage(text: String) -> Failure {
+    Failure::Usage(text)
+}
+
+fn nodes(arguments: &Arguments) -> Result<BTreeMap<Vec<u8>, Node>, Failure> {
+    let mut nodes = BTreeMap::new();
+    for text in &arguments.node {
+        let wrong = || usage(format!("--node {text}: expected NODE:BYTES"));
+        let (name, size) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let bytes = bytes(size).map_err(|_| wrong())?;
+        nodes.insert(name.as_bytes().to_vec(), Node { bytes, bitmaps: BTreeMap::new() });
+    }
+    for text in &arguments.bitmap {
+        let wrong = || usage(format!("--bitmap {text}: expected NODE:NAME:GRANULARITY, of a --node"));
+        let (rest, granularity) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let (node, name) = rest.split_once(':').ok_or_else(wrong)?;
+        let granularity = bytes(granularity).ok().and_then(|size| u32::try_from(size).ok());
+        let granularity =
+            granularity.filter(|size| size.is_power_of_two() && *size >= 512).ok_or_else(wrong)?;
+        let node: &mut Node = nodes.get_mut(node.as_bytes()).ok_or_else(wrong)?;
+        node.bitmaps.insert(name.as_bytes().to_vec(), Bitmap::new(node.bytes, granularity, true));
+    }
+    Ok(nodes)
+}
+
+fn read_digest(arguments: &Arguments) -> Result<Option<Digest>, Failure> {
+    let Some(path) = &arguments.digest else { return Ok(None) };
+    let wrong = |text: String| usage(format!("{}: {text}", path.display()));
+    let length = std::fs::metadata(path).map_err(|error| wrong(error.to_string()))?.len();
+    if length > DIGEST_LIMIT_BYTES {
+        return Err(wrong(format!("{length} bytes, at most {DIGEST_LIMIT_BYTES} can be")));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+    let pages = usize::try_from(arguments.max_ram).unwrap_or(usize::MAX) / TARGET_PAGE_BYTES;
+    Digest::parse(&text, pages).map(Some).map_err(wrong)
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let address = match (&arguments.from, &arguments.exec) {
+        (Some(from), _) => from.clone(),
+        (None, Some(command)) => Address::Exec(command.clone()),
+        (None, None) => return Err(usage("expected an address or --exec".to_owned())),
+    };
+    let (timeout, faults) = (arguments.end.timeout(), arguments.end.faults());
+    let config = DestinationConfig {
+        memory: arguments.end.memory,
+        host_page: arguments.end.host_page,
+        load: arguments.load.load(),
+        write_percent: arguments.writes,
+        digest: read_digest(arguments)?,
+        make_digest: arguments.digest_out.is_some(),
+        device_touches: arguments.device_touches,
+        run_for: Duration::from_millis(arguments.run_for),
+        max_ram_bytes: arguments.max_ram,
+        preempt: arguments.end.preempt,
+        refuse_duplicates: !arguments.count_duplicates,
+        nodes: nodes(arguments)?,
+        bitmap_rules: arguments.bitmap_rules,
+        timeout,
+        faults: faults.clone(),
+    };
+    let listener = match &address {
+        Address::Unix(path) => {
+            let listener = Listener::bind(path);
+            Some(listener.map_err(|error| usage(format!("unix:{}: {error}", path.display())))?)
+        }
+        _ => None,
+    };
+    let outcome = destination::run(&config, |purpose| match (&listener, purpose) {
+        (Some(listener), _) => listener.accept(timeout, &faults),
+        (None, Purpose::Main) => Connection::connect(&address, timeout, &faults),
+        (None, Purpose::Recovery) => match &arguments.recover_exec {
+            Some(command) => Connection::connect(&Address::Exec(command.clone()), timeout, &faults),
+            None => Err(io::Error::new(io::ErrorKind::Unsupported, "give --recover-exec, or use unix:")),
+        },
+        (None, Purpose::Preempt) => Err(io::Error::new(io::ErrorKind::Unsupported, "--preempt needs unix:")),
+    })?;
+    if let (Some(path), Some(digest)) = (&arguments.digest_out, &outcome.digest) {
+        let written = std::fs::write(path, digest.to_text());
+        written.map_err(|error| usage(format!("{}: {error}", path.display())))?;
+    }
+    print(&outcome.report(), arguments.end.json, address == Address::Stdio);
+    Ok(())
+}

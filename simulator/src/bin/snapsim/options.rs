@@ -1,0 +1,95 @@
+//! What several commands have in common.
+
+use clap::Args;
+use std::time::Duration;
+use vm_simulator::real::{Fault, Faults, Load, MemoryKind, TARGET_PAGE_BYTES, Workload};
+
+/// What the guest does.
+#[derive(Debug, Args)]
+pub(super) struct LoadArguments {
+    /// What the guest touches: idle, sequential, random, zipf, hot-cold, trace:FILE (numbers of pages, one per line)
+    #[arg(long, default_value = "idle", value_parser = Workload::parse)]
+    workload: Workload,
+    /// Threads of the guest
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=256))]
+    threads: u64,
+    /// Accesses per second of all threads; 0: as many as they can
+    #[arg(long, default_value_t = 0)]
+    rate: u64,
+    /// Decides what is left to chance
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+impl LoadArguments {
+    pub(super) fn load(&self) -> Load {
+        let threads = usize::try_from(self.threads).unwrap_or(1);
+        Load { workload: self.workload.clone(), threads, rate: self.rate, seed: self.seed }
+    }
+}
+
+/// What RAM is made of, and the other end.
+#[derive(Debug, Args)]
+pub(super) struct EndArguments {
+    /// What RAM is made of
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) memory: MemoryKind,
+    /// Bytes of a host page: what is requested and placed at once
+    #[arg(long, value_parser = host_page, default_value = "4k")]
+    pub(super) host_page: usize,
+    /// Requested pages have a channel of their own (unix: only)
+    #[arg(long)]
+    pub(super) preempt: bool,
+    /// Ends the wait for a silent peer
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    timeout: u64,
+    /// A fault of this end, may be repeated; `--fault help` prints their names
+    #[arg(long, value_parser = Fault::parse, value_name = "NAME[=N]")]
+    fault: Vec<Fault>,
+    /// The report as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+impl EndArguments {
+    pub(super) fn timeout(&self) -> Duration {
+        Duration::from_secs(self.timeout)
+    }
+
+    pub(super) fn faults(&self) -> Faults {
+        Faults::new(&self.fault)
+    }
+}
+
+fn host_page(text: &str) -> Result<usize, String> {
+    match text {
+        "4k" => Ok(TARGET_PAGE_BYTES),
+        "2m" => Ok(2 << 20),
+        _ => Err("expected 4k or 2m".to_owned()),
+    }
+}
+
+/// Bytes, with a suffix K, M, G or none.
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.as_bytes().last() {
+        Some(b'K' | b'k') => (&text[..text.len() - 1], 10),
+        Some(b'M' | b'm') => (&text[..text.len() - 1], 20),
+        Some(b'G' | b'g') => (&text[..text.len() - 1], 30),
+        _ => (text, 0),
+    };
+    let number: Option<u64> = digits.parse().ok();
+    let bytes = number.and_then(|number| number.checked_mul(1 << shift));
+    bytes.ok_or_else(|| "expected a number of bytes, as in 4096, 64K, 512M or 2G".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_numbers_with_suffixes() {
+        assert_eq!(bytes("64K"), Ok(65536));
+        assert_eq!(bytes("2g"), Ok(2 << 30));
+        assert!(bytes("G").is_err() && bytes("99999999999G").is_err() && bytes("").is_err());
+    }
+}
