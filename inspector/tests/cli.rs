@@ -205,6 +205,33 @@ switchover-start machine - we do not go back
 }
 
 #[test]
+fn a_map_shows_as_hot_what_a_destination_requested() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let hot_cells = |more: &[&str]| {
+        let picture = folder.path().join("map.svg");
+        let output = program()
+            .args(["map", "qemu-10.0-pc-postcopy.bin.zst", "-o"])
+            .arg(&picture)
+            .args(more)
+            .output()
+            .expect("the program runs");
+        assert_eq!(output.status.code(), Some(0), "{}", all(&output));
+        let text = std::fs::read_to_string(&picture).expect("written");
+        let hot = text.lines().filter(|line| line.contains("#ff9d00") || line.contains("#ffe0a0"));
+        let width = |line: &str| line.split("width=\"").nth(1)?.split('"').next()?.parse::<u64>().ok();
+        hot.filter_map(width).sum::<u64>()
+    };
+    let (without, with) = (hot_cells(&[]), hot_cells(&["--hot", "qemu-10.0-pc-postcopy.rp.bin.zst"]));
+    assert!(with > without, "{without} and {with}");
+    let output = program()
+        .args(["map", "qemu-10.0-pc.bin.zst", "--hot", "qemu-10.0-pc.bin.zst", "-o"])
+        .arg(folder.path().join("map.svg"))
+        .output()
+        .expect("the program runs");
+    assert!(all(&output).contains("expected a hot set or a recorded return path"), "{}", all(&output));
+}
+
+#[test]
 fn man_pages_and_completions_name_every_command() {
     for command in ["dump", "check", "stat", "diff", "compat", "map", "extract", "convert"] {
         let page = stdout(&run(&["man", command]));
