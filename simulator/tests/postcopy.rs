@@ -11,7 +11,7 @@ use vm_simulator::{Destination, DestinationConfig, Fault, Rng, SimFile, Vm, VmCo
 
 /// More in the nightly tier.
 fn seeds() -> u64 {
-    std::env::var("SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1000)
+    std::env::var("SIM_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1000)
 }
 
 /// A saved VM, and how its destination is.
