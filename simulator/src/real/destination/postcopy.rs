@@ -103,7 +103,9 @@ fn watch_memory(loader: &Loader<'_>, shared: &Shared, offset: u64) -> Result<Arc
         return Err(Error::Refused { offset, text });
     }
     let features = UFFD_FEATURE_MISSING_HUGETLBFS | UFFD_FEATURE_MISSING_SHMEM;
-    let userfault = Arc::new(Userfault::open(features).map_err(Error::Userfaultfd)?);
+    // Only threads of our own touch this memory, so their faults are enough where others are not permitted.
+    let userfault = Userfault::open(features).or_else(|_| Userfault::open_user_mode(features));
+    let userfault = Arc::new(userfault.map_err(Error::Userfaultfd)?);
     for region in &shared.regions {
         userfault.register(region, false).map_err(at("UFFDIO_REGISTER"))?;
     }
