@@ -3,6 +3,8 @@
 //! The guest is the machine's whole firmware, ACPI tables are off and there is no device with an option ROM, so every
 //! page in a stream is the guest's own or zero.
 
+mod bare;
+
 use std::{
     fs,
     io::Read,
@@ -284,31 +286,33 @@ fn main() {
     let _ = qemu_img_or_skip().expect("qemu-utils is needed");
     let only = std::env::args().nth(1);
     let missing = only.as_deref() == Some("--missing");
-    let path = corpus::folder().join("../MANIFEST");
-    let before = fs::read_to_string(&path).unwrap_or_default();
-    let mut manifest: Vec<String> = before.lines().map(str::to_owned).collect();
+    let wanted = |name: &str| match &only {
+        Some(_) if missing => !corpus::folder().join(format!("{name}.bin.zst")).exists(),
+        Some(part) => name.contains(part.as_str()),
+        None => true,
+    };
     for capture in CAPTURES {
         for &version in capture.versions {
             let name = format!("qemu-{}-{}", version.number(), capture.name);
-            let there = corpus::folder().join(format!("{name}.bin.zst")).exists();
-            let wanted = only.as_ref().is_none_or(|only| name.contains(only.as_str()));
-            if if missing { there } else { !wanted } {
+            if !wanted(&name) {
                 continue;
             }
             let binary = version.binary().expect("both QEMUs are needed: .ci/qemu");
             let folder = tempfile::tempdir().expect("a temporary folder");
             for (suffix, bytes) in capture.take(&binary, guest, folder.path()) {
-                let name = format!("{name}{suffix}");
-                let (packed, sum) = keep(&name, &bytes, folder.path());
-                println!("{name}: {} bytes, packed {packed}", bytes.len());
-                let line = format!("{sum}  {name}.bin  {}", capture.described(version));
-                let same = |old: &&mut String| old.split_whitespace().nth(1) == Some(&format!("{name}.bin"));
-                match manifest.iter_mut().find(same) {
-                    Some(old) => *old = line,
-                    None => manifest.push(line),
-                }
-                fs::write(&path, manifest.join("\n") + "\n").expect("the corpus can be written");
+                keep(&format!("{name}{suffix}"), &bytes, &capture.described(version), folder.path());
             }
+        }
+    }
+    for machine in bare::MACHINES {
+        let name = format!("qemu-7.2-{}", machine.name);
+        if !wanted(&name) {
+            continue;
+        }
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        match machine.take(folder.path()) {
+            Some(bytes) => keep(&name, &bytes, &machine.described(), folder.path()),
+            None => println!("{name}: not taken: this architecture's QEMU is not installed"),
         }
     }
 }
@@ -426,8 +430,8 @@ fn wait_rounds(source: &mut Qemu, rounds: u64) {
     }
 }
 
-/// Packs a stream into the corpus; gives the packed length and the SHA-256 of the unpacked one.
-fn keep(name: &str, bytes: &[u8], folder: &Path) -> (usize, String) {
+/// Packs a stream into the corpus, with a line in the manifest.
+fn keep(name: &str, bytes: &[u8], described: &str, folder: &Path) {
     let packed = zstd::encode_all(bytes, LEVEL).expect("memory is enough");
     fs::write(corpus::folder().join(format!("{name}.bin.zst")), &packed).expect("the corpus can be written");
     let plain = folder.join("plain");
@@ -437,5 +441,15 @@ fn keep(name: &str, bytes: &[u8], folder: &Path) -> (usize, String) {
     let mut text = String::new();
     sum.stdout.take().expect("piped").read_to_string(&mut text).expect("hex digits");
     assert!(sum.wait().expect("our own child").success(), "sha256sum");
-    (packed.len(), text.split_whitespace().next().expect("the sum").to_owned())
+    println!("{name}: {} bytes, packed {}", bytes.len(), packed.len());
+    let sum = text.split_whitespace().next().expect("the sum");
+    let path = corpus::folder().join("../MANIFEST");
+    let mut manifest: Vec<String> =
+        fs::read_to_string(&path).unwrap_or_default().lines().map(str::to_owned).collect();
+    let line = format!("{sum}  {name}.bin  {described}");
+    match manifest.iter_mut().find(|old| old.split_whitespace().nth(1) == Some(&format!("{name}.bin"))) {
+        Some(old) => *old = line,
+        None => manifest.push(line),
+    }
+    fs::write(&path, manifest.join("\n") + "\n").expect("the corpus can be written");
 }
