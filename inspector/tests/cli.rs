@@ -210,7 +210,7 @@ fn a_map_shows_as_hot_what_a_destination_requested() {
     let hot_cells = |more: &[&str]| {
         let picture = folder.path().join("map.svg");
         let output = program()
-            .args(["map", "qemu-10.0-pc-postcopy.bin.zst", "-o"])
+            .args(["map", "qemu-10.0-pc.bin.zst", "-o"])
             .arg(&picture)
             .args(more)
             .output()
