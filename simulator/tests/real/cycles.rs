@@ -85,6 +85,7 @@ fn cycle(seed: u64) -> &'static str {
         ..destination()
     };
     let (faults, breaks) = channel_faults(&mut rng, ram_bytes);
+    eprintln!("{mode:?}, {breaks}, {memory:?}");
     let start = Instant::now();
     let (sent, loaded) = run(&source, &destination, faults);
     assert!(start.elapsed() < LIMIT, "seed {seed}: a cycle took {:?}", start.elapsed());
@@ -121,6 +122,8 @@ fn random_faults_never_lead_to_a_wrong_page_or_a_hang() {
     let first = number("SNAPSIM_SEED").unwrap_or(1);
     let mut ends = std::collections::BTreeMap::new();
     for seed in first..first + number("SNAPSIM_CYCLES").unwrap_or(CYCLES) {
+        // The last one of these is the one that hangs.
+        eprintln!("seed {seed}");
         *ends.entry(cycle(seed)).or_insert(0) += 1;
     }
     eprintln!("{ends:?}");
