@@ -3,7 +3,7 @@
 use crate::contents::{Contents, load_opened};
 use crate::error::Error;
 use crate::escape::{json_text, terminal};
-use crate::input::{OpenOptions, open};
+use crate::input::{OpenOptions, Opened, open};
 use migration_stream::device::{Array, Field, State};
 use migration_stream::{RamBlock, UNKNOWN_LENGTH};
 use serde_json::Value as Json;
@@ -89,10 +89,54 @@ impl Shape {
             let mut file = File::open(path).map_err(Error::io(&name))?;
             let is_file = file.metadata().map_err(Error::io(&name))?.is_file();
             if is_file && file.read(&mut first).map_err(Error::io(&name))? == 1 && first == *b"{" {
-                return dump(&name, path);
+                return Self::of_dump(&name, &dump_text(&name, file, first)?);
             }
         }
-        Ok(Self::of(&load_opened(open(path, options)?, options, None, None)?))
+        Self::of_opened(open(path, options)?, options)
+    }
+
+    /// The shape of a stream or an image that is open.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read, or is damaged.
+    pub fn of_opened(opened: Opened, options: &OpenOptions) -> Result<Self, Error> {
+        Ok(Self::of(&load_opened(opened, options, None, None)?))
+    }
+
+    /// The shape of what `-dump-vmstate` wrote: for each type of the device model its `VMStateDescription`.
+    ///
+    /// # Errors
+    ///
+    /// When `text` is something else. `name` is what it is called there.
+    pub fn of_dump(name: &str, text: &[u8]) -> Result<Self, Error> {
+        let wrong = |why: String| Error::Input { what: name.to_owned(), why };
+        let json: Json = serde_json::from_slice(text).map_err(|error| wrong(error.to_string()))?;
+        let object = json.as_object().ok_or_else(|| wrong("not a JSON object".to_owned()))?;
+        let Some(machine) = object.get("vmschkmachine").and_then(|machine| machine.get("Name")?.as_str())
+        else {
+            return Err(wrong("JSON, but not of -dump-vmstate: no vmschkmachine".to_owned()));
+        };
+        let mut shape = Self {
+            is_dump: true,
+            machine: Some(machine.as_bytes().to_vec()),
+            footers: true,
+            ..Self::default()
+        };
+        for (type_name, device) in object.iter().filter(|(key, _)| *key != "vmschkmachine") {
+            let Some(description) = device.get("Description") else { continue };
+            let state = described(description, 0).ok_or_else(|| {
+                wrong(format!("\"{}\" is not as QEMU writes it", json_text(type_name.as_bytes())))
+            })?;
+            shape.devices.push(DeviceShape {
+                idstr: type_name.as_bytes().to_vec(),
+                instance_id: 0,
+                version: state.version,
+                body_bytes: 0,
+                state: Some(state),
+            });
+        }
+        Ok(shape)
     }
 
     /// The shape of what was loaded.
@@ -172,40 +216,15 @@ fn of_field(field: &Field, count: u64, nested: Vec<StateShape>) -> FieldShape {
     }
 }
 
-/// Reads what `-dump-vmstate` wrote: for each type of the device model its `VMStateDescription`.
-fn dump(name: &str, path: &Path) -> Result<Shape, Error> {
-    let wrong = |why: String| Error::Input { what: name.to_owned(), why };
-    let mut text = Vec::new();
-    let file = File::open(path).map_err(Error::io(name))?;
-    file.take(JSON_LIMIT_BYTES + 1).read_to_end(&mut text).map_err(Error::io(name))?;
+/// The text of a `-dump-vmstate` file, of which the first byte was read.
+fn dump_text(name: &str, file: File, first: [u8; 1]) -> Result<Vec<u8>, Error> {
+    let mut text = first.to_vec();
+    file.take(JSON_LIMIT_BYTES).read_to_end(&mut text).map_err(Error::io(name))?;
     if text.len() as u64 > JSON_LIMIT_BYTES {
-        return Err(wrong(format!("more than {JSON_LIMIT_BYTES} bytes of JSON")));
+        let why = format!("more than {JSON_LIMIT_BYTES} bytes of JSON");
+        return Err(Error::Input { what: name.to_owned(), why });
     }
-    let json: Json = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
-    let object = json.as_object().ok_or_else(|| wrong("not a JSON object".to_owned()))?;
-    let Some(machine) = object.get("vmschkmachine").and_then(|machine| machine.get("Name")?.as_str()) else {
-        return Err(wrong("JSON, but not of -dump-vmstate: no vmschkmachine".to_owned()));
-    };
-    let mut shape = Shape {
-        is_dump: true,
-        machine: Some(machine.as_bytes().to_vec()),
-        footers: true,
-        ..Shape::default()
-    };
-    for (type_name, device) in object.iter().filter(|(key, _)| *key != "vmschkmachine") {
-        let Some(description) = device.get("Description") else { continue };
-        let state = described(description, 0).ok_or_else(|| {
-            wrong(format!("\"{}\" is not as QEMU writes it", json_text(type_name.as_bytes())))
-        })?;
-        shape.devices.push(DeviceShape {
-            idstr: type_name.as_bytes().to_vec(),
-            instance_id: 0,
-            version: state.version,
-            body_bytes: 0,
-            state: Some(state),
-        });
-    }
-    Ok(shape)
+    Ok(text)
 }
 
 fn described(json: &Json, depth: usize) -> Option<StateShape> {
