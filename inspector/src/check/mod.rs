@@ -16,7 +16,7 @@ use postcopy::Postcopy;
 use ram::Ram;
 use return_path::ReturnPath;
 use sections::Sections;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 /// Findings of one rule that are told one by one.
@@ -24,7 +24,7 @@ const TOLD: u64 = 20;
 
 /// What a rule found, with the rule's name, so that a rule that fails everywhere does not fill the terminal.
 struct Report<'a> {
-    told: &'a mut HashMap<&'static str, u64>,
+    told: &'a mut BTreeMap<&'static str, u64>,
     found: &'a mut dyn FnMut(Finding),
 }
 
@@ -53,7 +53,7 @@ impl Report<'_> {
 /// Checks what a walk comes across.
 pub struct Checker<'a> {
     found: &'a mut dyn FnMut(Finding),
-    told: HashMap<&'static str, u64>,
+    told: BTreeMap<&'static str, u64>,
     kind: Kind,
     sections: Sections,
     ram: Ram,
@@ -82,7 +82,7 @@ impl<'a> Checker<'a> {
         }
         Self {
             found,
-            told: HashMap::new(),
+            told: BTreeMap::new(),
             kind: opened.kind,
             sections: Sections::default(),
             ram: Ram::default(),
