@@ -158,6 +158,9 @@ impl Visitor for Checker<'_> {
         match &item.event {
             Event::Device(section) => self.sections.device(&mut report, item.offset, section),
             Event::MappedBlock(mapped) => self.ram.name(&mut report, item.offset, &mapped.block.idstr),
+            Event::MappedBitmap { block, bits } => {
+                ram::mapped_bitmap(&mut report, item.offset, *block, bits, context);
+            }
             Event::Multifd(message) => self.multifd.message(&mut report, item.offset, message),
             Event::MultifdData(data) => self.multifd.data(&mut report, item.offset, data, context),
             Event::ReturnPath(message) => self.return_path.message(&mut report, item.offset, message),

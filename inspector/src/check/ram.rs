@@ -158,6 +158,26 @@ impl Ram {
     }
 }
 
+/// Bits behind the block's last page: QEMU reads whole words and passes over them (`read_ramblock_mapped_ram`).
+pub(super) fn mapped_bitmap(
+    report: &mut Report<'_>,
+    offset: u64,
+    block: usize,
+    bits: &[u8],
+    context: Context<'_>,
+) {
+    let Some(block) = context.blocks.get(block) else { return };
+    let pages = block.used_length / u64::from(context.page_size);
+    let behind = usize::try_from(pages / 8).ok().and_then(|last| bits.get(last..)).unwrap_or_default();
+    let shared =
+        u64::from(behind.first().map_or(0, |byte| byte.count_ones() - (byte >> (pages % 8)).count_ones()));
+    let stray = behind.iter().map(|byte| u64::from(byte.count_ones())).sum::<u64>() - shared;
+    if stray > 0 {
+        let text = format!("{stray} bits of pages behind the end of \"{}\"", terminal(&block.idstr));
+        report.warning("bitmap", offset, "mapped-ram bitmap", text);
+    }
+}
+
 fn packed(report: &mut Report<'_>, offset: u64, rule: &'static str, kind: migration_stream::ErrorKind) {
     let error = Error { offset, path: "section \"ram\" > page record".to_owned(), kind };
     report.say(rule, error.into());

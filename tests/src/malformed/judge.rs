@@ -1,6 +1,11 @@
 //! What the toolkit says of a file.
 
-use std::{fmt::Write as _, fs, path::Path, process::Output};
+use std::{
+    fmt::Write as _,
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
 
 use migration_stream::{
     Error, Options, ReadError, SliceReader, StreamReader,
@@ -9,7 +14,7 @@ use migration_stream::{
 };
 
 use super::{Kind, Malformed, multifd};
-use crate::image::run_tool;
+use crate::{image::run_tool, tool::snapinspect};
 
 /// What is said of `file`, a line for each reader; `folder` is for files in passing. `stream` is a valid stream, for images
 /// that one may be saved into.
@@ -42,7 +47,24 @@ pub fn said(file: &Malformed, stream: &Path, folder: &Path) -> String {
             assert!(fs::read(&path).expect("still there") == file.bytes, "{}: changed", file.name);
         }
     }
+    line("check", &checked(&path));
     said
+}
+
+/// What the inspector finds, without what it notes of the file as a whole.
+fn checked(path: &Path) -> String {
+    let output = Command::new(snapinspect()).arg("check").arg(path).output().expect("the program runs");
+    let (found, trouble) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let status = output.status.code().map_or_else(|| "killed".to_owned(), |code| code.to_string());
+    let lines: Vec<&str> =
+        found.lines().chain(trouble.lines()).filter(|line| !is_of_the_whole(line)).collect();
+    format!("status {status}: {}", lines.join(" / ")).replace(&path.display().to_string(), "FILE")
+}
+
+/// A note without an offset: how many pages came twice, or never.
+fn is_of_the_whole(line: &str) -> bool {
+    let mut words = line.split_whitespace();
+    words.next() == Some("-") && words.next() == Some("note")
 }
 
 /// Status and words of the tool, without the path.

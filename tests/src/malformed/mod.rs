@@ -7,6 +7,8 @@ mod answers;
 mod base;
 mod image;
 mod judge;
+mod libvirt;
+mod mapped;
 mod multifd;
 mod postcopy;
 mod precopy;
@@ -46,8 +48,15 @@ pub struct Malformed {
 /// All files that are wrong in one place, and before those of each kind the valid one, whose change is empty.
 #[must_use]
 pub fn all() -> Vec<Malformed> {
-    let recipes =
-        [precopy::recipes(), postcopy::recipes(), answers::recipes(), multifd::recipes(), image::recipes()];
+    let recipes = [
+        precopy::recipes(),
+        postcopy::recipes(),
+        mapped::recipes(),
+        libvirt::recipes(),
+        answers::recipes(),
+        multifd::recipes(),
+        image::recipes(),
+    ];
     recipes.into_iter().flat_map(|recipes| recipes.files).collect()
 }
 

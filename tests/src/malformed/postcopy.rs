@@ -132,6 +132,29 @@ pub(super) fn recipes() -> Recipes {
         bytes[base.at("packaged") + 8] += 5;
         bytes.splice(part..part, [8, 0, 5, 0, 0]);
     });
+    r.make("package-listen-twice", "LISTEN twice", |bytes, base| {
+        let at = base.at("packaged") + 9;
+        bytes[at - 1] += 5;
+        bytes.splice(at..at, [8, 0, 4, 0, 0]);
+    });
+    r.make("package-twice", "two packages", |bytes, base| {
+        let (from, to) = (base.at("packaged"), base.at("part"));
+        let package = bytes[from..to].to_vec();
+        bytes.splice(to..to, package);
+    });
+    r.make("package-missing", "no package: pages that nobody listens for", |bytes, base| {
+        bytes.drain(base.at("packaged")..base.at("part"));
+    });
+    r.make("discard-late", "DISCARD behind the package", |bytes, base| {
+        let (from, to) = (base.at("discard"), base.at("packaged"));
+        let discard = bytes[from..to].to_vec();
+        bytes.splice(base.at("part")..base.at("part"), discard);
+    });
+    r.make("page-twice", "a page twice behind RUN", |bytes, base| {
+        let from = base.at("part") + 5;
+        let page = bytes[from..from + 15 + 4096].to_vec();
+        bytes.splice(from..from, page);
+    });
     r.insert("listen-outside", "LISTEN outside of a package", "packaged", &[8, 0, 4, 0, 0]);
     r.insert("recv-bitmap-name", "RECV_BITMAP with a longer name", "packaged", b"\x08\0\x0a\0\x07\x09pc.ram");
     r.insert("resume-early", "RESUME before there is something", "packaged", &[8, 0, 9, 0, 0]);
