@@ -191,3 +191,53 @@ fn bitmaps_come_in_precopy_and_in_postcopy() {
         }
     }
 }
+
+#[test]
+fn writes_of_the_running_guest_are_merged_into_its_bitmaps() {
+    let bitmap = SourceBitmap {
+        node: b"disk0".to_vec(),
+        name: b"backup".to_vec(),
+        disk_bytes: 4 << 30,
+        granularity: 4096,
+        enabled: true,
+        persistent: false,
+        seed: 1,
+    };
+    let node = Node { bytes: 4 << 30, bitmaps: BTreeMap::new() };
+    let nodes = BTreeMap::from([(b"disk0".to_vec(), node)]);
+    for mode in [Mode::BitmapPostcopy, Mode::Precopy { downtime: Duration::from_secs(1), max_rounds: 1 }] {
+        let source = SourceConfig { bitmaps: vec![bitmap.clone()], ..source(mode) };
+        let still = DestinationConfig { nodes: nodes.clone(), ..destination() };
+        let writing = DestinationConfig { disk_writes: 500, ..still.clone() };
+        let set = |destination: &DestinationConfig| {
+            let (_, loaded) = check(&source, destination, no_faults());
+            let found = loaded.bitmaps.nodes()[&b"disk0"[..]].bitmaps[&b"backup"[..]].clone();
+            assert!(
+                (0..bitmap.bits()).all(|bit| !bitmap.bit(bit) || found.has(bit)),
+                "{mode:?}: bits are lost"
+            );
+            found.set_bits()
+        };
+        let (before, after) = (set(&still), set(&writing));
+        // Most of the 500 sectors fall on clear bits, each on one.
+        assert!((before + 300..=before + 500).contains(&after), "{mode:?}: {before}, {after}");
+    }
+}
+
+#[test]
+fn real_huge_pages_work_as_well() {
+    if !userfaultfd_works() {
+        return;
+    }
+    let reserved = std::fs::read_to_string("/proc/sys/vm/nr_hugepages").unwrap_or_default();
+    if reserved.trim().parse::<u64>().unwrap_or(0) < 24 {
+        return eprintln!("SKIPPED: fewer than 24 huge pages (vm.nr_hugepages)");
+    }
+    for mode in [Mode::Postcopy { percent: 30, preempt: false }, background(Strategy::Copy { pool_pages: 2 })]
+    {
+        let source = SourceConfig { memory: MemoryKind::Huge, ..source(mode) };
+        let destination = DestinationConfig { memory: MemoryKind::Huge, ..destination() };
+        let (_, loaded) = check(&source, &destination, no_faults());
+        assert_eq!(loaded.arrived, loaded.pages);
+    }
+}

@@ -155,13 +155,14 @@ impl Arguments {
             bandwidth: self.bandwidth,
             bitmaps: self.bitmap.clone(),
             digest: self.digest.is_some(),
+            faults: self.end.faults(),
         })
     }
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let config = arguments.config()?;
-    let (timeout, faults) = (arguments.end.timeout(), arguments.end.faults());
+    let (timeout, faults) = (arguments.end.timeout(), config.faults.clone());
     let outcome = source::run(&config, || Connection::connect(&arguments.to, timeout, &faults))?;
     if let (Some(path), Some(digest)) = (&arguments.digest, &outcome.digest) {
         let written = std::fs::write(path, digest.to_text());

@@ -32,6 +32,7 @@ use super::memory::{MemoryKind, TARGET_PAGE_BYTES};
 use super::report::Times;
 use super::stream::RecordStream;
 use super::vcpus::{Load, Vcpus};
+use crate::rng::Rng;
 use loader::{Loaded, Loader};
 use migration_stream::Options;
 use reader::Reader;
@@ -82,6 +83,8 @@ pub struct DestinationConfig {
     pub refuse_duplicates: bool,
     /// Disks.
     pub nodes: BTreeMap<Vec<u8>, Node>,
+    /// Writes of the guest's to each disk, as soon as it runs.
+    pub disk_writes: u64,
     /// Whose rules for dirty bitmaps.
     pub bitmap_rules: BitmapRules,
     /// How long a silent peer is waited for.
@@ -105,6 +108,7 @@ impl Default for DestinationConfig {
             preempt: false,
             refuse_duplicates: true,
             nodes: BTreeMap::new(),
+            disk_writes: 0,
             bitmap_rules: BitmapRules::default(),
             timeout: Duration::from_secs(60),
             faults: Faults::default(),
@@ -202,6 +206,7 @@ fn load(
     match loaded {
         Loaded::Everything => {
             let guest = run_guest(config, loader.shared(stream.offset())?)?;
+            write_disks(config, &mut lock(&loader.bitmaps));
             outcome.time_to_run = start.elapsed();
             outcome.time_to_complete = start.elapsed();
             Ok(guest)
@@ -214,6 +219,16 @@ fn load(
 fn run_guest(config: &DestinationConfig, shared: &Arc<Shared>) -> Result<Guest, Error> {
     let reader = new_reader(config, shared);
     start_guest(config, shared, reader)
+}
+
+/// What the guest writes to its disks: sectors that its seed decides.
+fn write_disks(config: &DestinationConfig, bitmaps: &mut Bitmaps) {
+    let mut rng = Rng::new(config.load.seed);
+    for (name, node) in &config.nodes {
+        for _ in 0..config.disk_writes {
+            bitmaps.guest_writes(name, rng.below((node.bytes / 512).max(1)) * 512, 512);
+        }
+    }
 }
 
 fn new_reader(config: &DestinationConfig, shared: &Arc<Shared>) -> Arc<Reader> {

@@ -13,6 +13,7 @@ pub use bitmaps::SourceBitmap;
 use super::channel::{Connection, Output};
 use super::digest::Digest;
 use super::error::{Error, at};
+use super::faults::Faults;
 use super::guest::{self, Writer};
 use super::memory::{GuestMemory, MemoryKind, TARGET_PAGE_BYTES};
 use super::report::{Report, Times};
@@ -79,6 +80,8 @@ pub struct SourceConfig {
     pub bitmaps: Vec<SourceBitmap>,
     /// Note what every page has to be.
     pub digest: bool,
+    /// What this end does wrong in postcopy: silent, delay, reorder, kill-at.
+    pub faults: Faults,
 }
 
 impl Default for SourceConfig {
@@ -99,6 +102,7 @@ impl Default for SourceConfig {
             bandwidth: None,
             bitmaps: Vec::new(),
             digest: false,
+            faults: Faults::default(),
         }
     }
 }
