@@ -2,7 +2,7 @@
 #![allow(unsafe_code, reason = "memory that is shared with a guest, and ioctls")]
 
 use linux_raw_sys::general::{
-    _UFFDIO_WRITEPROTECT, UFFD_API, UFFD_EVENT_PAGEFAULT, UFFD_PAGEFAULT_FLAG_WP,
+    _UFFDIO_WRITEPROTECT, UFFD_API, UFFD_EVENT_PAGEFAULT, UFFD_PAGEFAULT_FLAG_WP, UFFD_USER_MODE_ONLY,
     UFFDIO_REGISTER_MODE_MISSING, UFFDIO_REGISTER_MODE_WP, uffdio_api, uffdio_copy, uffdio_range,
     uffdio_register, uffdio_writeprotect, uffdio_zeropage,
 };
@@ -373,16 +373,29 @@ impl Userfault {
     ///
     /// The kernel's: `PermissionDenied` without the right to handle faults of the kernel.
     pub fn open(wanted: u32) -> io::Result<Self> {
+        Self::open_with(wanted, UserfaultfdFlags::empty())
+    }
+
+    /// Opens one that needs no right, because faults of the kernel (a `read(2)` into the memory) fail instead of waiting.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn open_user_mode(wanted: u32) -> io::Result<Self> {
+        Self::open_with(wanted, UserfaultfdFlags::from_bits_retain(UFFD_USER_MODE_ONLY))
+    }
+
+    fn open_with(wanted: u32, flags: UserfaultfdFlags) -> io::Result<Self> {
         // The kernel answers with all features that it has, whatever is switched on; and only the first handshake of a
         // descriptor counts.
-        let (_, supported) = Self::handshake(0)?;
+        let (_, supported) = Self::handshake(0, flags)?;
         let features = u64::from(wanted) & supported;
-        let (fd, _) = Self::handshake(features)?;
+        let (fd, _) = Self::handshake(features, flags)?;
         Ok(Self { fd, features })
     }
 
-    fn handshake(features: u64) -> io::Result<(OwnedFd, u64)> {
-        let flags = UserfaultfdFlags::CLOEXEC | UserfaultfdFlags::NONBLOCK;
+    fn handshake(features: u64, flags: UserfaultfdFlags) -> io::Result<(OwnedFd, u64)> {
+        let flags = flags | UserfaultfdFlags::CLOEXEC | UserfaultfdFlags::NONBLOCK;
         // SAFETY: memory changes only through the ioctls below, each of which says why it is sound.
         let fd = unsafe { rustix::mm::userfaultfd(flags) }?;
         let mut api = uffdio_api { api: u64::from(UFFD_API), features, ioctls: 0 };

@@ -51,6 +51,18 @@ fn channel_faults(rng: &mut Rng, bytes: u64) -> (FaultsOf, bool) {
     (faults, breaks)
 }
 
+/// What a destination does that a source has to cope with.
+fn behaviour(rng: &mut Rng) -> Faults {
+    Faults::new(match rng.below(8) {
+        0 => &[Fault::Reorder],
+        1 => &[Fault::RequestStorm(3)],
+        2 => &[Fault::RequestOverlapping],
+        3 => &[Fault::RequestHuge],
+        4 => &[Fault::Delay(20), Fault::Reorder],
+        _ => &[],
+    })
+}
+
 fn ram(digest: &Option<Digest>) -> &Digest {
     digest.as_ref().expect("it was asked for")
 }
@@ -82,9 +94,11 @@ fn cycle(seed: u64) -> &'static str {
         make_digest: true,
         device_touches: rng.below(10),
         timeout: TIMEOUT,
+        faults: behaviour(&mut rng),
         ..destination()
     };
     let (faults, breaks) = channel_faults(&mut rng, ram_bytes);
+    eprintln!("{mode:?}, {breaks}, {memory:?}");
     let start = Instant::now();
     let (sent, loaded) = run(&source, &destination, faults);
     assert!(start.elapsed() < LIMIT, "seed {seed}: a cycle took {:?}", start.elapsed());
@@ -121,6 +135,8 @@ fn random_faults_never_lead_to_a_wrong_page_or_a_hang() {
     let first = number("SNAPSIM_SEED").unwrap_or(1);
     let mut ends = std::collections::BTreeMap::new();
     for seed in first..first + number("SNAPSIM_CYCLES").unwrap_or(CYCLES) {
+        // The last one of these is the one that hangs.
+        eprintln!("seed {seed}");
         *ends.entry(cycle(seed)).or_insert(0) += 1;
     }
     eprintln!("{ends:?}");

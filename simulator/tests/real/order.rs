@@ -159,7 +159,7 @@ fn what_a_package_must_be() {
     let ready = || Stream::new().command(&Command::OpenReturnPath).command(&advise()).ram();
     let listen = Command::PostcopyListen;
     refused(ready().package(&[]), "package without LISTEN in state ADVISE");
-    refused(Stream::new().ram().package(&[listen.clone()]), "POSTCOPY_LISTEN in state NONE");
+    refused(Stream::new().ram().package(std::slice::from_ref(&listen)), "POSTCOPY_LISTEN in state NONE");
     refused(
         ready().command(&discard(0, 4096)).package(&[listen.clone(), listen.clone()]),
         "POSTCOPY_LISTEN in state LISTENING",

@@ -39,6 +39,7 @@ use return_path::ReturnPath;
 use shared::{Shared, lock};
 use std::collections::BTreeMap;
 use std::io;
+use std::process::Child;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -135,12 +136,14 @@ pub fn run(
     mut meet: impl FnMut(Purpose) -> io::Result<Connection>,
 ) -> Result<DestinationOutcome, Error> {
     let (input, output, child) = meet(Purpose::Main).map_err(at("connect"))?.split();
+    let mut commands = Commands(Vec::from_iter(child));
     let start = Instant::now();
     let mut stream = RecordStream::new(input, config.options());
     let bitmaps = Bitmaps::new(config.bitmap_rules, config.nodes.clone());
     let mut loader = Loader::new(config, ReturnPath::new(output, config.faults.clone()), bitmaps);
     let mut outcome = DestinationOutcome::default();
-    let result = load(&mut loader, &mut stream, &mut meet, start, &mut outcome);
+    let result =
+        load(&mut loader, &mut stream, &mut |purpose| commands.add(meet(purpose)?), start, &mut outcome);
     if !matches!(result, Err(Error::Killed(_))) {
         // The source need not be there any more to hear it.
         let _ = lock(&loader.back).shut(u32::from(result.is_err()));
@@ -153,14 +156,34 @@ pub fn run(
     finish(config, &loader, guest, &mut outcome)?;
     outcome.bitmaps_dropped = dropped;
     outcome.bitmaps = lock(&loader.bitmaps).clone();
-    if let Some(mut child) = child {
-        let status = child.wait().map_err(at("wait for the command"))?;
-        if !status.success() {
-            return Err(Error::Wrong(format!("the command ended with {status}")));
-        }
-    }
+    commands.wait()?;
     outcome.verdict()?;
     Ok(outcome)
+}
+
+/// Commands behind the connections, in the order of these.
+#[derive(Debug)]
+struct Commands(Vec<Child>);
+
+impl Commands {
+    /// Keeps what is behind a connection.
+    fn add(&mut self, connection: Connection) -> io::Result<Connection> {
+        let (connection, child) = connection.without_command();
+        self.0.extend(child);
+        Ok(connection)
+    }
+
+    /// Waits for all of them. The last one must have succeeded; those before it lost their connections.
+    fn wait(self) -> Result<(), Error> {
+        let mut last = None;
+        for mut child in self.0 {
+            last = Some(child.wait().map_err(at("wait for the command"))?);
+        }
+        match last.filter(|status| !status.success()) {
+            Some(status) => Err(Error::Wrong(format!("the command ended with {status}"))),
+            None => Ok(()),
+        }
+    }
 }
 
 fn load(

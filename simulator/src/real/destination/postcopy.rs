@@ -103,7 +103,9 @@ fn watch_memory(loader: &Loader<'_>, shared: &Shared, offset: u64) -> Result<Arc
         return Err(Error::Refused { offset, text });
     }
     let features = UFFD_FEATURE_MISSING_HUGETLBFS | UFFD_FEATURE_MISSING_SHMEM;
-    let userfault = Arc::new(Userfault::open(features).map_err(Error::Userfaultfd)?);
+    // Only threads of our own touch this memory, so their faults are enough where others are not permitted.
+    let userfault = Userfault::open(features).or_else(|_| Userfault::open_user_mode(features));
+    let userfault = Arc::new(userfault.map_err(Error::Userfaultfd)?);
     for region in &shared.regions {
         userfault.register(region, false).map_err(at("UFFDIO_REGISTER"))?;
     }
@@ -128,7 +130,7 @@ fn threads<'scope, 'env>(
         (loader.config(), loader.config().faults.clone(), loader.config().timeout);
     *urgent = preempt(scope, loader, shared, meet)?;
     let bitmaps = Arc::clone(&loader.bitmaps);
-    let breaker = stream.input().breaker().map_err(at("copy a descriptor"))?;
+    let mut breaker = stream.input().breaker().map_err(at("copy a descriptor"))?;
     let listener = {
         let (bitmaps, faults) = (Arc::clone(&bitmaps), faults.clone());
         scope.spawn(move || listen_thread(shared, stream, &bitmaps, &faults))
@@ -160,7 +162,11 @@ fn threads<'scope, 'env>(
             return Err(Error::Wrong(format!("the connection broke more than {RECOVERIES} times")));
         }
         end_preempt(urgent.take());
+        // Our end may be what broke: the source has to see it, too.
+        breaker.shut_down();
+        lock(&shared.back).disconnect();
         let (input, output, _) = meet(Purpose::Recovery).map_err(at("wait for a recovery"))?.split();
+        breaker = input.breaker().map_err(at("copy a descriptor"))?;
         lock(&shared.back).reconnect(output);
         let mut stream = RecordStream::resumed(input, config.options(), &loader.leader, false)?;
         heard = recovered(main_channel(shared, &mut stream, &bitmaps, &faults))?;
@@ -224,7 +230,7 @@ fn load_package(
 ) -> Result<Guest, Error> {
     let config: &DestinationConfig = loader.config();
     let reader = new_reader(config, shared);
-    let mut rng = Rng::new(config.load.seed ^ 0xde71_ce5);
+    let mut rng = Rng::new(config.load.seed ^ 0xde71_ce50);
     for _ in 0..config.device_touches.min(shared.memory.pages()) {
         reader.touch(rng.below(shared.memory.pages()));
         if let Some(error) = lock(&shared.progress).failure.take() {

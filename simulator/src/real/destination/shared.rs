@@ -181,7 +181,7 @@ impl Shared {
                 userfault.zero_page(region, offset, known.host_page).map_err(at("UFFDIO_ZEROPAGE"))?
             }
             data => {
-                zeros = data.is_none().then(|| vec![0; known.host_page]).unwrap_or_default();
+                zeros = if data.is_none() { vec![0; known.host_page] } else { Vec::new() };
                 userfault.copy(region, offset, data.unwrap_or(&zeros)).map_err(at("UFFDIO_COPY"))?
             }
         };

@@ -118,8 +118,8 @@ pub struct SourceOutcome {
     pub rounds: u32,
     /// Stalls of the guest's writes.
     pub stalls: Times,
-    /// Write faults, those that found the pool full, the most pages in the pool.
-    pub faults: (u64, u64, usize),
+    /// Write faults, those that found the pool full, the most bytes in the pool.
+    pub faults: (u64, u64, u64),
     /// Accesses of the guest while the stream was written.
     pub accesses: u64,
     /// Requests that came, and how often a postcopy was recovered.
@@ -145,7 +145,7 @@ impl SourceOutcome {
         if self.faults.0 > 0 || self.stalls.count > 0 {
             report.add("write_faults", self.faults.0);
             report.add("pool_full", self.faults.1);
-            report.add("pool_peak_bytes", self.faults.2 as u64 * TARGET_PAGE_BYTES as u64);
+            report.add("pool_peak_bytes", self.faults.2);
             report.add_times("stall_us", &self.stalls);
         }
         if self.requests > 0 {

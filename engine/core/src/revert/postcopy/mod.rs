@@ -46,7 +46,7 @@ const PING_LOADED: u32 = 3;
 /// The driver has no more than this of the discards.
 const UNSENT_DISCARD_BYTES: u64 = 256 << 10;
 /// What may pile up between us and the destination while it may wait for a page.
-const PILE_BYTES: usize = 32 << 10;
+const PILE_BYTES: usize = 16 << 10;
 /// The last machine version whose destinations end the preempt channel by an end-of-section mark
 /// (`x-preempt-pre-7-2`, hw/core/machine.c).
 const PREEMPT_EOS_UP_TO: (u32, u32) = (7, 2);

@@ -23,7 +23,7 @@ const READ_AHEAD_BYTES: usize = 8 << 20;
 /// And while there are fewer than this.
 const FETCHES: usize = 64;
 /// Pages that nobody waits for are handed out while the driver has less than this, and up to this much at once.
-const BACKGROUND_BYTES: u64 = 64 << 10;
+const BACKGROUND_BYTES: u64 = 16 << 10;
 /// The same, before the guest runs.
 const BEFORE_BYTES: u64 = 2 << 20;
 /// Requested pages are handed out while the driver has less than this: a peer that asks for everything at once does not

@@ -1,108 +1,36 @@
-//! `cargo demo`: the main job without QEMU. A generated VM is saved through a pipe, the image is checked, reverted, and
-//! compared page by page.
+//! The demo where page faults cannot be handled: a generated VM is saved through a pipe, and the revert is read back.
 
-use clap::Parser;
+use crate::{Cli, Result, check};
 use migration_stream::{Record, StreamReader};
-use std::error::Error;
 use std::fs;
 use std::io::{self, BufReader, BufWriter, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use vm_simulator::{Vm, VmConfig};
-
-/// Save a VM, check the image, revert it, compare: without QEMU, or with --qemu on a real one.
-#[derive(Debug, Parser)]
-struct Cli {
-    /// RAM of the generated VM, in MiB
-    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=65536))]
-    ram: u64,
-    /// Of 100 pages, how many are not zero
-    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(0..=100))]
-    nonzero: u64,
-    /// Decides what the pages hold
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// Where the image goes; removed in the end [default: a temporary folder]
-    #[arg(long)]
-    directory: Option<PathBuf>,
-    /// With a real guest: runs the tests that save and revert it with every QEMU that is installed
-    #[arg(long)]
-    qemu: bool,
-}
-
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
-
-fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let result = if cli.qemu { with_qemu() } else { demo(&cli) };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "demo: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// Runs cargo, which also started us.
-fn cargo(arguments: &[&str]) -> Result<()> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo).args(arguments).status()?;
-    if status.success() { Ok(()) } else { Err(format!("cargo {}: {status}", arguments.join(" ")).into()) }
-}
-
-fn with_qemu() -> Result<()> {
-    cargo(&["test", "--release", "--package", "snapshot-tests", "--test", "save_revert", "--", "--nocapture"])
-}
-
-/// The tool stands beside this program.
-fn tool() -> Result<PathBuf> {
-    cargo(&["build", "--release", "--quiet", "--package", "qemu-snapshot"])?;
-    let own = std::env::current_exe()?;
-    let path = own.parent().unwrap_or(Path::new(".")).join("qemu-snapshot");
-    if path.exists() { Ok(path) } else { Err(format!("{} was not built", path.display()).into()) }
-}
-
-/// The image, which goes when the demo ends.
-struct Image(PathBuf);
-
-impl Drop for Image {
-    fn drop(&mut self) {
-        // It may not have come to be.
-        let _ = fs::remove_file(&self.0);
-    }
-}
 
 fn wait(mut child: Child, what: &str) -> Result<()> {
     let status = child.wait()?;
     if status.success() { Ok(()) } else { Err(format!("{what}: {status}").into()) }
 }
 
-fn demo(cli: &Cli) -> Result<()> {
-    let tool = tool()?;
-    let directory = cli.directory.clone().unwrap_or_else(std::env::temp_dir);
-    let image = Image(directory.join(format!("qemu-snapshot-demo-{}.qcow2", std::process::id())));
+pub(super) fn demo(cli: &Cli, tool: &Path, image: &Path) -> Result<()> {
     let mut vm = Vm::new(VmConfig::background(cli.seed, cli.ram << 20, cli.nonzero));
 
     let start = Instant::now();
-    let mut save = Command::new(&tool).arg("--create").arg(&image.0).stdin(Stdio::piped()).spawn()?;
+    let mut save = Command::new(tool).arg("--create").arg(image).stdin(Stdio::piped()).spawn()?;
     let mut stream = BufWriter::with_capacity(1 << 20, Counted(save.stdin.take().ok_or("no pipe")?, 0));
     let sent = vm.send(&mut stream);
     let stream_bytes = stream.into_inner().map(|counted| counted.1);
     wait(save, "qemu-snapshot")?;
     sent?;
     let (stream_bytes, saved) = (stream_bytes?, start.elapsed());
-    let image_bytes = fs::metadata(&image.0)?.len();
+    let image_bytes = fs::metadata(image)?.len();
 
-    let checked = match Command::new("qemu-img").args(["check", "-q"]).arg(&image.0).status() {
-        Ok(status) if status.success() => "clean (qemu-img check)",
-        Ok(status) => return Err(format!("qemu-img check: {status}").into()),
-        Err(_) => "every checksum, by the revert (qemu-img is not installed)",
-    };
+    let checked = check(image)?;
 
     let start = Instant::now();
-    let mut revert = Command::new(&tool).arg("--revert").arg(&image.0).stdout(Stdio::piped()).spawn()?;
+    let mut revert = Command::new(tool).arg("--revert").arg(image).stdout(Stdio::piped()).spawn()?;
     let compared = compare(&vm, revert.stdout.take().ok_or("no pipe")?);
     wait(revert, "qemu-snapshot --revert")?;
     let (pages, reverted) = (compared?, start.elapsed());

@@ -1,0 +1,107 @@
+//! `cargo demo`: the main job without QEMU. A busy VM is saved in the background, the image is checked, the VM is reverted
+//! from it in postcopy, and every page that its guest finds is compared.
+
+mod generated;
+mod real;
+
+use background_snapshot::Userfault;
+use clap::Parser;
+use std::error::Error;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+/// Save a busy VM, check the image, revert it in postcopy, compare: without QEMU, or with --qemu on a real one.
+#[derive(Debug, Parser)]
+struct Cli {
+    /// RAM of the VM, in MiB
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=65536))]
+    ram: u64,
+    /// Of 100 pages, how many are not zero
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(0..=100))]
+    nonzero: u64,
+    /// Decides what the pages hold
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Where the image goes; removed in the end [default: a temporary folder]
+    #[arg(long)]
+    directory: Option<PathBuf>,
+    /// Without page faults, as where userfaultfd is not permitted
+    #[arg(long)]
+    generated: bool,
+    /// With a real guest: runs the tests that save and revert it with every QEMU that is installed
+    #[arg(long)]
+    qemu: bool,
+}
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = if cli.qemu { with_qemu() } else { demo(&cli) };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "demo: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs cargo, which also started us.
+fn cargo(arguments: &[&str]) -> Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo).args(arguments).status()?;
+    if status.success() { Ok(()) } else { Err(format!("cargo {}: {status}", arguments.join(" ")).into()) }
+}
+
+fn with_qemu() -> Result<()> {
+    cargo(&["test", "--release", "--package", "snapshot-tests", "--test", "save_revert", "--", "--nocapture"])
+}
+
+/// The tool stands beside this program.
+fn tool() -> Result<PathBuf> {
+    cargo(&["build", "--release", "--quiet", "--package", "qemu-snapshot"])?;
+    let own = std::env::current_exe()?;
+    let path = own.parent().unwrap_or(Path::new(".")).join("qemu-snapshot");
+    if path.exists() { Ok(path) } else { Err(format!("{} was not built", path.display()).into()) }
+}
+
+/// The image, which goes when the demo ends.
+struct Image(PathBuf);
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        // It may not have come to be.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+fn demo(cli: &Cli) -> Result<()> {
+    let tool = tool()?;
+    let directory = cli.directory.clone().unwrap_or_else(std::env::temp_dir);
+    let image = Image(directory.join(format!("qemu-snapshot-demo-{}.qcow2", std::process::id())));
+    if cli.generated {
+        return generated::demo(cli, &tool, &image.0);
+    }
+    match Userfault::open(0) {
+        Ok(_) => real::demo(cli, &tool, &image.0),
+        Err(error) => {
+            eprintln!(
+                "demo: no userfaultfd ({error}), so without page faults: run as root, or set sysctl \
+                 vm.unprivileged_userfaultfd=1, to see a guest at work"
+            );
+            generated::demo(cli, &tool, &image.0)
+        }
+    }
+}
+
+/// What a judge says of the image.
+fn check(image: &Path) -> Result<&'static str> {
+    match Command::new("qemu-img").args(["check", "-q"]).arg(image).status() {
+        Ok(status) if status.success() => Ok("clean (qemu-img check)"),
+        Ok(status) => Err(format!("qemu-img check: {status}").into()),
+        Err(_) => Ok("every checksum, by the revert (qemu-img is not installed)"),
+    }
+}
