@@ -134,7 +134,6 @@ fn an_image_of_the_original_tool_is_read_and_said_to_be_unverified() {
     assert_eq!(stdout(&diff).lines().count(), 1, "{}", all(&diff));
 
     // One of the two marks alone: another program has written to it.
-    let mut bytes = bytes;
     bytes[95] = 1;
     std::fs::write(&image, &bytes).expect("a file");
     let text = findings(&image);
