@@ -314,6 +314,8 @@ fn multifd_channels_are_explained() {
             let near = folder.path().join("near");
             let channels = Channels::start(&near, None);
             let mut source = source(binary, guest, Workload::STEADY);
+            // A guest that goes on writing can be faster than what packs its pages.
+            source.execute("stop", json!({}));
             source.set_capabilities(&[("multifd", true)]);
             source.set_parameters(json!({ "multifd-channels": 2, "multifd-compression": compression }));
             let uri = format!("unix:{}", near.display());
