@@ -244,6 +244,10 @@ pub struct MapArgs {
     /// Where the picture goes; its ending says which: .png, .svg or .html
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
+    /// Show as hot, beside pages that came more than once, those that a guest requested: a hot set of qemu-snapshot, or a
+    /// recorded return path
+    #[arg(long, value_name = "FILE")]
+    pub hot: Option<PathBuf>,
     /// Show what changed against this file
     #[arg(long, value_name = "FILE")]
     pub against: Option<PathBuf>,

@@ -2,11 +2,40 @@
 
 use snapshot_engine::machine::{Action, Completed, Event, IoError, IoId, Lane, Machine};
 use snapshot_engine::{Failure, Pool, RevertConfig, RevertMachine, SaveConfig, SaveMachine, SaveSummary};
+use snapshot_image::{HostOffset, Open, ReadOptions, SnapshotReader};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 
-use crate::input::{RandomAccess, Source};
+use crate::input::{OpenOptions, RandomAccess, Source};
+
+/// Gives a reader what it asked for.
+pub(crate) fn supply(
+    reader: &mut SnapshotReader,
+    file: &dyn RandomAccess,
+    at: HostOffset,
+    length: usize,
+) -> Result<(), String> {
+    let mut bytes = vec![0; length];
+    file.read_at(at.0, &mut bytes).map_err(|error| format!("offset {:#x}: {error}", at.0))?;
+    reader.supply(at, &bytes);
+    Ok(())
+}
+
+/// Opens the snapshot of an image.
+pub(crate) fn open_snapshot(
+    file: &dyn RandomAccess,
+    options: &OpenOptions,
+) -> Result<SnapshotReader, String> {
+    let read = ReadOptions { allow_unverified: options.allow_unverified };
+    let mut reader = SnapshotReader::new(file.size_bytes(), read);
+    loop {
+        match reader.poll().map_err(|error| error.to_string())? {
+            Open::Need(at, length) => supply(&mut reader, file, at, length)?,
+            Open::Ready => return Ok(reader),
+        }
+    }
+}
 
 /// Sends the snapshot of an image as the stream that a destination would load: read, and verified, as a revert does.
 pub(crate) struct ImageStream {
@@ -16,15 +45,18 @@ pub(crate) struct ImageStream {
     pending: Vec<u8>,
     taken: usize,
     finished: bool,
+    /// The end of what it sends, where that could be had beforehand.
+    tail: Option<Vec<u8>>,
 }
 
 impl ImageStream {
-    pub(crate) fn new(file: Box<dyn RandomAccess>, mut config: RevertConfig) -> Self {
+    pub(crate) fn new(file: Box<dyn RandomAccess>, mut config: RevertConfig, options: &OpenOptions) -> Self {
+        let tail = open_snapshot(&*file, options).ok().map(|reader| reader.snapshot().tail.clone());
         config.image_length_bytes = file.size_bytes();
         let mut machine = RevertMachine::new(config);
         let mut pool = Pool::default();
         machine.handle(Event::Tick { now_ms: 0 }, &mut pool);
-        Self { machine, pool, file, pending: Vec::new(), taken: 0, finished: false }
+        Self { machine, pool, file, pending: Vec::new(), taken: 0, finished: false, tail }
     }
 
     /// Runs the machine until there is output, or it has ended.
@@ -106,8 +138,11 @@ impl Source for ImageStream {
         Ok(bytes - left)
     }
 
-    fn last(&mut self, _: u64) -> io::Result<Option<Vec<u8>>> {
-        Ok(None)
+    fn last(&mut self, most: u64) -> io::Result<Option<Vec<u8>>> {
+        Ok(self.tail.as_ref().map(|tail| {
+            let from = tail.len().saturating_sub(usize::try_from(most).unwrap_or(usize::MAX));
+            tail[from..].to_vec()
+        }))
     }
 
     fn length(&self) -> Option<u64> {

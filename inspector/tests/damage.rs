@@ -83,12 +83,17 @@ fn every_cut_is_an_error_and_none_a_panic() {
     }
 }
 
+/// How often bytes are changed; more of them where `INSPECT_ROUNDS` says so.
+fn rounds() -> usize {
+    std::env::var("INSPECT_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(150)
+}
+
 #[test]
 fn changed_bytes_never_panic_and_leave_no_gap() {
     let mut numbers = Numbers(2);
     for name in STREAMS {
         let bytes = stream(name);
-        for _ in 0..150 {
+        for _ in 0..rounds() {
             let mut changed = bytes.clone();
             for _ in 0..=numbers.next(3) {
                 let at = numbers.next(changed.len());
@@ -97,7 +102,7 @@ fn changed_bytes_never_panic_and_leave_no_gap() {
             examine(&changed);
         }
         // The device sections and what describes them are a small part of a stream, and the hardest.
-        for _ in 0..150 {
+        for _ in 0..rounds() {
             let mut changed = bytes.clone();
             let from = changed.len().saturating_sub(110_000);
             let at = from + numbers.next(changed.len() - from);

@@ -3,10 +3,18 @@
 //! Devices that must be loaded before RAM (virtio-mem) are sent first, as FULL sections without a length; only the
 //! vmdesc at the far end of the stream tells it. But the RAM section's START behind them can be told from other bytes:
 //! its header is fixed, and the lengths in its block list sum up to the total exactly.
+//!
+//! Where such a device was registered behind RAM, it stands between RAM's START and its first PART (10.0): the PART begins
+//! with the id that is known by then, and names a block that was listed.
 
-use crate::ram::RAM_SAVE_FLAG_MEM_SIZE;
-use crate::ram::block::{BlockListContext, optional_fields};
-use crate::section::{QEMU_VM_SECTION_START, str8};
+use crate::ram::block::{BlockListContext, RamBlock, optional_fields};
+use crate::ram::{
+    RAM_SAVE_FLAG_EOS, RAM_SAVE_FLAG_MEM_SIZE, RAM_SAVE_FLAG_PAGE, RAM_SAVE_FLAG_XBZRLE, RAM_SAVE_FLAG_ZERO,
+};
+use crate::section::{
+    QEMU_VM_SECTION_END, QEMU_VM_SECTION_FOOTER, QEMU_VM_SECTION_PART, QEMU_VM_SECTION_START, SectionId,
+    section_header, str8,
+};
 use crate::span::{Parsed, Span};
 use nom::Parser;
 use nom::number::streaming::be_u64;
@@ -25,9 +33,33 @@ pub(crate) enum Stop {
 }
 
 const START_TAIL: &[u8] = b"\x03ram\0\0\0\0\0\0\0\x04";
+/// Mark and id.
+const FOOTER_BYTES: usize = 5;
+/// A header is no longer: id, name, instance, version.
+const HEADER_LIMIT_BYTES: usize = 4 + 256 + 8;
+/// Other iterables, whose START may come first.
+const OTHERS: [(&[u8], u32); 4] =
+    [(b"dirty-bitmap", 1), (b"block", 1), (b"spapr/htab", 1), (b"s390-storage_attributes", 0)];
+/// How far the first PART is looked for.
+const BEHIND_LIMIT_BYTES: usize = 64 << 20;
 const HEADER_BYTES: usize = 1 + 4 + START_TAIL.len() + 8;
 
 impl Search {
+    /// How many bytes stand before what follows early devices behind RAM's START.
+    pub(crate) fn border_behind(&mut self, bytes: &[u8], next: Next<'_>) -> Result<usize, Stop> {
+        for at in self.scanned..bytes.len() {
+            match next.candidate(bytes, at) {
+                Candidate::No => self.scanned = at + 1,
+                Candidate::NeedMore => return Err(Stop::NeedMore),
+                Candidate::Yes(_) => return Ok(at),
+            }
+            if at > BEHIND_LIMIT_BYTES {
+                return Err(Stop::Wrong("no PART of the ram section behind them"));
+            }
+        }
+        Err(Stop::NeedMore)
+    }
+
     /// How many bytes stand before the RAM section's START.
     pub(crate) fn border(&mut self, bytes: &[u8], context: BlockListContext) -> Result<usize, Stop> {
         let mut found = None;
@@ -58,6 +90,56 @@ impl Search {
         }
         self.scanned = at;
         found.ok_or(Stop::NeedMore)
+    }
+}
+
+/// What may follow early devices behind RAM's START.
+#[derive(Clone, Copy)]
+pub(crate) struct Next<'a> {
+    /// Id of the RAM section.
+    pub(crate) ram: SectionId,
+    pub(crate) page_size: u32,
+    pub(crate) blocks: &'a [RamBlock],
+    pub(crate) footers: bool,
+}
+
+impl Next<'_> {
+    fn candidate(self, bytes: &[u8], at: usize) -> Candidate {
+        let behind_footer = at >= FOOTER_BYTES && bytes[at - FOOTER_BYTES] == QEMU_VM_SECTION_FOOTER;
+        if self.footers && !behind_footer {
+            return Candidate::No;
+        }
+        let rest = &bytes[at + 1..];
+        match bytes[at] {
+            QEMU_VM_SECTION_PART | QEMU_VM_SECTION_END => self.part(rest),
+            QEMU_VM_SECTION_START => match section_header(Span::new(rest, 0)) {
+                Ok((_, header)) if OTHERS.contains(&(header.idstr, header.version_id)) => Candidate::Yes(0),
+                Err(nom::Err::Incomplete(_)) if rest.len() < HEADER_LIMIT_BYTES => Candidate::NeedMore,
+                _ => Candidate::No,
+            },
+            _ => Candidate::No,
+        }
+    }
+
+    /// The id of the RAM section, and a page of a listed block or the end of the body.
+    fn part(self, rest: &[u8]) -> Candidate {
+        let Some((id, rest)) = rest.split_first_chunk::<4>() else { return Candidate::NeedMore };
+        if u32::from_be_bytes(*id) != self.ram.0 {
+            return Candidate::No;
+        }
+        let Some((word, rest)) = rest.split_first_chunk::<8>() else { return Candidate::NeedMore };
+        let word = u64::from_be_bytes(*word);
+        let mask = u64::from(self.page_size) - 1;
+        if word == RAM_SAVE_FLAG_EOS {
+            return Candidate::Yes(0);
+        }
+        if ![RAM_SAVE_FLAG_PAGE, RAM_SAVE_FLAG_ZERO, RAM_SAVE_FLAG_XBZRLE].contains(&(word & mask)) {
+            return Candidate::No;
+        }
+        let Some((&length, rest)) = rest.split_first() else { return Candidate::NeedMore };
+        let Some(name) = rest.get(..usize::from(length)) else { return Candidate::NeedMore };
+        let listed = |block: &RamBlock| block.idstr == name && word & !mask < block.used_length;
+        if self.blocks.iter().any(listed) { Candidate::Yes(0) } else { Candidate::No }
     }
 }
 
@@ -104,4 +186,44 @@ fn list_end(input: Span<'_>, context: BlockListContext) -> Parsed<'_, bool> {
         (rest, _) = optional_fields(after, context)?;
     }
     Ok((rest, true))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block() -> RamBlock {
+        RamBlock {
+            idstr: b"pc.ram".to_vec(),
+            used_length: 1 << 20,
+            host_page_size: None,
+            guest_physical_address: None,
+        }
+    }
+
+    #[test]
+    fn the_first_part_of_ram_ends_early_devices_and_bytes_that_look_alike_do_not() {
+        let blocks = [block()];
+        let next = Next { ram: SectionId(1), page_size: 4096, blocks: &blocks, footers: true };
+        let mut bytes = vec![4, 0, 0, 0, 9];
+        // A PART of another section, one of RAM without a footer before it, and one with a page outside of the block.
+        bytes.extend_from_slice(b"\x7e\0\0\0\x09\x02\0\0\0\x02\0\0\0\0\0\0\0\x08\x06pc.ram");
+        bytes.extend_from_slice(b"\0\0\0\0\0\x02\0\0\0\x01\0\0\0\0\0\0\0\x08\x06pc.ram");
+        bytes.extend_from_slice(b"\x7e\0\0\0\x09\x02\0\0\0\x01\0\0\0\0\0\x10\0\x08\x06pc.ram");
+        let expected = bytes.len() + 5;
+        bytes.extend_from_slice(b"\x7e\0\0\0\x09\x02\0\0\0\x01\0\0\0\0\0\0\x20\x08\x06pc.ram");
+        assert_eq!(Search::default().border_behind(&bytes, next), Ok(expected));
+        let mut search = Search::default();
+        for cut in 0..bytes.len() {
+            assert_eq!(search.border_behind(&bytes[..cut], next), Err(Stop::NeedMore), "cut at {cut}");
+        }
+        assert_eq!(search.border_behind(&bytes, next), Ok(expected));
+    }
+
+    #[test]
+    fn another_iterable_may_come_first() {
+        let next = Next { ram: SectionId(1), page_size: 4096, blocks: &[block()], footers: true };
+        let bytes = b"\x04xx\x7e\0\0\0\x09\x01\0\0\0\x05\x0cdirty-bitmap\0\0\0\0\0\0\0\x01";
+        assert_eq!(Search::default().border_behind(bytes, next), Ok(8));
+    }
 }

@@ -56,8 +56,10 @@ fn a_stream_cut_at_any_byte_is_incomplete_there_and_nowhere_else() {
     for (name, stream) in corpus() {
         let (_, end, places) = walk(&name, &stream);
         let mut decoder = Decoder::new(options(&stream));
+        // Every byte of the small ones; of the others every byte of headers, and some of pages.
+        let step = if stream.len() < 200_000 { 1 } else { 61 };
         for &(at, len) in &places {
-            for cut in 0..len {
+            for cut in (0..len.min(64)).chain((64..len).step_by(step)) {
                 let part = &stream[at..at + cut];
                 match decoder.step(part) {
                     Ok(Step::Incomplete { needed }) => {
@@ -97,7 +99,7 @@ fn a_device_tail_cut_at_any_byte_is_not_whole() {
         for cut in 0..tail.len() {
             // Each look at a tail goes through all of it: every byte near the ends of things, and of two whole streams.
             let all = name == "qemu-7.2-pc" || name == "qemu-10.0-q35";
-            if !all && cut.abs_diff(eof) > 100 && cut > 100 && tail.len() - cut > 100 && cut % 29 != 0 {
+            if !all && cut.abs_diff(eof) > 100 && cut > 100 && tail.len() - cut > 100 && cut % 1511 != 0 {
                 continue;
             }
             let part = &tail[..cut];
@@ -176,7 +178,7 @@ fn flip_framing(step: usize) -> (u64, u64) {
 
 #[test]
 fn a_flipped_bit_of_the_framing_is_an_error_with_its_place_or_another_valid_stream() {
-    let (flips, noticed) = flip_framing(12_007);
+    let (flips, noticed) = flip_framing(40_009);
     println!("{noticed} of {flips} flips were noticed");
     assert!(flips > 1000 && noticed > flips / 20, "{noticed} of {flips} flips were noticed");
 }

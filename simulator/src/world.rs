@@ -4,9 +4,11 @@
 //! panic that names the event. Operations complete in an order of the seed's; input comes and output goes in pieces of
 //! any size; and a [`Fault`] may strike at any action.
 
-use crate::destination::{Destination, Violation};
+use crate::checks::{Violation, no_eternal_wait};
+use crate::destination::Destination;
 use crate::disk::SimFile;
 use crate::rng::Rng;
+use migration_stream::protocol::IncomingState;
 use snapshot_engine::machine::Piece;
 use snapshot_engine::{Action, Buffer, BufferId, Completed, Event, IoError, IoId, Lane, Machine, Pool};
 use std::collections::VecDeque;
@@ -35,6 +37,15 @@ pub enum Fault {
     Killed(u64),
 }
 
+/// What a broken engine might do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Planted {
+    /// Send the first page with another content.
+    WrongPage,
+    /// Send a page twice, and another one not at all.
+    PageTwice,
+}
+
 /// Disk and channel.
 #[derive(Debug)]
 pub struct World {
@@ -59,11 +70,18 @@ pub struct World {
     pub lost_power: bool,
     /// The largest number of bytes in buffers at once.
     pub peak_buffer_bytes: usize,
+    /// How much input was still to come when the writer was held back.
+    pub held_with_input_left: Option<usize>,
     /// Loads what is sent, and answers.
     pub destination: Option<Destination>,
-    /// What the destination saw broken.
+    /// A rule that was broken; the run ends there.
     pub violation: Option<Violation>,
+    /// Number of the last event.
+    pub event: u64,
+    /// A fault of the engine's that is only pretended, to see whether it would be found.
+    pub planted: Option<Planted>,
     answers_ended: bool,
+    last_page: Option<Vec<u8>>,
     now_ms: u64,
     wake: Option<u64>,
 }
@@ -101,9 +119,13 @@ impl World {
             actions: 0,
             lost_power: false,
             peak_buffer_bytes: 0,
+            held_with_input_left: None,
             destination: None,
             violation: None,
+            event: 0,
+            planted: None,
             answers_ended: false,
+            last_page: None,
             now_ms: 0,
             wake: None,
         }
@@ -128,6 +150,7 @@ impl World {
         let mut reading: Option<(BufferId, Range<usize>)> = None;
         machine.handle(Event::Tick { now_ms: 0 }, &mut pool);
         for event in 0u64.. {
+            self.event = event;
             if self.fault == Fault::Killed(event) || self.violation.is_some() {
                 return;
             }
@@ -153,13 +176,15 @@ impl World {
                         reading = Some((buffer, range));
                     }
                     Action::Send { lane, header, body } => {
-                        let unsent = &mut unsent[lane as usize];
-                        unsent.extend(header.bytes());
-                        if let Some(body) = body {
-                            unsent.extend(&pool.bytes(body.buffer)[body.range]);
+                        let mut bytes = header.bytes().to_vec();
+                        if let Some(body) = &body {
+                            bytes.extend_from_slice(&pool.bytes(body.buffer)[body.range.clone()]);
                         }
+                        self.plant(&mut bytes, body.is_some());
+                        unsent[lane as usize].extend(bytes);
                     }
-                    Action::HoldWriter | Action::LimitOutput { .. } | Action::Announce(_) => {}
+                    Action::HoldWriter => self.held_with_input_left = Some(self.input.len()),
+                    Action::LimitOutput { .. } | Action::Announce(_) => {}
                     Action::WakeAt { tick_ms } => self.wake = tick_ms,
                     other => pending.push(self.disk_action(other, &mut pool)),
                 }
@@ -205,12 +230,14 @@ impl World {
         if possible.is_empty() && self.wake.is_some() {
             possible.push(CLOCK);
         }
-        assert!(
-            !possible.is_empty(),
-            "seed {}, event {event}: everybody waits for nothing; destination: {}",
-            self.seed,
-            self.destination.as_ref().map_or_else(String::new, Destination::describe)
-        );
+        let who = || {
+            let destination = self.destination.as_ref().map(Destination::describe);
+            format!("seed {}, event {event}, destination: {destination:?}", self.seed)
+        };
+        if let Err(violation) = no_eternal_wait(possible.len(), event, who) {
+            self.violation = Some(violation);
+            return;
+        }
         match possible[self.rng.index(possible.len())] {
             0 => {
                 let Pending { id, buffer, result } = pending.swap_remove(self.rng.index(pending.len()));
@@ -246,6 +273,31 @@ impl World {
                 }
                 machine.handle(Event::Input { bytes: length }, pool);
             }
+        }
+    }
+
+    /// Pretends the fault that was planted, once, with a page behind the package: what is sent is as long as before.
+    fn plant(&mut self, bytes: &mut [u8], is_page: bool) {
+        let serving = self.destination.as_ref().is_some_and(|it| it.state() >= IncomingState::Listening);
+        if !is_page || !serving {
+            return;
+        }
+        match self.planted {
+            Some(Planted::WrongPage) => {
+                if let Some(byte) = bytes.last_mut() {
+                    *byte ^= 1;
+                }
+                self.planted = None;
+            }
+            Some(Planted::PageTwice) => match &self.last_page {
+                None => self.last_page = Some(bytes.to_vec()),
+                Some(last) if last.len() == bytes.len() => {
+                    bytes.copy_from_slice(last);
+                    self.planted = None;
+                }
+                Some(_) => {}
+            },
+            None => {}
         }
     }
 

@@ -11,7 +11,7 @@ use vm_simulator::{Destination, DestinationConfig, Fault, Rng, SimFile, Vm, VmCo
 
 /// More in the nightly tier.
 fn seeds() -> u64 {
-    std::env::var("SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1000)
+    std::env::var("SIM_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1000)
 }
 
 /// A saved VM, and how its destination is.
@@ -65,15 +65,19 @@ impl Bed {
         Destination::new(self.config.clone(), &self.vm, self.vm.devices().to_vec())
     }
 
-    fn machine(&self, postcopy: PostcopyConfig) -> RevertMachine {
-        RevertMachine::new(RevertConfig {
+    fn config(&self, postcopy: PostcopyConfig) -> RevertConfig {
+        RevertConfig {
             image_length_bytes: self.image.length(),
             stream: Options::default(),
             allow_unverified: false,
             fresh_ram: false,
             timeout_ms: None,
             postcopy: Some(postcopy),
-        })
+        }
+    }
+
+    fn machine(&self, postcopy: PostcopyConfig) -> RevertMachine {
+        RevertMachine::new(self.config(postcopy))
     }
 
     /// One server; what became of it, unless it was killed, and of the destination.
@@ -270,4 +274,16 @@ fn postcopy_needs_a_return_path() {
     let text = machine.outcome().unwrap_err().to_string();
     assert_eq!(text, "postcopy needs a return path: exec: (stdin), a socket, or unix:");
     assert_eq!(world.output, b"X");
+}
+
+/// A destination that takes everything and says nothing is not waited for for ever.
+#[test]
+fn a_silent_destination_is_given_up() {
+    let bed = bed(2);
+    let postcopy = PostcopyConfig { preempt: false, record_ms: None, ..bed.postcopy.clone() };
+    let mut machine = RevertMachine::new(RevertConfig { timeout_ms: Some(3000), ..bed.config(postcopy) });
+    let mut world = World::new(2, Some(bed.image.clone()), Vec::new(), Fault::None);
+    world.run(&mut machine);
+    let text = machine.outcome().unwrap_err().to_string();
+    assert_eq!(text, "the peer was silent for 3 s (--timeout)");
 }

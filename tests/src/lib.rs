@@ -38,6 +38,7 @@ mod qmp;
 pub mod ram;
 mod recorder;
 mod small_disk;
+pub mod table;
 pub mod tool;
 mod version;
 

@@ -47,6 +47,17 @@ pub fn snapinspect() -> &'static Path {
     BUILT.get_or_init(|| build("snapinspect", "snapinspect"))
 }
 
+/// Path of the `snapsim` binary, as [`qemu_snapshot`].
+///
+/// # Panics
+///
+/// If it does not build.
+#[must_use]
+pub fn snapsim() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| build("vm-simulator", "snapsim"))
+}
+
 fn build(package: &str, binary: &str) -> PathBuf {
     let folder = build_folder();
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

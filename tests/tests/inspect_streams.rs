@@ -53,7 +53,7 @@ fn save_plain(program: &Path, arguments: &[&str], commands: &str) -> bool {
         .stderr(Stdio::piped())
         .spawn()
         .expect("it was found before");
-    thread::sleep(Duration::from_millis(700));
+    thread::sleep(Duration::from_millis(250));
     let mut stdin = child.stdin.take().expect("piped");
     // A machine that did not start has closed its monitor.
     let _ = write!(stdin, "{commands}\nquit\n");
@@ -74,7 +74,8 @@ fn save_to(file: &Path) -> String {
     format!("migrate \"exec:cat > {}\"", file.display())
 }
 
-const DISK: [&str; 2] = ["-blockdev", "driver=null-co,node-name=disk,size=67108864,read-zeroes=on"];
+const DISK: [&str; 4] =
+    ["-blockdev", "driver=null-co,node-name=disk,size=67108864,read-zeroes=on", "-audiodev", "none,id=none"];
 
 /// What is looked for: a name, and the devices.
 const DEVICES: &[(&str, &[&str])] = &[
@@ -123,7 +124,7 @@ const DEVICES: &[(&str, &[&str])] = &[
             "-device",
             "intel-hda",
             "-device",
-            "hda-duplex",
+            "hda-duplex,audiodev=none",
         ],
     ),
 ];
@@ -167,7 +168,7 @@ fn streams_of_other_targets_are_clean() {
             continue;
         }
         let file = folder.path().join("stream");
-        let arguments: Vec<_> = ["-accel", "tcg", "-m", "128M"].iter().chain(machine).copied().collect();
+        let arguments: Vec<_> = ["-accel", "tcg", "-m", "256M"].iter().chain(machine).copied().collect();
         assert!(save_plain(&path, &arguments, &save_to(&file)), "{program} starts");
         if explained {
             assert_explained(program, &file);
@@ -246,9 +247,12 @@ fn mapped_ram_files_are_explained_also_behind_other_bytes_and_by_several_writers
     }
 }
 
+/// What one connection sent.
+type Sent = Arc<Mutex<Vec<u8>>>;
+
 /// Passes on what all connections to `near` send, to a destination on `far` or to nobody, and keeps it.
 struct Channels {
-    sent: Arc<Mutex<Vec<Arc<Mutex<Vec<u8>>>>>>,
+    sent: Arc<Mutex<Vec<Sent>>>,
 }
 
 impl Channels {
@@ -281,7 +285,7 @@ impl Channels {
     }
 }
 
-fn pass_on(mut from: UnixStream, mut to: Option<UnixStream>, kept: Option<Arc<Mutex<Vec<u8>>>>) {
+fn pass_on(mut from: UnixStream, mut to: Option<UnixStream>, kept: Option<Sent>) {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(bytes @ 1..) = from.read(&mut buffer) {
         if let Some(kept) = &kept {
@@ -345,7 +349,7 @@ fn preempt_channels_and_recovery_connections_of_a_postcopy_are_explained() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = |name: &str| folder.path().join(name);
         let uri = |name: &str| format!("unix:{}", path(name).display());
-        let config = Config { memory_mib: 32, workload: Workload::BUSY, ..Config::default() };
+        let config = Config { memory_mib: 96, workload: Workload::STEADY, ..Config::default() };
         let mut source = Qemu::start(binary, guest, config.clone());
         source.console().wait_ready();
         source.console().wait_passes(1);
@@ -361,7 +365,6 @@ fn preempt_channels_and_recovery_connections_of_a_postcopy_are_explained() {
         source.execute("migrate-start-postcopy", json!({}));
         wait_status(&mut source, &["postcopy-active"]);
         wait_status(&mut destination, &["postcopy-active"]);
-        thread::sleep(Duration::from_millis(300));
         source.execute("migrate-pause", json!({}));
         wait_status(&mut source, &["postcopy-paused"]);
         wait_status(&mut destination, &["postcopy-paused"]);

@@ -3,6 +3,10 @@
 use std::{
     ffi::OsStr,
     fs,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     path::{Path, PathBuf},
     process::{Child, Stdio},
     time::{Duration, Instant},
@@ -143,7 +147,7 @@ fn every_share_reverts_over_pipes_and_sockets() {
 #[test]
 fn guest_runs_while_its_pages_come() {
     with_each_qemu(|binary, guest| {
-        let Some(saved) = Saved::of(binary, guest, Config { memory_mib: 256, ..small() }) else { return };
+        let Some(saved) = Saved::of(binary, guest, Config { memory_mib: 128, ..small() }) else { return };
         let mut destination = saved.destination(binary, guest);
         let mut server = saved.serve(&mut destination, "migrate-incoming", &["--postcopy=0"]);
         let started = Instant::now();
@@ -231,7 +235,7 @@ fn killed_servers_are_replaced() {
 #[test]
 fn recovery_works_over_a_pipe_and_names_the_snapshot() {
     with_each_qemu(|binary, guest| {
-        let Some(saved) = Saved::of(binary, guest, Config { memory_mib: 256, ..small() }) else { return };
+        let Some(saved) = Saved::of(binary, guest, Config { memory_mib: 128, ..small() }) else { return };
         let mut destination = saved.destination(binary, guest);
         let mut server = saved.serve(&mut destination, "migrate-incoming", &["--postcopy=0"]);
         while destination.run_state() != "running" {}
@@ -247,6 +251,34 @@ fn recovery_works_over_a_pipe_and_names_the_snapshot() {
         let recovery = server.recovery().expect("it said how to go on");
         let uri = exec(&format!("--revert {recovery}"), &saved.image());
         destination.execute("migrate-recover", json!({ "uri": uri }));
+        destination.wait_migration("completed");
+        saved.assert_goes_on(&mut destination);
+    });
+}
+
+#[test]
+fn descriptors_carry_postcopy_and_its_recovery() {
+    with_each_qemu(|binary, guest| {
+        let Some(saved) = Saved::of(binary, guest, Config { memory_mib: 128, ..small() }) else { return };
+        let mut destination = saved.destination(binary, guest);
+        let said = destination.home().join("said");
+        let image = saved.image();
+        let connect = |destination: &mut Qemu, command: &str, option: &str| {
+            let (ours, qemus) = UnixStream::pair().expect("a socket pair");
+            let arguments = ["--revert", option, "--uri", "fd:0", utf8(&image)];
+            let tool = beside::start(&arguments, Stdio::from(OwnedFd::from(ours)), &said);
+            destination.qmp().give_fd("channel", qemus.as_fd()).expect("QEMU takes a descriptor");
+            drop(qemus);
+            destination.execute(command, json!({ "uri": "fd:channel" }));
+            Server { tool, said: said.clone() }
+        };
+        let mut server = connect(&mut destination, "migrate-incoming", "--postcopy=0");
+        while destination.run_state() != "running" {}
+        server.tool.kill().expect("our own child");
+        beside::end(&mut server.tool);
+        destination.wait_migration("postcopy-paused");
+        let recovery = server.recovery().expect("it said how to go on");
+        connect(&mut destination, "migrate-recover", &recovery).assert_ends(0);
         destination.wait_migration("completed");
         saved.assert_goes_on(&mut destination);
     });
@@ -274,7 +306,7 @@ fn one_image_reverts_25_guests_at_once() {
 #[test]
 fn server_notices_a_destination_that_is_gone() {
     with_each_qemu(|binary, guest| {
-        let Some(saved) = Saved::of(binary, guest, Config { memory_mib: 256, ..small() }) else { return };
+        let Some(saved) = Saved::of(binary, guest, Config { memory_mib: 128, ..small() }) else { return };
         let mut destination = saved.destination(binary, guest);
         let mut server = saved.serve(&mut destination, "migrate-incoming", &["--postcopy=0"]);
         while destination.run_state() != "running" {}
@@ -333,7 +365,7 @@ fn dirty_bitmaps_come_along() {
 #[test]
 fn damaged_page_pauses_the_destination() {
     with_each_qemu(|binary, guest| {
-        let Some(saved) = Saved::of(binary, guest, Config { memory_mib: 256, ..small() }) else { return };
+        let Some(saved) = Saved::of(binary, guest, Config { memory_mib: 128, ..small() }) else { return };
         // The guest's memory is incompressible and nearly all of the file: this is the middle of a page.
         let mut bytes = fs::read(saved.image()).expect("the image");
         let at = bytes.len() / 10 * 9;

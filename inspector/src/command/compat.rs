@@ -1,10 +1,11 @@
 //! `compat`: one judgement per line.
 
-use super::output::Output;
+use super::output::{Output, coloured};
 use crate::cli::{CompatArgs, FailOn, Format};
 use crate::compat::{AllowList, Judgement, Shape, Verdict, judge};
 use crate::error::Error;
 use crate::escape::{github_message, github_property, terminal, terminal_words};
+use crate::walk::Level;
 
 pub(super) fn run(args: &CompatArgs) -> Result<u8, Error> {
     let options = args.input.options();
@@ -63,7 +64,14 @@ fn line(judgement: &Judgement, reason: Option<&str>, args: &CompatArgs) -> Strin
     match args.format {
         Format::Text => {
             let words = format!("{path}: {text}{allowed}");
-            format!("{:<9} {rule:<20} {}", verdict.name(), terminal_words(&words))
+            let level = match verdict {
+                _ if reason.is_some() => Level::Note,
+                Verdict::Safe => Level::Note,
+                Verdict::MayBreak => Level::Warning,
+                Verdict::Breaks => Level::Error,
+            };
+            let verdict = coloured(&format!("{:<9}", verdict.name()), level);
+            format!("{verdict} {rule:<20} {}", terminal_words(&words))
         }
         Format::Json => serde_json::json!({
             "type": "judgement", "verdict": verdict, "rule": rule, "path": path, "text": text, "allowed": reason,

@@ -1,8 +1,9 @@
 //! What an image is beside the stream that it reverts to.
 
 use crate::input::{FileRange, OpenOptions, RandomAccess};
+use crate::machines::{open_snapshot as open, supply};
 use crate::walk::{Finding, Level};
-use snapshot_image::{HostOffset, Lookup, Open, ReadOptions, SnapshotReader, Verification, page_checksum};
+use snapshot_image::{Lookup, Open, SnapshotReader, Verification, page_checksum};
 
 /// A value that an image has.
 pub(super) enum Fact {
@@ -17,29 +18,6 @@ pub(super) type Facts = (&'static str, Vec<(&'static str, Fact)>);
 const PAGES_TOLD: u64 = 20;
 /// Pages that are looked up at once.
 const BATCH_PAGES: u64 = 8192;
-
-fn supply(
-    reader: &mut SnapshotReader,
-    file: &FileRange,
-    at: HostOffset,
-    length: usize,
-) -> Result<(), String> {
-    let mut bytes = vec![0; length];
-    file.read_at(at.0, &mut bytes).map_err(|error| format!("offset {:#x}: {error}", at.0))?;
-    reader.supply(at, &bytes);
-    Ok(())
-}
-
-fn open(file: &FileRange, options: &OpenOptions) -> Result<SnapshotReader, String> {
-    let read = ReadOptions { allow_unverified: options.allow_unverified };
-    let mut reader = SnapshotReader::new(file.size_bytes(), read);
-    loop {
-        match reader.poll().map_err(|error| error.to_string())? {
-            Open::Need(at, length) => supply(&mut reader, file, at, length)?,
-            Open::Ready => return Ok(reader),
-        }
-    }
-}
 
 pub(super) fn lines(file: &FileRange, options: &OpenOptions) -> Vec<Facts> {
     let Ok(reader) = open(file, options) else { return Vec::new() };

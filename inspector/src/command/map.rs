@@ -5,7 +5,7 @@ use crate::cli::MapArgs;
 use crate::contents::{Contents, RamFile, load};
 use crate::error::Error;
 use crate::escape::terminal;
-use crate::map::{html, picture, png, svg};
+use crate::map::{Hot, html, picture, png, svg};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 
@@ -20,7 +20,8 @@ pub(super) fn run(args: &MapArgs) -> Result<u8, Error> {
     };
     let contents = read(&args.file)?;
     let against = args.against.as_deref().map(read).transpose()?;
-    let picture = picture(&contents, against.as_ref())?;
+    let hot = args.hot.as_deref().map(|path| Hot::read(path, &options)).transpose()?;
+    let picture = picture(&contents, against.as_ref(), &hot.unwrap_or_default())?;
     let name = terminal(args.output.as_os_str().as_encoded_bytes());
     let mut out = BufWriter::new(File::create(&args.output).map_err(Error::io(&name))?);
     match ending {

@@ -4,7 +4,7 @@ use crate::cli::Format;
 use crate::error::Error;
 use crate::escape::{github_message, github_property};
 use crate::walk::{Finding, Level};
-use std::io::{BufWriter, Stdout, Write, stdout};
+use std::io::{BufWriter, IsTerminal, Stdout, Write, stdout};
 
 /// stdout, line by line.
 pub(super) struct Output {
@@ -25,6 +25,16 @@ impl Output {
     }
 }
 
+/// A word in a colour: red, yellow, or none; where stdout is a terminal, and nobody asked for none (NO_COLOR).
+pub(super) fn coloured(word: &str, level: Level) -> String {
+    let wanted = stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    match level {
+        Level::Error if wanted => format!("\x1b[31m{word}\x1b[0m"),
+        Level::Warning if wanted => format!("\x1b[33m{word}\x1b[0m"),
+        _ => word.to_owned(),
+    }
+}
+
 /// A finding as words.
 pub(crate) fn finding_text(found: &Finding) -> String {
     let place = found.offset.map_or_else(String::new, |offset| format!("offset {offset:#x}: "));
@@ -37,7 +47,9 @@ pub(super) fn finding(found: &Finding, format: Format, file: &str) -> String {
     let place = found.offset.map_or_else(|| "-         ".to_owned(), |offset| format!("{offset:#010x}"));
     let path = if found.path.is_empty() { String::new() } else { format!("{}: ", found.path) };
     match format {
-        Format::Text => format!("{place} {} {path}{}", found.level.name(), found.text),
+        Format::Text => {
+            format!("{place} {} {path}{}", coloured(found.level.name(), found.level), found.text)
+        }
         Format::Json => serde_json::json!({
             "type": "finding", "level": found.level, "offset": found.offset, "path": found.path, "text": found.text,
         })

@@ -136,12 +136,22 @@ fn state(judge: &mut Judge, path: &str, source: &StateShape, target: &StateShape
 
 /// Fields have no names on the wire: their order and sizes are everything.
 fn fields(judge: &mut Judge, path: &str, source: &StateShape, target: &StateShape) {
+    // The same bytes may be cut into fields in another way: a buffer gets shorter, and what follows is new.
+    let total = |state: &StateShape| {
+        state.fields.iter().try_fold(0u64, |sum, field| {
+            let (_, size, count) = field.wire.as_ref()?;
+            sum.checked_add(size.checked_mul(*count)?)
+        })
+    };
+    let same_total = total(source).is_some() && total(source) == total(target);
     let mut at = 0;
     for field in &source.fields {
         let field_path = format!("{path}: {}", json_text(field.name.as_bytes()));
         let found = target.fields[at..].iter().position(|other| other.name == field.name);
         let Some(distance) = found else {
-            renamed_or_unknown(judge, &field_path, field, target.fields.get(at));
+            // What a stream does not have may be conditional; a dump has everything.
+            let complete = target.minimum_version.is_some();
+            renamed_or_unknown(judge, &field_path, field, target.fields.get(at), complete);
             // A field in the place of another is that one by another name.
             if target.fields.get(at).is_some_and(|other| same_bytes(field, other)) {
                 at += 1;
@@ -151,7 +161,7 @@ fn fields(judge: &mut Judge, path: &str, source: &StateShape, target: &StateShap
         for skipped in &target.fields[at..at + distance] {
             not_sent(judge, path, source, target, skipped);
         }
-        one_field(judge, &field_path, field, &target.fields[at + distance]);
+        one_field(judge, &field_path, field, &target.fields[at + distance], same_total);
         at += distance + 1;
         // Fields of one name behind each other, all of them conditional, stand for each other.
         if target.fields[at - 1].conditional == Some(true) {
@@ -173,7 +183,13 @@ fn same_bytes(source: &FieldShape, target: &FieldShape) -> bool {
     }
 }
 
-fn renamed_or_unknown(judge: &mut Judge, path: &str, source: &FieldShape, target: Option<&FieldShape>) {
+fn renamed_or_unknown(
+    judge: &mut Judge,
+    path: &str,
+    source: &FieldShape,
+    target: Option<&FieldShape>,
+    complete: bool,
+) {
     match target {
         Some(other) if same_bytes(source, other) => {
             let text = format!("the target has \"{}\" in its place, of the same size", other.name);
@@ -182,7 +198,13 @@ fn renamed_or_unknown(judge: &mut Judge, path: &str, source: &FieldShape, target
         _ if source.conditional == Some(true) => {
             judge.may_break("field-unknown", path, "breaks when it is sent: the target does not read it");
         }
-        _ => judge.breaks("field-unknown", path, "sent, and the target does not read it at this place"),
+        _ if complete => {
+            judge.breaks("field-unknown", path, "sent, and the target does not read it at this place");
+        }
+        _ => {
+            let text = "sent, and the target did not send it: unless it reads it all the same, what follows is shifted";
+            judge.may_break("field-unknown", path, text);
+        }
     }
 }
 
@@ -209,20 +231,21 @@ fn not_sent(judge: &mut Judge, path: &str, source: &StateShape, target: &StateSh
 }
 
 /// Fields of the same name.
-fn one_field(judge: &mut Judge, path: &str, source: &FieldShape, target: &FieldShape) {
+fn one_field(judge: &mut Judge, path: &str, source: &FieldShape, target: &FieldShape, same_total: bool) {
     match (&source.wire, &target.wire) {
         (Some((type_name, size, count)), Some((other_type, other_size, other_count))) => {
             let scalar = source.nested.is_empty() && target.nested.is_empty();
             if scalar && type_name != other_type {
                 let text = format!("type {}, the target's is {}", quoted(type_name), quoted(other_type));
-                let verdict = if size == other_size { Verdict::MayBreak } else { Verdict::Breaks };
+                let fits = size == other_size || same_total;
+                let verdict = if fits { Verdict::MayBreak } else { Verdict::Breaks };
                 judge.say(verdict, "field-type", path, text);
             } else if scalar && size != other_size {
                 let text = format!("{size} bytes, the target's has {other_size}");
                 // The sizes of buffers and bitmaps may depend on the machine's state, those of numbers do not.
                 let fixed =
                     type_name.starts_with("int") || type_name.starts_with("uint") || type_name == "bool";
-                let verdict = if fixed { Verdict::Breaks } else { Verdict::MayBreak };
+                let verdict = if fixed && !same_total { Verdict::Breaks } else { Verdict::MayBreak };
                 judge.say(verdict, "field-size", path, text);
             }
             if count != other_count {

@@ -1,7 +1,7 @@
 //! What an input is, by its first bytes.
 
 /// Enough of an input to tell.
-pub(super) const HEAD_BYTES: usize = 64 << 10;
+pub(super) const HEAD_BYTES: usize = 1 << 20;
 
 /// What an input holds, wrappers aside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

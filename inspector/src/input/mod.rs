@@ -248,7 +248,7 @@ fn open_image(mut opened: Opened, file: FileRange, options: &OpenOptions) -> Res
             timeout_ms: None,
             postcopy: None,
         };
-        opened.source = Box::new(ImageStream::new(Box::new(file), config));
+        opened.source = Box::new(ImageStream::new(Box::new(file), config, options));
         return Ok(opened);
     };
     opened.kind = Kind::Savevm;

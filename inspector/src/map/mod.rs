@@ -1,9 +1,11 @@
 //! A picture of RAM: what each page holds, block by block.
 
+mod hot;
 mod html;
 mod png;
 mod svg;
 
+pub(crate) use hot::Hot;
 pub(crate) use html::html;
 pub(crate) use png::png;
 pub(crate) use svg::svg;
@@ -31,7 +33,7 @@ const PIECE_PAGES: u64 = 64;
 pub(crate) struct Cell {
     /// 0: zero, 1: low entropy, 2: high entropy.
     pub(crate) content: u8,
-    /// Came more than once: the guest was writing it.
+    /// Came more than once, so the guest was writing it; or was requested first.
     pub(crate) hot: bool,
     /// Other than in the file that this one is compared with.
     pub(crate) changed: bool,
@@ -89,8 +91,8 @@ pub(crate) const LEGEND: [(&str, Cell); 6] = [
     ("zero", Cell { content: 0, hot: false, changed: false }),
     ("low entropy", Cell { content: 1, hot: false, changed: false }),
     ("high entropy", Cell { content: 2, hot: false, changed: false }),
-    ("sent again", Cell { content: 1, hot: true, changed: false }),
-    ("sent again, now zero", Cell { content: 0, hot: true, changed: false }),
+    ("hot", Cell { content: 1, hot: true, changed: false }),
+    ("hot, zero", Cell { content: 0, hot: true, changed: false }),
     ("changed", Cell { content: 1, hot: false, changed: true }),
 ];
 
@@ -107,7 +109,7 @@ fn entropy(page: &[u8]) -> f64 {
 }
 
 /// Draws `contents`, compared with `against`.
-pub(crate) fn picture(contents: &Contents, against: Option<&Contents>) -> Result<Picture, Error> {
+pub(crate) fn picture(contents: &Contents, against: Option<&Contents>, hot: &Hot) -> Result<Picture, Error> {
     let mut blocks = Vec::new();
     let drawn = contents.blocks.iter().enumerate().filter(|(_, block)| block.used_length != UNKNOWN_LENGTH);
     for (number, block) in drawn.clone().take(BLOCKS_LIMIT) {
@@ -118,11 +120,19 @@ pub(crate) fn picture(contents: &Contents, against: Option<&Contents>) -> Result
         let Some(ram) = &contents.ram else { continue };
         let pages = block.used_length / u64::from(contents.page_size.max(1));
         let cell_pages = pages.div_ceil(CELLS_LIMIT).max(1);
+        let mut cells = cells(ram, number, contents.page_size, pages, cell_pages, other)?;
+        let cell_bytes = cell_pages.saturating_mul(u64::from(contents.page_size.max(1)));
+        for range in hot.of(number, block) {
+            let first = usize::try_from(range.start / cell_bytes).unwrap_or(usize::MAX);
+            let end = usize::try_from(range.end.div_ceil(cell_bytes)).unwrap_or(usize::MAX);
+            let end = end.min(cells.len());
+            cells.get_mut(first..end).unwrap_or_default().iter_mut().for_each(|cell| cell.hot = true);
+        }
         blocks.push(BlockPicture {
             name: json_text(&block.idstr),
             bytes: block.used_length,
             cell_pages,
-            cells: cells(ram, number, contents.page_size, pages, cell_pages, other)?,
+            cells,
         });
     }
     let machine = contents.configuration.as_ref().map(|configuration| json_text(&configuration.machine));
@@ -233,7 +243,7 @@ mod tests {
         };
         let a = load(&[(0, &noise), (4096, &[7; 4096]), (4096, &[8; 4096])]);
         let b = load(&[(0, &noise), (4096, &[8; 4096]), (8192, &[1; 4096])]);
-        let picture = picture(&a, Some(&b)).unwrap();
+        let picture = picture(&a, Some(&b), &Hot::default()).unwrap();
         let cell = |content, hot, changed| Cell { content, hot, changed };
         assert_eq!(
             picture.blocks[0].cells,

@@ -3,10 +3,12 @@
 mod content;
 
 use crate::pages::PageSet;
+use crate::unpack::ChannelUnpacker;
 use crate::walk::{Context, Event, Finding, Flow, Item, Level, Visitor};
 use content::Content;
 pub use content::ContentStat;
 pub(crate) use content::is_zero;
+use migration_stream::ram::multifd::{Compression, Message, Packet};
 use migration_stream::{RamBlock, Record, SectionId, UNKNOWN_LENGTH};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
@@ -96,7 +98,7 @@ pub struct Stat {
 }
 
 /// Counts what a walk comes across.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Counter {
     stat: Stat,
     seen: PageSet,
@@ -106,6 +108,16 @@ pub struct Counter {
     current: Option<usize>,
     device: Option<usize>,
     content: Content,
+    channel_blocks: HashMap<Vec<u8>, usize>,
+    unpacker: ChannelUnpacker,
+    /// How the data of the packet before is packed, and how many pages it has.
+    packed: Option<(Compression, usize)>,
+}
+
+impl std::fmt::Debug for Counter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Counter").field("stat", &self.stat).finish_non_exhaustive()
+    }
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -158,6 +170,31 @@ impl Counter {
             let bytes = (block.used_length != UNKNOWN_LENGTH).then_some(block.used_length);
             self.stat.blocks.push(BlockStat { name: text(&block.idstr), bytes, ..BlockStat::default() });
             self.blocks.push(block.clone());
+        }
+    }
+
+    /// A packet of a multifd channel; a block is known by its name alone there.
+    fn packet(&mut self, packet: &Packet<'_>) {
+        self.packed = Some((packet.compression, packet.normal.len()));
+        let known = self.channel_blocks.get(packet.block).copied();
+        let number = known.unwrap_or(self.stat.blocks.len());
+        if known.is_none() && !packet.block.is_empty() && number < NAMES_LIMIT {
+            self.channel_blocks.insert(packet.block.to_vec(), number);
+            self.stat.blocks.push(BlockStat { name: text(packet.block), ..BlockStat::default() });
+        }
+        for &offset in &packet.normal {
+            self.page(number, offset, 0, |stat| stat.normal += 1);
+        }
+        for &offset in &packet.zero {
+            self.page(number, offset, 0, |stat| stat.zero += 1);
+        }
+    }
+
+    fn packet_data(&mut self, data: &[u8], page_size: usize) {
+        let Some((compression, pages)) = self.packed.take() else { return };
+        // What cannot be unpacked has no content to look at; `check` says why.
+        if let Ok(Some(unpacked)) = self.unpacker.packet(compression, data, pages * page_size) {
+            unpacked.chunks_exact(page_size).for_each(|page| self.content.page(page));
         }
     }
 
@@ -244,9 +281,8 @@ impl Visitor for Counter {
                     bytes: item.length,
                 });
             }
-            Event::MultifdData(data) => {
-                data.chunks_exact(context.page_size as usize).for_each(|page| self.content.page(page));
-            }
+            Event::Multifd(Message::Packet(packet)) => self.packet(packet),
+            Event::MultifdData(data) => self.packet_data(data, context.page_size as usize),
             _ => {
                 if let Some(at) = self.current {
                     self.stat.sections[at].bytes += item.length;

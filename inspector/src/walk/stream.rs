@@ -4,7 +4,9 @@ use super::event::{Border, Context, DeviceSection, Event, Finding, Item, Level, 
 use super::feed::Feed;
 use super::{Stop, go, mapped, tail};
 use crate::input::{Kind, OpenOptions};
-use migration_stream::device::{Description, Guess, Piece, find_vmdesc, guess, walk as walk_devices};
+use migration_stream::device::{
+    Description, Device, Guess, Piece, Walked, find_vmdesc, guess, walk as walk_devices,
+};
 use migration_stream::{Command, Decoder, ErrorKind, Record, Step};
 
 /// Enough of the end of a file to hold nearly every vmdesc.
@@ -93,8 +95,16 @@ impl StreamWalk<'_> {
                     match record {
                         Record::DeviceTail => return tail::walk(self),
                         Record::EarlyDevices(bytes) => {
-                            self.early =
-                                early(self.visitor, &self.decoder, self.description.as_ref(), offset, bytes)?;
+                            let devices =
+                                self.description.as_ref().map(|description| &description.devices[..]);
+                            let devices = devices.and_then(|devices| devices.get(self.early..));
+                            self.early += early(
+                                self.visitor,
+                                &self.decoder,
+                                devices.unwrap_or_default(),
+                                offset,
+                                bytes,
+                            )?;
                         }
                         Record::Command(Command::Packaged(bytes)) => {
                             let event = Event::Record(Record::Command(Command::Packaged(bytes)));
@@ -182,33 +192,41 @@ fn is_mapped(decoder: &Decoder) -> bool {
     decoder.configuration().is_some_and(|configuration| configuration.has_capability("mapped-ram"))
 }
 
-/// Device sections before RAM; returns how many they are.
-fn early(
-    visitor: &mut dyn Visitor,
-    decoder: &Decoder,
-    description: Option<&Description>,
-    offset: u64,
-    bytes: &[u8],
-) -> Result<usize, Stop> {
-    let context = context(decoder);
-    let devices = description.map_or(&[][..], |description| &description.devices[..]);
+/// How many of the devices that are described `bytes` holds, and the way in which it does.
+pub(super) fn early_devices(devices: &[Device], offset: u64, bytes: &[u8]) -> Option<(usize, Walked)> {
     for footers in [true, false] {
-        for count in 1..=devices.len() {
-            let length = devices[..count].iter().try_fold(0u64, |sum, device| {
-                let frame = 14 + device.idstr.len() as u64 + if footers { 5 } else { 0 };
-                sum.checked_add(frame)?.checked_add(device.state.payload_bytes()?)
-            });
+        let mut length = Some(0u64);
+        for (number, device) in devices.iter().enumerate() {
+            let frame = 14 + device.idstr.len() as u64 + if footers { 5 } else { 0 };
+            let payload = device.state.payload_bytes();
+            length =
+                length.zip(payload).and_then(|(sum, payload)| sum.checked_add(frame)?.checked_add(payload));
             if length.is_none_or(|length| length > bytes.len() as u64) {
                 break;
             }
             if length == Some(bytes.len() as u64) {
-                let walked = walk_devices(bytes, offset, &devices[..count], footers, Some(0));
+                let walked = walk_devices(bytes, offset, &devices[..=number], footers, Some(0));
                 if walked.findings.is_empty() {
-                    tail::pieces(visitor, context, bytes, offset, devices, &walked.pieces)?;
-                    return Ok(count);
+                    return Some((number + 1, walked));
                 }
             }
         }
+    }
+    None
+}
+
+/// Device sections before RAM; returns how many they are.
+fn early(
+    visitor: &mut dyn Visitor,
+    decoder: &Decoder,
+    devices: &[Device],
+    offset: u64,
+    bytes: &[u8],
+) -> Result<usize, Stop> {
+    let context = context(decoder);
+    if let Some((count, walked)) = early_devices(devices, offset, bytes) {
+        tail::pieces(visitor, context, bytes, offset, devices, &walked.pieces)?;
+        return Ok(count);
     }
     let length = bytes.len() as u64;
     let why = "device sections before RAM, and no vmdesc at hand that describes them";

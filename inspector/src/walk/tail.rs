@@ -1,7 +1,7 @@
 //! The device tail: device sections, EOF, vmdesc.
 
 use super::event::{Border, Context, DeviceSection, Event, Finding, Item, Level, Visitor};
-use super::stream::{StreamWalk, context, guessed, io};
+use super::stream::{StreamWalk, context, early_devices, guessed, io};
 use super::{Stop, go};
 use migration_stream::device::{Description, Device, Guess, Piece, find_vmdesc, guess, walk as walk_devices};
 use migration_stream::{Error, ErrorKind, Record, SectionHeader};
@@ -26,7 +26,14 @@ pub(super) fn walk(walk: &mut StreamWalk<'_>) -> Result<(), Stop> {
         }
         return trailer(visitor, context, bytes, offset, eof);
     };
-    let devices = description.devices.get(walk.early..).unwrap_or_default();
+    // In what came through a pipe, those before RAM could not be told apart when they came.
+    let early = match walk.decoder.early_devices() {
+        Some((at, bytes)) if walk.early == 0 => {
+            early_devices(&description.devices, at, bytes).map_or(0, |(count, _)| count)
+        }
+        _ => walk.early,
+    };
+    let devices = description.devices.get(early..).unwrap_or_default();
     let walked = walk_devices(&bytes[..eof], offset, devices, footers, Some(0));
     for finding in walked.findings {
         go(visitor.finding(finding.into()))?;

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 /// The folder of the corpus.
-pub fn corpus() -> PathBuf {
+pub(crate) fn corpus() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../corpus/valid")
 }
 
 /// Names of all its files, sorted.
-pub fn names() -> Vec<String> {
+pub(crate) fn names() -> Vec<String> {
     let entries = std::fs::read_dir(corpus()).expect("the corpus is there");
     let mut names: Vec<_> = entries
         .map(|entry| entry.expect("a readable folder").file_name().into_string().expect("plain names"))
@@ -23,25 +23,25 @@ pub fn names() -> Vec<String> {
 }
 
 /// A file of the corpus, unpacked.
-pub fn stream(name: &str) -> Vec<u8> {
+pub(crate) fn stream(name: &str) -> Vec<u8> {
     let packed = std::fs::read(corpus().join(format!("{name}.bin.zst"))).expect("a file of the corpus");
     zstd::decode_all(&packed[..]).expect("packed with zstd")
 }
 
 /// The program, in the folder of the corpus.
-pub fn program() -> Command {
+pub(crate) fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_snapinspect"));
     command.current_dir(corpus()).stdin(Stdio::null());
     command
 }
 
 /// Runs it.
-pub fn run(arguments: &[&str]) -> Output {
+pub(crate) fn run(arguments: &[&str]) -> Output {
     program().args(arguments).output().expect("the program runs")
 }
 
 /// Runs it with bytes on stdin.
-pub fn run_with(arguments: &[&str], input: &[u8]) -> Output {
+pub(crate) fn run_with(arguments: &[&str], input: &[u8]) -> Output {
     let mut child = program()
         .args(arguments)
         .stdin(Stdio::piped())
@@ -59,12 +59,12 @@ pub fn run_with(arguments: &[&str], input: &[u8]) -> Output {
 }
 
 /// stdout as text.
-pub fn stdout(output: &Output) -> String {
+pub(crate) fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).expect("the answer is text")
 }
 
 /// Exit status, stdout and stderr as one text.
-pub fn all(output: &Output) -> String {
+pub(crate) fn all(output: &Output) -> String {
     let status = output.status.code().map_or("signal".to_owned(), |code| code.to_string());
     format!("{}{}exit status {status}\n", stdout(output), String::from_utf8_lossy(&output.stderr))
 }

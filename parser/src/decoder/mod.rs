@@ -107,6 +107,9 @@ pub struct Decoder {
     advised: bool,
     packaged: bool,
     early: early::Search,
+    early_behind: early::Search,
+    /// The RAM section, and whether a PART or END of it has come.
+    ram: Option<(SectionId, bool)>,
     early_devices: Option<(u64, Vec<u8>)>,
     eof: bool,
     mapped_ram: bool,
@@ -133,6 +136,8 @@ impl Decoder {
             advised: false,
             packaged: false,
             early: early::Search::default(),
+            early_behind: early::Search::default(),
+            ram: None,
             early_devices: None,
             eof: false,
             mapped_ram: false,

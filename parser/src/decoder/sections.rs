@@ -73,6 +73,7 @@ impl Decoder {
         // After the package of a postcopy no device section follows, so there EOF is an ordinary record.
         let tail_may_begin = !self.blocks.is_empty() && !self.packaged;
         match section_type {
+            QEMU_VM_SECTION_FULL if tail_may_begin && self.is_early_behind(rest)? => self.early_behind(input),
             QEMU_VM_EOF | QEMU_VM_SECTION_FULL if tail_may_begin => {
                 self.state = State::DeviceTail;
                 Ok((input, Record::DeviceTail))
@@ -93,6 +94,9 @@ impl Decoder {
                 let Some(known) = self.sections.get(&id) else {
                     return Err(rest.reject(ErrorKind::UnknownSection { found: id.0 }));
                 };
+                if known.grammar == Grammar::Ram {
+                    self.ram = Some((id, true));
+                }
                 let part = section_type == QEMU_VM_SECTION_PART;
                 let kind = if part { SectionType::Part } else { SectionType::End };
                 self.state = State::Body { id, grammar: known.grammar, kind, first: true };
@@ -140,6 +144,9 @@ impl Decoder {
             return Err(input.reject(ErrorKind::MappedRam));
         }
         let id = header.section_id;
+        if grammar == Grammar::Ram {
+            self.ram = Some((id, false));
+        }
         self.sections.insert(id, Known { idstr: header.idstr.to_vec(), grammar });
         self.state = State::Body { id, grammar, kind: SectionType::Start, first: true };
         Ok((rest, Record::SectionStart(header)))
@@ -154,6 +161,30 @@ impl Decoder {
         })?;
         let (rest, bytes) = take(input, length)?;
         self.early_devices = Some((input.offset, bytes.to_vec()));
+        Ok((rest, Record::EarlyDevices(bytes)))
+    }
+
+    /// Whether a device section between RAM's START and its first PART is one that has to be loaded before RAM. Only
+    /// virtio-mem has such (`early_setup`, QEMU 8.0 and later); by its name it can be told from the tail's first one.
+    fn is_early_behind(&self, header: Span<'_>) -> Result<bool, nom::Err<crate::span::Reject>> {
+        if !matches!(self.ram, Some((_, false))) {
+            return Ok(false);
+        }
+        Ok(section_header(header)?.1.idstr.ends_with(b"-early"))
+    }
+
+    /// Device sections between RAM's START and its first PART.
+    fn early_behind<'a>(&mut self, input: Span<'a>) -> Parsed<'a, Record<'a>> {
+        let Some((ram, _)) = self.ram else { return Err(input.reject(ErrorKind::Malformed)) };
+        let footers = self.footers == Some(true);
+        let next = early::Next { ram, page_size: self.page_size, blocks: &self.blocks, footers };
+        let length = self.early_behind.border_behind(input.bytes, next).map_err(|stop| match stop {
+            early::Stop::NeedMore => nom::Err::Incomplete(nom::Needed::Unknown),
+            early::Stop::Wrong(text) => input.reject(ErrorKind::EarlyDevices(text)),
+        })?;
+        let (rest, bytes) = take(input, length)?;
+        self.early_devices = Some((input.offset, bytes.to_vec()));
+        self.early_behind = early::Search::default();
         Ok((rest, Record::EarlyDevices(bytes)))
     }
 

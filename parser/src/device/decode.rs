@@ -3,7 +3,11 @@
 use super::description::{Array, Field, State};
 
 /// The most fields of one device that are named; the rest stays bytes. A description can claim more than any device has.
-const FIELD_LIMIT: usize = 1 << 20;
+const FIELD_LIMIT: usize = 1 << 18;
+/// The longest array of numbers whose elements are told one by one; longer ones stay bytes.
+const LIST_LIMIT: usize = 1 << 16;
+/// The longest path that is followed: names come from a stranger, and each field has all those around it.
+const PATH_LIMIT_BYTES: usize = 512;
 /// The deepest nesting that is followed.
 const DEPTH_LIMIT: usize = 64;
 
@@ -94,6 +98,10 @@ impl<'a> FieldDecoder<'a> {
         self.out.fields.push(DecodedField { path: path.to_owned(), type_name, offset: from, bytes, value });
     }
 
+    fn is_full(&self) -> bool {
+        self.out.fields.len() > FIELD_LIMIT
+    }
+
     fn undecoded(&mut self, path: &str, type_name: &'a str, from: usize, to: usize, why: &'static str) {
         self.out.undecoded_bytes += to - from;
         self.push(path, type_name, from, to, Value::Undecoded(why));
@@ -104,7 +112,7 @@ impl<'a> FieldDecoder<'a> {
         for field in &state.fields {
             let path = join(path, &field.name);
             let fits = field.total_bytes().is_some_and(|total| total <= (end - at) as u64);
-            if !fits || depth > DEPTH_LIMIT || self.out.fields.len() > FIELD_LIMIT {
+            if !fits || depth > DEPTH_LIMIT || path.len() > PATH_LIMIT_BYTES || self.is_full() {
                 let why = if fits {
                     "nested deeper, or more, than is followed"
                 } else {
@@ -156,6 +164,8 @@ impl<'a> FieldDecoder<'a> {
         }
         if field.array == Array::Single {
             self.element(field, path, at, end, depth);
+        } else if field.nested.is_empty() && is_scalar(&field.type_name) && count > LIST_LIMIT {
+            self.push(path, &field.type_name, at, end, Value::Bytes);
         } else if field.nested.is_empty() && is_scalar(&field.type_name) {
             let elements = self.body[at..end].chunks(size).map(|bytes| value(&field.type_name, bytes));
             let list = Value::List(elements.collect());
@@ -163,6 +173,10 @@ impl<'a> FieldDecoder<'a> {
         } else {
             for number in 0..count {
                 let from = at + number * size;
+                if self.is_full() {
+                    self.undecoded(path, &field.type_name, from, end, "more elements than are followed");
+                    break;
+                }
                 self.element(field, &format!("{path}[{number}]"), from, from + size, depth);
             }
         }
@@ -374,6 +388,19 @@ mod tests {
             lines(&[0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 5, 8, 0], &fields),
             ["t Mark(1)", "t[0] Mark(1)", "t[0].key Unsigned(5)", "t[0].a Unsigned(8)", "t Mark(0)"]
         );
+    }
+
+    #[test]
+    fn descriptions_that_claim_too_much_stay_bytes() {
+        let many = r#""fields": [{"name": "a", "array_len": 300000, "type": "buffer", "size": 1}]"#;
+        let found = lines(&vec![0; 300_000], many);
+        assert_eq!(found.len(), FIELD_LIMIT + 2);
+        assert_eq!(found.last().unwrap(), "a Undecoded(\"more elements than are followed\")");
+        let long = r#""fields": [{"name": "a", "array_len": 100000, "type": "uint8", "size": 1}]"#;
+        assert_eq!(lines(&vec![0; 100_000], long), ["a Bytes"]);
+        let name = "x".repeat(PATH_LIMIT_BYTES + 1);
+        let named = format!(r#""fields": [{{"name": "{name}", "type": "uint8", "size": 1}}]"#);
+        assert!(lines(&[0], &named)[0].contains("nested deeper"));
     }
 
     #[test]

@@ -8,10 +8,13 @@ use crate::section::{
     SectionId, section_header,
 };
 use crate::span::Span;
+use std::collections::HashMap;
 use std::ops::Range;
 
 /// A footer: mark (u8), section id (be32).
 const FOOTER_BYTES: usize = 5;
+/// Sections of one tail whose end is looked for; QEMU describes one of them wrongly, on s390x.
+const ANCHORED_LIMIT: usize = 64;
 
 /// A part of a tail; ranges count from its start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,7 +72,9 @@ pub fn find_vmdesc(bytes: &[u8]) -> Option<usize> {
 #[must_use]
 pub fn walk(bytes: &[u8], offset: u64, devices: &[Device], footers: bool, start: Option<usize>) -> Walked {
     let mut walked = Walked::default();
-    let begin = start.map(|at| (at, 0)).or_else(|| anchor(bytes, 0, devices, 0, footers));
+    let index = Index::new(devices);
+    let mut anchored = 0;
+    let begin = start.map(|at| (at, 0)).or_else(|| index.anchor(bytes, 0, 0, footers));
     let Some((mut at, mut expected)) = begin else {
         walked.pieces.push(Piece::Skipped(0..bytes.len()));
         return walked;
@@ -78,15 +83,16 @@ pub fn walk(bytes: &[u8], offset: u64, devices: &[Device], footers: bool, start:
         walked.pieces.push(Piece::Skipped(0..at));
     }
     while at < bytes.len() {
-        match section(bytes, offset, at, devices, expected, footers) {
+        match section(bytes, offset, at, devices, expected, footers && anchored < ANCHORED_LIMIT, footers) {
             Ok((piece, end)) => {
+                anchored += usize::from(matches!(piece, Piece::Device { by_anchor: true, .. }));
                 walked.pieces.push(piece);
                 expected += 1;
                 at = end;
             }
             Err(error) => {
                 walked.findings.push(error);
-                let resume = anchor(bytes, at + 1, devices, expected, footers);
+                let resume = index.anchor(bytes, at + 1, expected, footers);
                 let end = resume.map_or(bytes.len(), |(next, _)| next);
                 walked.pieces.push(Piece::Skipped(at..end));
                 expected = resume.map_or(devices.len(), |(_, device)| device);
@@ -109,30 +115,38 @@ fn path(number: usize, device: &Device) -> String {
     format!("device {number} \"{}\"", name_text(device.idstr.as_bytes()))
 }
 
-/// The first section from `from` on that begins behind a footer and that one of the devices from `first` on describes:
-/// where, and which device.
-fn anchor(
-    bytes: &[u8],
-    from: usize,
-    devices: &[Device],
-    first: usize,
-    footers: bool,
-) -> Option<(usize, usize)> {
-    if !footers {
-        return None;
-    }
-    let mut at = from;
-    while let Some(found) = bytes.get(at..)?.iter().position(|&byte| byte == QEMU_VM_SECTION_FOOTER) {
-        let section = at + found + FOOTER_BYTES;
-        if bytes.get(section) == Some(&QEMU_VM_SECTION_FULL)
-            && let Ok((_, header)) = section_header(Span::new(&bytes[section + 1..], 0))
-            && let Some(device) = devices.iter().skip(first).position(|device| is(device, &header))
-        {
-            return Some((section, first + device));
+/// Devices by name and instance: a damaged tail can have any number of places where one could begin.
+struct Index<'a>(HashMap<(&'a [u8], u64), Vec<usize>>);
+
+impl<'a> Index<'a> {
+    fn new(devices: &'a [Device]) -> Self {
+        let mut index: HashMap<_, Vec<usize>> = HashMap::new();
+        for (number, device) in devices.iter().enumerate() {
+            index.entry((device.idstr.as_bytes(), device.instance_id)).or_default().push(number);
         }
-        at += found + 1;
+        Self(index)
     }
-    None
+
+    /// The first section from `from` on that begins behind a footer and that one of the devices from `first` on
+    /// describes: where, and which device.
+    fn anchor(&self, bytes: &[u8], from: usize, first: usize, footers: bool) -> Option<(usize, usize)> {
+        if !footers {
+            return None;
+        }
+        let mut at = from;
+        while let Some(found) = bytes.get(at..)?.iter().position(|&byte| byte == QEMU_VM_SECTION_FOOTER) {
+            let section = at + found + FOOTER_BYTES;
+            if bytes.get(section) == Some(&QEMU_VM_SECTION_FULL)
+                && let Ok((_, header)) = section_header(Span::new(&bytes[section + 1..], 0))
+                && let Some(numbers) = self.0.get(&(header.idstr, u64::from(header.instance_id)))
+                && let Some(&device) = numbers.get(numbers.partition_point(|&number| number < first))
+            {
+                return Some((section, device));
+            }
+            at += found + 1;
+        }
+        None
+    }
 }
 
 fn is(device: &Device, header: &SectionHeader<'_>) -> bool {
@@ -145,6 +159,7 @@ fn section(
     at: usize,
     devices: &[Device],
     number: usize,
+    may_anchor: bool,
     footers: bool,
 ) -> Result<(Piece, usize), Error> {
     let wrong = |at: usize, path: String, text: &str| Error {
@@ -181,13 +196,15 @@ fn section(
     let (end, by_anchor) = match computed {
         Some(end) => (end, false),
         // Before 10.0 the description of arrays with NULL pointers is wrong.
-        None => match anchored_end(bytes, start, &footer, devices.get(number + 1)) {
-            Some(end) => (end, true),
-            None => {
-                let text = "its footer is neither where the vmdesc has it nor before the next section";
-                return Err(wrong(start, path, text));
+        None => {
+            match may_anchor.then(|| anchored_end(bytes, start, &footer, devices.get(number + 1))).flatten() {
+                Some(end) => (end, true),
+                None => {
+                    let text = "its footer is neither where the vmdesc has it nor before the next section";
+                    return Err(wrong(start, path, text));
+                }
             }
-        },
+        }
     };
     let piece = Piece::Device {
         device: number,
@@ -203,9 +220,6 @@ fn section(
 
 /// The one place where this section's footer is followed by the next section, or by the end.
 fn anchored_end(bytes: &[u8], start: usize, footer: &[u8], next: Option<&Device>) -> Option<usize> {
-    if footer.is_empty() {
-        return None;
-    }
     let mut ends = (start..bytes.len().saturating_sub(footer.len() - 1)).filter(|&end| {
         let Some(after) = bytes[end..].strip_prefix(footer) else { return false };
         match next {

@@ -1,6 +1,6 @@
 //! The destination's RAM: what every page is worth.
 
-use super::Violation;
+use crate::checks::{Fate, Violation, no_lost_page, no_page_twice, no_wrong_page};
 use migration_stream::name_text;
 
 /// A target page.
@@ -54,7 +54,7 @@ impl Memory {
 
     pub(super) fn find(&self, name: &[u8]) -> Result<usize, Violation> {
         let found = self.blocks.iter().position(|block| block.name == name);
-        found.ok_or_else(|| Violation(format!("unknown block \"{}\"", name_text(name))))
+        found.ok_or_else(|| Violation::protocol(format!("unknown block \"{}\"", name_text(name))))
     }
 
     fn place(&self, block: usize, offset: u64) -> Result<usize, Violation> {
@@ -65,17 +65,25 @@ impl Memory {
         Ok(page)
     }
 
+    /// Names a place.
+    pub(super) fn name(&self, block: usize, offset: u64) -> String {
+        format!("block \"{}\" offset {offset:#x}", name_text(&self.blocks[block].name))
+    }
+
     fn violation(&self, block: usize, offset: u64, what: &str) -> Violation {
-        Violation(format!("block \"{}\" offset {offset:#x}: {what}", name_text(&self.blocks[block].name)))
+        Violation::protocol(format!("{}: {what}", self.name(block, offset)))
     }
 
     fn check(&self, block: usize, page: usize, offset: u64, content: Option<&[u8]>) -> Result<(), Violation> {
-        // A page with content may be zero.
-        let content = content.filter(|bytes| bytes.iter().any(|&byte| byte != 0));
-        if self.blocks[block].expected[page].as_deref() != content {
-            return Err(self.violation(block, offset, "wrong content"));
-        }
-        Ok(())
+        let saved = self.blocks[block].expected[page].as_deref();
+        no_wrong_page(saved, content, &self.name(block, offset))
+    }
+
+    /// The page is zero in the snapshot.
+    pub(super) fn is_zero(&self, block: usize, offset: u64) -> bool {
+        let pages = usize::try_from(self.blocks[block].host_page_bytes / self.page_bytes).unwrap_or(1);
+        let first = usize::try_from(offset / self.page_bytes).unwrap_or(usize::MAX);
+        self.blocks[block].expected.iter().skip(first).take(pages).all(Option::is_none)
     }
 
     /// A page of the precopy phase.
@@ -105,9 +113,7 @@ impl Memory {
         if self.partial[channel].is_some_and(|partial| partial != host_page) {
             return Err(self.violation(block, offset, "comes in the middle of another host page"));
         }
-        if self.blocks[block].states[page] != State::Missing {
-            return Err(self.violation(block, offset, "was there already (EEXIST)"));
-        }
+        no_page_twice(self.blocks[block].states[page] == State::Missing, &self.name(block, offset))?;
         self.blocks[block].states[page] = State::Partial;
         let range = self.range(host_page);
         let states = &mut self.blocks[block].states[range];
@@ -172,14 +178,14 @@ impl Memory {
     pub(super) fn verify(&self) -> Result<(), Violation> {
         for (number, block) in self.blocks.iter().enumerate() {
             for (page, state) in block.states.iter().enumerate() {
-                let offset = page as u64 * self.page_bytes;
-                match state {
-                    State::Right => {}
-                    State::Old => return Err(self.violation(number, offset, "neither sent nor discarded")),
-                    State::Partial => return Err(self.violation(number, offset, "half a host page")),
-                    State::Missing if block.expected[page].is_none() => {}
-                    State::Missing => return Err(self.violation(number, offset, "never sent")),
-                }
+                let fate = match state {
+                    State::Right => Fate::Came,
+                    State::Old => Fate::Stale,
+                    State::Partial => Fate::Half,
+                    State::Missing => Fate::Missing,
+                };
+                let place = || self.name(number, page as u64 * self.page_bytes);
+                no_lost_page(fate, block.expected[page].is_none(), place)?;
             }
         }
         Ok(())

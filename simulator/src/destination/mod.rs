@@ -6,6 +6,7 @@
 
 mod memory;
 
+use crate::checks::{Invariant, Violation, every_request_answered};
 use crate::generate::Vm;
 use crate::rng::Rng;
 use memory::Memory;
@@ -14,11 +15,6 @@ use migration_stream::return_path::{ReturnPathMessage, put_return_path_message};
 use migration_stream::{Command, Decoder, Options, Record, Step, put_command};
 use snapshot_engine::Lane;
 use std::collections::{BTreeSet, VecDeque};
-
-/// A rule was broken: a page is wrong, lost or came twice, or something came that QEMU would refuse.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Violation(pub(crate) String);
 
 /// What a destination is like.
 #[derive(Debug, Clone)]
@@ -83,6 +79,8 @@ pub struct Destination {
     last_requested: Option<usize>,
     answers: VecDeque<u8>,
     preempt_ended: bool,
+    /// Devices and what follows them, in precopy.
+    tail: Option<Vec<u8>>,
     eof: bool,
     shut: bool,
     /// Requests that were sent.
@@ -117,6 +115,7 @@ impl Destination {
             last_requested: None,
             answers: VecDeque::new(),
             preempt_ended: false,
+            tail: None,
             eof: false,
             shut: false,
             requests: 0,
@@ -143,6 +142,18 @@ impl Destination {
     #[must_use]
     pub fn is_done(&self) -> bool {
         self.shut
+    }
+
+    /// The end of a precopy: everything is there.
+    ///
+    /// # Errors
+    ///
+    /// A rule was broken.
+    pub fn finish_precopy(&self, vm: &Vm) -> Result<(), Violation> {
+        if self.tail.as_deref() != Some(vm.tail()) {
+            return Err(Violation::new(Invariant::LostPage, "the device tail is not as it was saved"));
+        }
+        self.memory.verify()
     }
 
     /// Dirty bitmaps or other iterables came.
@@ -175,15 +186,19 @@ impl Destination {
     /// A rule was broken.
     pub fn receive(&mut self, lane: Lane, bytes: &[u8]) -> Result<(), Violation> {
         if lane == Lane::Preempt && !self.config.preempt {
-            return Err(Violation("bytes on a preempt channel that there is not".to_owned()));
+            return Err(Violation::protocol("bytes on a preempt channel that there is not".to_owned()));
         }
         let walker = self.walker(lane);
         walker.pending.extend_from_slice(bytes);
         let pending = std::mem::take(&mut walker.pending);
         let mut rest = &pending[..];
         while !rest.is_empty() {
+            if let Some(tail) = &mut self.tail {
+                tail.extend_from_slice(std::mem::take(&mut rest));
+                break;
+            }
             let decoder = &mut self.walker(lane).decoder;
-            match decoder.step(rest).map_err(|error| Violation(error.to_string()))? {
+            match decoder.step(rest).map_err(|error| Violation::protocol(error.to_string()))? {
                 Step::Incomplete { .. } => break,
                 Step::Record { len, record } => {
                     rest = &rest[len..];
@@ -210,13 +225,13 @@ impl Destination {
     }
 
     fn record(&mut self, lane: Lane, record: Record<'_>) -> Result<(), Violation> {
-        let refused = |error: migration_stream::protocol::OutOfOrder| Violation(error.to_string());
+        let refused = |error: migration_stream::protocol::OutOfOrder| Violation::protocol(error.to_string());
         match record {
             Record::RamPage { block, offset, data, .. } => self.page(lane, block, offset, Some(data)),
             Record::RamZero { block, offset, .. } => self.page(lane, block, offset, None),
             Record::RamXbzrle { .. } | Record::RamCompressed { .. } => {
                 self.incoming.page(false).map_err(refused)?;
-                Err(Violation("a compressed page from an image".to_owned()))
+                Err(Violation::protocol("a compressed page from an image".to_owned()))
             }
             Record::RamEndOfSection if lane == Lane::Preempt => {
                 self.preempt_ended = true;
@@ -232,7 +247,11 @@ impl Destination {
                 self.third = true;
                 Ok(())
             }
-            Record::DeviceTail => Err(Violation("device sections outside the package".to_owned())),
+            Record::DeviceTail if self.state() == IncomingState::None => {
+                self.tail = Some(Vec::new());
+                Ok(())
+            }
+            Record::DeviceTail => Err(Violation::protocol("device sections outside the package")),
             _ => Ok(()),
         }
     }
@@ -241,7 +260,7 @@ impl Destination {
         // The preempt channel stays open until its own mark, or until every request has been answered.
         let behind_end = lane == Lane::Preempt && self.eof && !self.preempt_ended;
         if !behind_end {
-            self.incoming.page(true).map_err(|error| Violation(error.to_string()))?;
+            self.incoming.page(true).map_err(|error| Violation::protocol(error.to_string()))?;
         }
         let block = self.block(lane, block)?;
         if !self.incoming.is_postcopy() && !behind_end {
@@ -257,13 +276,15 @@ impl Destination {
 
     fn command(&mut self, command: &Command<'_>) -> Result<(), Violation> {
         let resumes = matches!(command, Command::PostcopyResume);
-        self.incoming.command(command, false).map_err(|error| Violation(error.to_string()))?;
+        self.incoming.command(command, false).map_err(|error| Violation::protocol(error.to_string()))?;
         match command {
             Command::PostcopyAdvise(Some(advise)) => {
                 let sizes = self.memory.blocks.iter().map(|block| block.host_page_bytes);
                 let summary = sizes.fold(0, |summary, bytes| summary | bytes);
                 if (advise.page_size_summary, advise.target_page_size) != (summary, self.memory.page_bytes) {
-                    return Err(Violation(format!("ADVISE {advise:x?}, expected summary {summary:#x}")));
+                    return Err(Violation::protocol(format!(
+                        "ADVISE {advise:x?}, expected summary {summary:#x}"
+                    )));
                 }
             }
             Command::PostcopyRamDiscard { block, ranges } => {
@@ -302,11 +323,11 @@ impl Destination {
         put_command(&mut expected, &Command::Ping(3));
         put_command(&mut expected, &Command::PostcopyRun);
         if package != expected {
-            return Err(Violation("the package is not LISTEN, devices, PING 3, RUN".to_owned()));
+            return Err(Violation::protocol("the package is not LISTEN, devices, PING 3, RUN".to_owned()));
         }
         self.incoming
             .command(&Command::PostcopyListen, true)
-            .map_err(|error| Violation(error.to_string()))?;
+            .map_err(|error| Violation::protocol(error.to_string()))?;
         self.package = Some(Package::Devices { touches: self.config.device_touches });
         Ok(())
     }
@@ -341,6 +362,12 @@ impl Destination {
     /// A rule was broken.
     pub fn step(&mut self) -> Result<(), Violation> {
         if self.can_shut() {
+            for thread in &self.threads {
+                if let Thread::Waits(block, offset) = *thread {
+                    let (zero, place) = (self.memory.is_zero(block, offset), self.memory.name(block, offset));
+                    every_request_answered(zero, &place)?;
+                }
+            }
             self.memory.verify()?;
             self.say(&ReturnPathMessage::Shut(0));
             self.shut = true;
@@ -359,7 +386,7 @@ impl Destination {
             }
             Some(Package::Run) => {
                 let run = self.incoming.command(&Command::PostcopyRun, true);
-                run.map_err(|error| Violation(error.to_string()))?;
+                run.map_err(|error| Violation::protocol(error.to_string()))?;
                 self.package = Some(Package::Loaded);
             }
             _ => {

@@ -248,7 +248,7 @@ fn page_records(r: &mut Recipes) {
     );
     r.set("page-far-outside", "a page at 2^62", ("page", 0), &word((1 << 62) | 8));
     r.set("page-negative", "a page at -1024", ("page", 0), &word((u64::MAX << 10) | 8));
-    r.set("zero-outside", "a zero page outside its block", ("zero", 0), &word(16 * 1024 | 0x22));
+    r.set("zero-outside", "a zero page outside its block", ("zero", 0), &word((16 * 1024) | 0x22));
     r.set("page-unaligned", "a page at 64", ("page", 0), &word(64 | 8));
     r.set("flags-none", "no flag", ("page", 0), &word(0));
     r.set("flags-obsolete", "the obsolete flag FULL", ("page", 0), &word(1));

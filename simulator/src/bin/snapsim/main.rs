@@ -3,6 +3,7 @@
 //! Exit status 0: done, and everything was right. 1: what came from the other end is wrong. 2: it could not be done.
 
 mod destination;
+mod explore;
 mod options;
 mod source;
 mod strategies;
@@ -25,6 +26,7 @@ enum Command {
     Source(source::Arguments),
     Destination(destination::Arguments),
     Strategies(strategies::Arguments),
+    Explore(explore::Arguments),
 }
 
 /// Why a command did not do what was asked.
@@ -32,6 +34,8 @@ enum Command {
 enum Failure {
     Job(Error),
     Usage(String),
+    /// So many seeds failed.
+    Found(usize),
 }
 
 impl From<Error> for Failure {
@@ -45,11 +49,13 @@ fn main() -> ExitCode {
         Command::Source(arguments) => source::run(&arguments),
         Command::Destination(arguments) => destination::run(&arguments),
         Command::Strategies(arguments) => strategies::run(&arguments),
+        Command::Explore(arguments) => explore::run(&arguments),
     };
     let (text, status) = match result {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Job(error)) => (error.to_string(), if error.is_wrong_input() { 1 } else { 2 }),
         Err(Failure::Usage(text)) => (text, 2),
+        Err(Failure::Found(count)) => (format!("{count} seeds failed"), 1),
     };
     // There is nobody to tell if stderr is gone.
     let _ = writeln!(std::io::stderr(), "snapsim: {text}");

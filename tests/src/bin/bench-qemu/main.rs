@@ -4,13 +4,12 @@
 //! `cargo bench-qemu [MIB [ROUNDS]]`: RAM of the guest (2048), rounds (5).
 
 mod contestant;
-mod table;
 
 use contestant::{Contestant, Save, Way, started};
+use snapshot_tests::table::{Table, Target, median};
 use snapshot_tests::{Binary, Guest, Version};
 use std::process::Command;
 use std::time::Duration;
-use table::{Table, Target, median};
 
 /// All saves of each contestant, in turns.
 fn measure_saves(

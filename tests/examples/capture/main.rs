@@ -3,8 +3,9 @@
 //! The guest is the machine's whole firmware, ACPI tables are off and there is no device with an option ROM, so every
 //! page in a stream is the guest's own or zero.
 
+mod bare;
+
 use std::{
-    fmt::Write as _,
     fs,
     io::Read,
     path::Path,
@@ -50,6 +51,8 @@ struct Capture {
 const FEW_PAGES: Workload =
     Workload { used_percent: 4, rewrite: 1, interval: 4096, dirty_pages: 0, limit_mib: 0 };
 const BUSY: Workload = Workload { rewrite: 64, ..FEW_PAGES };
+/// For streams that are there for their devices.
+const FEWEST_PAGES: Workload = Workload { used_percent: 1, ..FEW_PAGES };
 const BOTH: &[Version] = &Version::ALL;
 const OLD: &[Version] = &[Version::V7_2];
 const NEW: &[Version] = &[Version::V10_0];
@@ -68,6 +71,8 @@ const UUID: &str = "00112233-4455-6677-8899-aabbccddeeff";
 
 /// A disk of nothing with a dirty bitmap, which QMP adds.
 const BITMAP_NODE: &[&str] = &["-blockdev", "driver=null-co,node-name=disk0,size=67108864,read-zeroes=on"];
+
+const DEVICES: Capture = Capture { workload: FEWEST_PAGES, ..PLAIN };
 
 const CAPTURES: &[Capture] = &[
     PLAIN,
@@ -108,31 +113,207 @@ const CAPTURES: &[Capture] = &[
         how: How::Postcopy,
         ..PLAIN
     },
+    Capture { name: "pc-virtio-rng", more: &["-device", "virtio-rng-pci"], ..DEVICES },
+    Capture { name: "pc-virtio-balloon", more: &["-device", "virtio-balloon-pci"], ..DEVICES },
+    Capture {
+        name: "pc-virtio-serial",
+        more: &[
+            "-device",
+            "virtio-serial-pci",
+            "-chardev",
+            "null,id=c0",
+            "-device",
+            "virtserialport,chardev=c0",
+        ],
+        ..DEVICES
+    },
+    Capture {
+        name: "pc-virtio-net",
+        more: &["-netdev", "user,id=n0", "-device", "virtio-net-pci,netdev=n0,romfile="],
+        ..DEVICES
+    },
+    Capture {
+        name: "pc-virtio-blk",
+        more: &[
+            "-blockdev",
+            "driver=null-co,node-name=disk0,size=67108864,read-zeroes=on",
+            "-device",
+            "virtio-blk-pci,drive=disk0",
+        ],
+        ..DEVICES
+    },
+    Capture {
+        name: "pc-virtio-scsi",
+        more: &[
+            "-blockdev",
+            "driver=null-co,node-name=disk0,size=67108864,read-zeroes=on",
+            "-device",
+            "virtio-scsi-pci",
+            "-device",
+            "scsi-hd,drive=disk0",
+        ],
+        ..DEVICES
+    },
+    Capture {
+        name: "pc-virtio-input",
+        more: &["-device", "virtio-keyboard-pci", "-device", "virtio-tablet-pci"],
+        ..DEVICES
+    },
+    Capture {
+        name: "pc-e1000",
+        more: &["-netdev", "user,id=n0", "-device", "e1000,netdev=n0,romfile="],
+        ..DEVICES
+    },
+    Capture {
+        name: "pc-rtl8139",
+        more: &["-netdev", "user,id=n0", "-device", "rtl8139,netdev=n0,romfile="],
+        ..DEVICES
+    },
+    Capture {
+        name: "pc-ide",
+        more: &[
+            "-blockdev",
+            "driver=null-co,node-name=disk0,size=67108864,read-zeroes=on",
+            "-device",
+            "ide-hd,drive=disk0",
+        ],
+        ..DEVICES
+    },
+    Capture {
+        name: "pc-ahci",
+        more: &[
+            "-blockdev",
+            "driver=null-co,node-name=disk0,size=67108864,read-zeroes=on",
+            "-device",
+            "ich9-ahci,id=a0",
+            "-device",
+            "ide-hd,drive=disk0,bus=a0.0",
+        ],
+        ..DEVICES
+    },
+    Capture {
+        name: "pc-lsi",
+        more: &[
+            "-blockdev",
+            "driver=null-co,node-name=disk0,size=67108864,read-zeroes=on",
+            "-device",
+            "lsi53c895a",
+            "-device",
+            "scsi-hd,drive=disk0",
+        ],
+        ..DEVICES
+    },
+    Capture {
+        name: "pc-megasas",
+        more: &[
+            "-blockdev",
+            "driver=null-co,node-name=disk0,size=67108864,read-zeroes=on",
+            "-device",
+            "megasas,romfile=",
+            "-device",
+            "scsi-hd,drive=disk0",
+        ],
+        ..DEVICES
+    },
+    Capture { name: "pc-usb-ehci", more: &["-device", "usb-ehci", "-device", "usb-tablet"], ..DEVICES },
+    Capture { name: "pc-usb-xhci", more: &["-device", "nec-usb-xhci", "-device", "usb-kbd"], ..DEVICES },
+    Capture { name: "pc-usb-uhci", more: &["-device", "piix3-usb-uhci", "-device", "usb-mouse"], ..DEVICES },
+    Capture {
+        name: "pc-hda",
+        more: &["-audiodev", "none,id=s0", "-device", "intel-hda", "-device", "hda-duplex,audiodev=s0"],
+        ..DEVICES
+    },
+    Capture { name: "pc-ac97", more: &["-audiodev", "none,id=s0", "-device", "AC97,audiodev=s0"], ..DEVICES },
+    Capture { name: "pc-vga", more: &["-device", "VGA,romfile="], ..DEVICES },
+    Capture { name: "pc-cirrus", more: &["-device", "cirrus-vga,romfile="], ..DEVICES },
+    Capture {
+        name: "pc-serial",
+        more: &["-chardev", "null,id=c0", "-device", "isa-serial,chardev=c0"],
+        ..DEVICES
+    },
+    Capture { name: "pc-watchdog", more: &["-device", "i6300esb"], ..DEVICES },
+    Capture { name: "pc-ib700", more: &["-device", "ib700"], ..DEVICES },
+    Capture { name: "pc-pvpanic", more: &["-device", "pvpanic"], ..DEVICES },
+    Capture { name: "pc-smp-2", more: &["-smp", "2"], ..DEVICES },
+    Capture { name: "pc-cpu-max", more: &["-cpu", "max"], ..DEVICES },
+    Capture { name: "pc-no-hpet", machine: "pc,hpet=off", ..DEVICES },
+    Capture { name: "pc-no-smm", machine: "pc,smm=off", ..DEVICES },
+    Capture { name: "pc-no-vmport", machine: "pc,vmport=off", ..DEVICES },
+    Capture {
+        name: "q35-pcie",
+        machine: "q35",
+        more: &["-device", "pcie-root-port,id=p0", "-device", "virtio-rng-pci,bus=p0"],
+        ..DEVICES
+    },
+    Capture {
+        name: "q35-virtio-blk",
+        machine: "q35",
+        more: &[
+            "-blockdev",
+            "driver=null-co,node-name=disk0,size=67108864,read-zeroes=on",
+            "-device",
+            "virtio-blk-pci,drive=disk0",
+        ],
+        ..DEVICES
+    },
+    Capture { name: "q35-iommu", machine: "q35", more: &["-device", "intel-iommu"], ..DEVICES },
+    Capture {
+        name: "q35-usb-xhci",
+        machine: "q35",
+        more: &["-device", "qemu-xhci", "-device", "usb-tablet"],
+        ..DEVICES
+    },
+    Capture { name: "q35-no-vmdesc", machine: "q35,suppress-vmdesc=on", ..DEVICES },
+    Capture {
+        name: "q35-return-path",
+        machine: "q35",
+        capabilities: &["return-path"],
+        how: How::Socket,
+        ..DEVICES
+    },
+    Capture { name: "pc-events", capabilities: &["events"], ..DEVICES },
+    Capture { name: "pc-type-5.2", machine: "pc-i440fx-5.2", ..DEVICES },
+    Capture { name: "pc-type-7.2", machine: "pc-i440fx-7.2", ..DEVICES },
+    Capture { name: "pc-type-2.12", machine: "pc-i440fx-2.12", ..DEVICES },
+    Capture { name: "pc-type-9.2", versions: NEW, machine: "pc-i440fx-9.2", ..DEVICES },
+    Capture { name: "q35-type-5.2", machine: "pc-q35-5.2", ..DEVICES },
+    Capture { name: "q35-type-7.2", machine: "pc-q35-7.2", ..DEVICES },
+    Capture { name: "microvm", machine: "microvm", ..DEVICES },
 ];
 
 fn main() {
     let guest = Guest::built_or_skip().expect("gcc and binutils are needed");
     let _ = qemu_img_or_skip().expect("qemu-utils is needed");
     let only = std::env::args().nth(1);
-    let mut manifest = String::new();
+    let missing = only.as_deref() == Some("--missing");
+    let wanted = |name: &str| match &only {
+        Some(_) if missing => !corpus::folder().join(format!("{name}.bin.zst")).exists(),
+        Some(part) => name.contains(part.as_str()),
+        None => true,
+    };
     for capture in CAPTURES {
         for &version in capture.versions {
             let name = format!("qemu-{}-{}", version.number(), capture.name);
-            if only.as_ref().is_some_and(|only| !name.contains(only.as_str())) {
+            if !wanted(&name) {
                 continue;
             }
             let binary = version.binary().expect("both QEMUs are needed: .ci/qemu");
             let folder = tempfile::tempdir().expect("a temporary folder");
             for (suffix, bytes) in capture.take(&binary, guest, folder.path()) {
-                let name = format!("{name}{suffix}");
-                let (packed, sum) = keep(&name, &bytes, folder.path());
-                println!("{name}: {} bytes, packed {packed}", bytes.len());
-                writeln!(manifest, "{sum}  {name}.bin  {}", capture.described(version)).expect("a string");
+                keep(&format!("{name}{suffix}"), &bytes, &capture.described(version), folder.path());
             }
         }
     }
-    if only.is_none() {
-        fs::write(corpus::folder().join("../MANIFEST"), manifest).expect("the corpus can be written");
+    for machine in bare::MACHINES {
+        let name = format!("qemu-7.2-{}", machine.name);
+        if !wanted(&name) {
+            continue;
+        }
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        match machine.take(folder.path()) {
+            Some(bytes) => keep(&name, &bytes, &machine.described(), folder.path()),
+            None => println!("{name}: not taken: this architecture's QEMU is not installed"),
+        }
     }
 }
 
@@ -249,8 +430,8 @@ fn wait_rounds(source: &mut Qemu, rounds: u64) {
     }
 }
 
-/// Packs a stream into the corpus; gives the packed length and the SHA-256 of the unpacked one.
-fn keep(name: &str, bytes: &[u8], folder: &Path) -> (usize, String) {
+/// Packs a stream into the corpus, with a line in the manifest.
+fn keep(name: &str, bytes: &[u8], described: &str, folder: &Path) {
     let packed = zstd::encode_all(bytes, LEVEL).expect("memory is enough");
     fs::write(corpus::folder().join(format!("{name}.bin.zst")), &packed).expect("the corpus can be written");
     let plain = folder.join("plain");
@@ -260,5 +441,15 @@ fn keep(name: &str, bytes: &[u8], folder: &Path) -> (usize, String) {
     let mut text = String::new();
     sum.stdout.take().expect("piped").read_to_string(&mut text).expect("hex digits");
     assert!(sum.wait().expect("our own child").success(), "sha256sum");
-    (packed.len(), text.split_whitespace().next().expect("the sum").to_owned())
+    println!("{name}: {} bytes, packed {}", bytes.len(), packed.len());
+    let sum = text.split_whitespace().next().expect("the sum");
+    let path = corpus::folder().join("../MANIFEST");
+    let mut manifest: Vec<String> =
+        fs::read_to_string(&path).unwrap_or_default().lines().map(str::to_owned).collect();
+    let line = format!("{sum}  {name}.bin  {described}");
+    match manifest.iter_mut().find(|old| old.split_whitespace().nth(1) == Some(&format!("{name}.bin"))) {
+        Some(old) => *old = line,
+        None => manifest.push(line),
+    }
+    fs::write(&path, manifest.join("\n") + "\n").expect("the corpus can be written");
 }

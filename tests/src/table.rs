@@ -4,7 +4,7 @@ use std::fmt;
 
 /// What a figure is meant to be (`ARCHITECTURE.md` does not promise it: a loaded machine misses anything).
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Target {
+pub enum Target {
     /// No more than this.
     AtMost(f64),
     /// No less than this.
@@ -35,19 +35,19 @@ impl fmt::Display for Target {
 
 /// The figures printed so far.
 #[derive(Debug, Default)]
-pub(crate) struct Table {
+pub struct Table {
     missed: usize,
 }
 
 impl Table {
-    /// A line that names the columns.
-    pub(crate) fn head(title: &str) {
+    /// Prints a line that names the columns.
+    pub fn head(title: &str) {
         println!("\n{title}");
         println!("{:<66} {:>9} {:<10} {:>8}", "", "median", "", "target");
     }
 
-    /// One figure.
-    pub(crate) fn line(&mut self, what: &str, value: f64, unit: &str, target: Target) {
+    /// Prints one figure.
+    pub fn line(&mut self, what: &str, value: f64, unit: &str, target: Target) {
         let verdict = match target {
             Target::None => "",
             _ if target.is_met(value) => "met",
@@ -57,8 +57,8 @@ impl Table {
         println!("{what:<66} {value:>9.3} {unit:<10} {:>8} {verdict}", target.to_string());
     }
 
-    /// The last line.
-    pub(crate) fn end(&self) {
+    /// Prints the last line.
+    pub fn end(&self) {
         match self.missed {
             0 => println!("\nall targets met"),
             missed => println!("\n{missed} figures missed their target"),
@@ -67,7 +67,8 @@ impl Table {
 }
 
 /// The middle one (of an even number: the upper one of the middle two).
-pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+#[must_use]
+pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)

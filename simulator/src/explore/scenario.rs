@@ -1,0 +1,141 @@
+//! What one seed decides: a VM, its image's form, its destination, and how it is reverted.
+
+use crate::destination::{Destination, DestinationConfig};
+use crate::disk::SimFile;
+use crate::generate::{Vm, VmConfig};
+use crate::rng::Rng;
+use migration_stream::Options;
+use snapshot_engine::{PostcopyConfig, RevertConfig, SaveConfig};
+use snapshot_image::{Geometry, Identity};
+
+/// Blocks are cut to this many host pages: small worlds have more seeds in a minute.
+const HOST_PAGES: u64 = 24;
+
+/// A VM that has sent its stream, and what is to become of it.
+#[derive(Debug)]
+pub struct Scenario {
+    vm: Vm,
+    stream: Vec<u8>,
+    destination: DestinationConfig,
+    postcopy: PostcopyConfig,
+    geometry: Geometry,
+    uuid: [u8; 16],
+}
+
+impl Scenario {
+    /// The scenario of this seed.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        let mut rng = Rng::new(seed ^ 0x9057);
+        let mut config = VmConfig::random(seed);
+        // Host pages are never smaller than target pages; most are of 4 KiB.
+        config.page_size = if rng.chance(80) { 4096 } else { config.page_size };
+        config.device_bytes = config.device_bytes.min(500);
+        let smallest = u64::from(config.page_size.max(4096));
+        let host_page_bytes: Vec<u64> = config
+            .blocks
+            .iter()
+            .map(|_| if rng.chance(70) { smallest } else { smallest << rng.below(4) })
+            .collect();
+        for ((_, length), bytes) in config.blocks.iter_mut().zip(&host_page_bytes) {
+            *length = length.next_multiple_of(*bytes).min(bytes * (1 + rng.below(HOST_PAGES)));
+        }
+        let mut vm = Vm::new(config);
+        let mut stream = Vec::new();
+        let sent = vm.send(&mut stream);
+        assert!(sent.is_ok(), "memory takes everything");
+        let preempt = rng.chance(30);
+        let names = vm.config().blocks.iter().map(|(name, _)| name.clone());
+        let mut uuid = [0; 16];
+        uuid[..8].copy_from_slice(&rng.next_u64().to_be_bytes());
+        let postcopy = PostcopyConfig {
+            percent: [0, 0, 1, 30, 60, 99, 100][rng.index(7)],
+            host_page_bytes: 4096,
+            host_pages: names.zip(host_page_bytes.iter().copied()).collect(),
+            preempt,
+            hot_set: None,
+            record_ms: rng.chance(30).then_some(1000),
+            can_answer: true,
+            recover: None,
+        };
+        let destination = DestinationConfig {
+            seed,
+            host_page_bytes,
+            vcpus: 1 + rng.index(4),
+            touches: rng.below(150),
+            device_touches: rng.below(6),
+            preempt,
+            // Without a machine type it is the newest.
+            preempt_mark: vm.config().configuration && vm.config().machine_version() < 8,
+        };
+        let geometry = Geometry {
+            cluster_bits: 16 + u32::try_from(rng.below(3)).unwrap_or(0),
+            refcount_order: u32::try_from(rng.below(7)).unwrap_or(0),
+        };
+        Self { vm, stream, destination, postcopy, geometry, uuid }
+    }
+
+    /// The VM, as it was saved.
+    #[must_use]
+    pub fn vm(&self) -> &Vm {
+        &self.vm
+    }
+
+    /// What it sent.
+    #[must_use]
+    pub fn stream(&self) -> &[u8] {
+        &self.stream
+    }
+
+    /// How it is reverted in postcopy.
+    #[must_use]
+    pub fn postcopy(&self) -> &PostcopyConfig {
+        &self.postcopy
+    }
+
+    /// The same after a server has died.
+    #[must_use]
+    pub fn recovery(&self) -> PostcopyConfig {
+        PostcopyConfig { recover: Some(self.uuid), record_ms: None, ..self.postcopy.clone() }
+    }
+
+    /// A destination for it.
+    #[must_use]
+    pub fn destination(&self) -> Destination {
+        Destination::new(self.destination.clone(), &self.vm, self.vm.devices().to_vec())
+    }
+
+    fn options(&self) -> Options {
+        Options { page_size: Some(self.vm.config().page_size), ..Options::default() }
+    }
+
+    /// A save, over what an earlier one left.
+    #[must_use]
+    pub fn save_config(&self, left: Option<&SimFile>) -> SaveConfig {
+        SaveConfig {
+            stream: self.options(),
+            no_vmdesc: !self.vm.config().vmdesc,
+            existing_length_bytes: left.map(SimFile::length),
+            create: Some(self.geometry),
+            overwrite: left.is_some(),
+            live: self.uuid[0].is_multiple_of(2),
+            can_answer: self.uuid[0].is_multiple_of(3),
+            identity: Identity { uuid: self.uuid, created_unix_s: 1 },
+            memory_bytes: 4 << 20,
+            timeout_ms: None,
+        }
+    }
+
+    /// A revert of this image.
+    #[must_use]
+    pub fn revert_config(&self, image: &SimFile, postcopy: Option<PostcopyConfig>) -> RevertConfig {
+        RevertConfig {
+            image_length_bytes: image.length(),
+            stream: self.options(),
+            allow_unverified: false,
+            fresh_ram: false,
+            timeout_ms: None,
+            postcopy,
+        }
+    }
+}
