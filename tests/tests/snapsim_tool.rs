@@ -1,16 +1,17 @@
 //! The simulator's source and destination with `qemu-snapshot` between them, without QEMU.
 
 use std::{
-    io,
+    io::{self, Write},
     path::Path,
-    process::{Child, Command},
+    process::{Child, Command, Stdio},
     time::Duration,
 };
 
-use snapshot_tests::{skip_or_fail, tool::qemu_snapshot};
+use snapshot_tests::{corpus, ram::contents, skip_or_fail, tool::qemu_snapshot};
 use vm_simulator::real::{
     Address, Connection, Digest, Fault, Faults, Listener, Load, Workload,
     destination::{self, DestinationConfig, DestinationOutcome, Purpose},
+    page_checksum,
     source::{self, SourceConfig},
 };
 
@@ -148,4 +149,46 @@ fn a_revert_that_breaks_is_recovered() {
     let outcome = outcome.expect("a revert");
     assert_right(&outcome);
     assert_eq!(outcome.recoveries, 1);
+}
+
+#[test]
+fn streams_of_qemu_go_through_an_image_into_the_simulator() {
+    if !userfaultfd_works() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let zero = page_checksum(&[0; 4096]);
+    for name in ["qemu-7.2-pc-background", "qemu-10.0-pc-background", "qemu-10.0-q35", "qemu-7.2-pc-rounds"] {
+        let (image, stream) = (folder.path().join(name), corpus::stream(name));
+        let mut save = Command::new(qemu_snapshot());
+        let mut save =
+            save.arg("--create").arg(&image).stdin(Stdio::piped()).spawn().expect("the tool starts");
+        save.stdin.take().expect("a pipe").write_all(&stream).expect("the tool reads");
+        assert!(save.wait().expect("the tool ends").success(), "{name}");
+        let contents = contents(&stream);
+        for postcopy in ["", "--postcopy=0"] {
+            let command =
+                format!("exec {} --revert {postcopy} {}", qemu_snapshot().display(), image.display());
+            let config = DestinationConfig {
+                load: load(Workload::Random, 0),
+                make_digest: true,
+                timeout: PATIENCE,
+                ..DestinationConfig::default()
+            };
+            let outcome = destination::run(&config, |_| exec(&command, &Faults::default()));
+            let outcome = outcome.unwrap_or_else(|error| panic!("{name} {postcopy}: {error}"));
+            for (block, pages) in &outcome.digest.expect("it was asked for").blocks {
+                for (number, found) in pages.iter().enumerate() {
+                    let page = contents.ram.get(&(block.clone(), number as u64 * 4096));
+                    let expected = page.map_or(zero, |page| page_checksum(page));
+                    assert_eq!(
+                        *found,
+                        expected,
+                        "{name} {postcopy}: page {number} of {}",
+                        block.escape_ascii()
+                    );
+                }
+            }
+        }
+    }
 }

@@ -84,7 +84,7 @@ pub(super) struct Arguments {
     /// Of 100 writes of the guest, how many come from the kernel (read(2) into RAM)
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=100))]
     kernel_writes: u64,
-    /// A dirty bitmap of a disk: NODE:NAME:BYTES[:GRANULARITY]; may be repeated
+    /// A dirty bitmap of a disk: NODE:NAME:BYTES or NODE:NAME:BYTES:GRANULARITY; may be repeated
     #[arg(long, value_name = "BITMAP", value_parser = bitmap)]
     bitmap: Vec<SourceBitmap>,
     /// Write to this file what the destination must have
