@@ -12,7 +12,10 @@ type Chunk = [u64; (CHUNK_PAGES / 64) as usize];
 /// A set of pages, each of them a block and a number.
 #[derive(Debug, Default)]
 pub(crate) struct PageSet {
-    chunks: HashMap<(usize, u64), Box<Chunk>>,
+    chunks: Vec<Box<Chunk>>,
+    places: HashMap<(usize, u64), usize>,
+    /// The chunk that was asked for last: pages come in order, mostly.
+    last: Option<((usize, u64), usize)>,
     full: bool,
 }
 
@@ -25,14 +28,26 @@ impl PageSet {
     /// Adds a page; whether it is new. Beyond the limit, everything is.
     pub(crate) fn insert(&mut self, block: usize, page: u64) -> bool {
         let key = (block, page / CHUNK_PAGES);
-        if self.chunks.len() >= CHUNK_LIMIT && !self.chunks.contains_key(&key) {
-            self.full = true;
-            return true;
-        }
-        let chunk = self.chunks.entry(key).or_insert_with(|| Box::new([0; (CHUNK_PAGES / 64) as usize]));
+        let number = match self.last {
+            Some((last, number)) if last == key => number,
+            _ => {
+                let next = self.chunks.len();
+                if next >= CHUNK_LIMIT && !self.places.contains_key(&key) {
+                    self.full = true;
+                    return true;
+                }
+                let number = *self.places.entry(key).or_insert(next);
+                if number == next {
+                    self.chunks.push(Box::new([0; (CHUNK_PAGES / 64) as usize]));
+                }
+                self.last = Some((key, number));
+                number
+            }
+        };
         let (word, bit) = place(page);
-        let new = chunk[word] & bit == 0;
-        chunk[word] |= bit;
+        let word = &mut self.chunks[number][word];
+        let new = *word & bit == 0;
+        *word |= bit;
         new
     }
 
@@ -43,32 +58,39 @@ impl PageSet {
             pages.start <= first && first + CHUNK_PAGES <= pages.end
         };
         if pages.end.saturating_sub(pages.start) >= CHUNK_PAGES {
-            self.chunks.retain(|&(of, chunk), _| of != block || !whole(chunk));
+            for ((of, chunk), &number) in &self.places {
+                if *of == block && whole(*chunk) {
+                    self.chunks[number].fill(0);
+                }
+            }
         }
         // What is left of the range are the chunks at its two ends.
         let ends = [pages.start / CHUNK_PAGES, pages.end.saturating_sub(1) / CHUNK_PAGES];
         for (number, chunk) in ends.into_iter().enumerate() {
-            let Some(bits) = self.chunks.get_mut(&(block, chunk)).filter(|_| number == 0 || chunk != ends[0])
+            let Some(&place_of) =
+                self.places.get(&(block, chunk)).filter(|_| number == 0 || chunk != ends[0])
             else {
                 continue;
             };
             let first = chunk * CHUNK_PAGES;
             for page in pages.start.max(first)..pages.end.min(first + CHUNK_PAGES) {
                 let (word, bit) = place(page);
-                bits[word] &= !bit;
+                self.chunks[place_of][word] &= !bit;
             }
         }
     }
 
     pub(crate) fn contains(&self, block: usize, page: u64) -> bool {
         let (word, bit) = place(page);
-        self.chunks.get(&(block, page / CHUNK_PAGES)).is_some_and(|chunk| chunk[word] & bit != 0)
+        let number = self.places.get(&(block, page / CHUNK_PAGES));
+        number.is_some_and(|&number| self.chunks[number][word] & bit != 0)
     }
 
     /// Pages of a block that are in the set.
     pub(crate) fn count(&self, block: usize) -> u64 {
-        let of_block = self.chunks.iter().filter(|((of, _), _)| *of == block);
-        of_block.flat_map(|(_, chunk)| chunk.iter()).map(|word| u64::from(word.count_ones())).sum()
+        let of_block = self.places.iter().filter(|((of, _), _)| *of == block);
+        let words = of_block.flat_map(|(_, &number)| self.chunks[number].iter());
+        words.map(|word| u64::from(word.count_ones())).sum()
     }
 
     /// Pages were left out: there are more than are kept.

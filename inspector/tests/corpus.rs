@@ -19,7 +19,9 @@ fn every_stream_is_clean_and_every_byte_accounted_for() {
 fn fields_of_every_device_are_decoded_where_there_is_a_vmdesc() {
     for name in names() {
         let coverage = stdout(&run(&["dump", "--coverage", &name]));
-        let undescribed = ["no-vmdesc", "nothing", "pc-postcopy.bin"].iter().any(|part| name.contains(part));
+        // QEMU before 10.0 describes s390x's array of NULL pointers wrongly.
+        let undescribed =
+            ["no-vmdesc", "nothing", "pc-postcopy.bin", "7.2-s390x"].iter().any(|part| name.contains(part));
         let all_decoded = coverage.contains(" opaque_bytes=0 ");
         assert_eq!(all_decoded, !undescribed, "{name}: {coverage}");
     }

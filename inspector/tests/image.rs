@@ -104,3 +104,38 @@ fn what_is_no_complete_snapshot_is_said_to_be_none() {
     let text = findings(&image);
     assert!(text.contains("exit status 1"), "{text}");
 }
+
+/// The layout of the original tool: the same, without an extension of ours.
+fn without_extension(bytes: &mut [u8]) {
+    let be32 = |bytes: &[u8], at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));
+    bytes[88..96].fill(0);
+    let mut at = usize::try_from(be32(bytes, 100)).expect("small");
+    while be32(bytes, at) != 0 {
+        let next = at + 8 + usize::try_from(be32(bytes, at + 4)).expect("small").next_multiple_of(8);
+        // No program knows this one.
+        bytes[at..at + 4].copy_from_slice(&0x7e57_7e57_u32.to_be_bytes());
+        at = next;
+    }
+}
+
+#[test]
+fn an_image_of_the_original_tool_is_read_and_said_to_be_unverified() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let image = image(folder.path());
+    let mut bytes = std::fs::read(&image).expect("written");
+    without_extension(&mut bytes);
+    std::fs::write(&image, &bytes).expect("a file");
+    let text = findings(&image);
+    assert!(text.contains(" warning image: nothing can be verified: "), "{text}");
+    assert!(text.contains("0 errors, 1 warnings") && text.ends_with("exit status 1\n"), "{text}");
+    let accepted = run(&["check", "--unverified"], &image);
+    assert_eq!(accepted.status.code(), Some(0), "{}", all(&accepted));
+    let diff = run(&["diff", "qemu-10.0-pc.bin.zst"], &image);
+    assert_eq!(stdout(&diff).lines().count(), 1, "{}", all(&diff));
+
+    // One of the two marks alone: another program has written to it.
+    bytes[95] = 1;
+    std::fs::write(&image, &bytes).expect("a file");
+    let text = findings(&image);
+    assert!(text.ends_with("exit status 1\n") || text.ends_with("exit status 2\n"), "{text}");
+}

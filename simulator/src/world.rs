@@ -70,6 +70,8 @@ pub struct World {
     pub lost_power: bool,
     /// The largest number of bytes in buffers at once.
     pub peak_buffer_bytes: usize,
+    /// How much input was still to come when the writer was held back.
+    pub held_with_input_left: Option<usize>,
     /// Loads what is sent, and answers.
     pub destination: Option<Destination>,
     /// A rule that was broken; the run ends there.
@@ -117,6 +119,7 @@ impl World {
             actions: 0,
             lost_power: false,
             peak_buffer_bytes: 0,
+            held_with_input_left: None,
             destination: None,
             violation: None,
             event: 0,
@@ -180,7 +183,8 @@ impl World {
                         self.plant(&mut bytes, body.is_some());
                         unsent[lane as usize].extend(bytes);
                     }
-                    Action::HoldWriter | Action::LimitOutput { .. } | Action::Announce(_) => {}
+                    Action::HoldWriter => self.held_with_input_left = Some(self.input.len()),
+                    Action::LimitOutput { .. } | Action::Announce(_) => {}
                     Action::WakeAt { tick_ms } => self.wake = tick_ms,
                     other => pending.push(self.disk_action(other, &mut pool)),
                 }

@@ -26,6 +26,33 @@ fn save_then_revert_gives_the_same_ram_and_devices() {
     }
 }
 
+/// A source sees a failure only as long as it has something to write: so it is held back before the device tail, and from
+/// the beginning where nobody knows how much RAM will come.
+#[test]
+fn writer_is_held_back_before_the_tail() {
+    let (mut live, mut early) = (0, 0);
+    for seed in (0..seeds() * 4).filter(|seed| seed.is_multiple_of(6)) {
+        let config = VmConfig::random(seed);
+        let (vm, stream) = stream_of(&config);
+        // Only then the world gives the input in tiny pieces.
+        if stream.len() >= 100_000 {
+            continue;
+        }
+        live += 1;
+        let (world, outcome) = save(&config, &stream, None, seed, Fault::None);
+        outcome.unwrap().unwrap_or_else(|failure| panic!("seed {seed}: {failure}"));
+        let left = world.held_with_input_left.unwrap_or_else(|| panic!("seed {seed}: never held back"));
+        let mut least = vm.tail().len();
+        if config.early_devices && config.devices > 1 {
+            early += 1;
+            let pages: u64 = (0..config.blocks.len()).map(|block| vm.pages(block)).sum();
+            least += usize::try_from(pages).unwrap() * 8;
+        }
+        assert!(left >= least, "seed {seed}: held back with {left} bytes left, expected {least}");
+    }
+    assert!(live > 5 && early > 0, "{live} live, {early} with early devices: no use");
+}
+
 #[test]
 fn overwrite_replaces_one_snapshot_by_another() {
     for seed in 0..seeds() / 5 {

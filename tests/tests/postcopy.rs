@@ -366,9 +366,11 @@ fn dirty_bitmaps_come_along() {
 fn damaged_page_pauses_the_destination() {
     with_each_qemu(|binary, guest| {
         let Some(saved) = Saved::of(binary, guest, Config { memory_mib: 128, ..small() }) else { return };
-        // The guest's memory is incompressible and nearly all of the file: this is the middle of a page.
         let mut bytes = fs::read(saved.image()).expect("the image");
-        let at = bytes.len() / 10 * 9;
+        // Nearly all of the file is RAM: the first page behind its middle that is not zero.
+        let page = |at: &usize| bytes[*at..][..4096].iter().any(|&byte| byte != 0);
+        let middle = bytes.len() / 2 / 4096 * 4096;
+        let at = (middle..bytes.len() - 4096).step_by(4096).find(page).expect("a page") + 1234;
         bytes[at] ^= 0x40;
         fs::write(saved.image(), &bytes).expect("the image");
         let mut destination = saved.destination(binary, guest);

@@ -188,3 +188,20 @@ fn what_a_dump_does_not_say_is_never_safe() {
         &["may break not-compared machine", "may break not-described device rtc/0"],
     );
 }
+
+#[test]
+fn every_rule_is_in_the_document() {
+    let document = include_str!("../../COMPAT.md");
+    let mut rules = 0;
+    for source in [include_str!("machine.rs"), include_str!("state.rs")] {
+        // The first text of each call that makes a judgement.
+        for call in ["judge.breaks(", "judge.may_break(", "judge.safe(", "judge.say("] {
+            for after in source.split(call).skip(1) {
+                let rule = after.split('"').nth(1).expect("a rule's name");
+                assert!(document.contains(&format!("`{rule}`")), "{rule}");
+                rules += 1;
+            }
+        }
+    }
+    assert!(rules > 30, "{rules} calls");
+}

@@ -149,6 +149,8 @@ impl Visitor for Gatherer {
                 Ok(())
             }
             Event::Opaque(bytes, _) => {
+                // Without footers nothing else says that a RAM section has ended.
+                self.place = Place::Device;
                 if let Some(buffer) = self.buffer() {
                     buffer.extend_from_slice(bytes);
                 }

@@ -7,6 +7,7 @@ use crate::input::{Kind, OpenOptions};
 use migration_stream::device::{
     Description, Device, Guess, Piece, Walked, find_vmdesc, guess, walk as walk_devices,
 };
+use migration_stream::ram::page_size;
 use migration_stream::{Command, Decoder, ErrorKind, Record, Step};
 
 /// Enough of the end of a file to hold nearly every vmdesc.
@@ -15,6 +16,8 @@ const LAST_BYTES: u64 = 1 << 20;
 const LAST_LIMIT_BYTES: u64 = (16 << 20) + (1 << 20);
 /// What is kept of the end of an input whose middle is damaged.
 const KEPT_BYTES: usize = 24 << 20;
+/// Enough of RAM to tell the page size by.
+const GUESS_BYTES: usize = 192 << 10;
 /// Command, its number and length, and the package's.
 const PACKAGED_HEADER_BYTES: u64 = 9;
 
@@ -27,6 +30,8 @@ pub(super) struct StreamWalk<'a> {
     pub(super) description: Option<Description>,
     /// Device sections that came before RAM.
     pub(super) early: usize,
+    /// The page size is not known, and no page has come yet.
+    guesses: bool,
 }
 
 pub(super) fn context(decoder: &Decoder) -> Context<'_> {
@@ -57,13 +62,14 @@ pub(super) fn walk(
             .and_then(|description| u32::try_from(description.page_size?).ok())
             .filter(|size| size.is_power_of_two() && (1 << 10..=1 << 16).contains(size));
     }
+    let guesses = stream.page_size.is_none() && kind != Kind::Recovery && kind != Kind::Preempt;
     let decoder = match kind {
         Kind::Recovery => Decoder::recovery(stream),
         Kind::Preempt => Decoder::preempt(stream),
         _ => Decoder::new(stream),
     };
     let decoder = decoder.starting_at(start).accept_mapped_ram();
-    let mut walk = StreamWalk { feed, decoder, visitor, description, early: 0 };
+    let mut walk = StreamWalk { feed, decoder, visitor, description, early: 0, guesses };
     match walk.run() {
         Err(Stop::Wrong(error)) => walk.resume(error),
         other => other,
@@ -92,6 +98,7 @@ impl StreamWalk<'_> {
                 Step::Record { len, record } => {
                     let length = len as u64;
                     let item = |event| Item { offset, length, packaged: false, event };
+                    let mut pages_follow = false;
                     match record {
                         Record::DeviceTail => return tail::walk(self),
                         Record::EarlyDevices(bytes) => {
@@ -122,10 +129,14 @@ impl StreamWalk<'_> {
                             continue;
                         }
                         record => {
+                            pages_follow = matches!(record, Record::SectionPart(_) | Record::SectionEnd(_));
                             go(self.visitor.item(&item(Event::Record(record)), context(&self.decoder)))?;
                         }
                     }
                     self.feed.consume(len);
+                    if self.guesses && pages_follow {
+                        self.guess_page_size()?;
+                    }
                 }
                 Step::Incomplete { .. } => {
                     let more = self.feed.more();
@@ -135,6 +146,24 @@ impl StreamWalk<'_> {
                 }
             }
         }
+    }
+
+    /// At the first RAM body with pages, of what comes through a pipe.
+    fn guess_page_size(&mut self) -> Result<(), Stop> {
+        self.guesses = false;
+        let filled = self.feed.fill(GUESS_BYTES);
+        filled.map_err(io(self.feed))?;
+        let bytes = self.feed.bytes();
+        let bytes = &bytes[..bytes.len().min(GUESS_BYTES)];
+        if self.decoder.page_size_is_guessed()
+            && let Some(page_size) = page_size::guess(bytes, self.decoder.blocks())
+        {
+            self.decoder.assume_page_size(page_size);
+            let text = format!("page size {page_size}: nothing tells it, but pages make sense with it");
+            let offset = self.feed.offset();
+            go(self.visitor.finding(Finding::new(Level::Note, offset, "", text)))?;
+        }
+        Ok(())
     }
 
     /// After an error: goes on where the vmdesc names what follows, or says that nothing more can be read.

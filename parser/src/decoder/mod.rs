@@ -180,6 +180,17 @@ impl Decoder {
         self.offset = offset;
     }
 
+    /// Whether the page size is the default, or an option's: nothing in the stream has told it.
+    #[must_use]
+    pub fn page_size_is_guessed(&self) -> bool {
+        self.page_size_guessed
+    }
+
+    /// Goes on with another page size, where the stream has not told it and no page has come yet.
+    pub fn assume_page_size(&mut self, page_size: u32) {
+        self.page_size = page_size;
+    }
+
     /// Lets the walk begin at this offset instead of 0: what stands before it is somebody else's.
     #[must_use]
     pub fn starting_at(mut self, offset: u64) -> Self {

@@ -117,6 +117,13 @@ impl Connection {
         Ok(Self { child: Some(child), ..connection })
     }
 
+    /// The connection, and the command behind it, to be waited for when both directions are closed.
+    #[must_use]
+    pub fn without_command(mut self) -> (Self, Option<Child>) {
+        let child = self.child.take();
+        (self, child)
+    }
+
     /// The two directions, and the command to wait for when both are closed.
     #[must_use]
     pub fn split(self) -> (Input, Option<Output>, Option<Child>) {

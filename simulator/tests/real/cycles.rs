@@ -51,6 +51,18 @@ fn channel_faults(rng: &mut Rng, bytes: u64) -> (FaultsOf, bool) {
     (faults, breaks)
 }
 
+/// What a destination does that a source has to cope with.
+fn behaviour(rng: &mut Rng) -> Faults {
+    Faults::new(match rng.below(8) {
+        0 => &[Fault::Reorder],
+        1 => &[Fault::RequestStorm(3)],
+        2 => &[Fault::RequestOverlapping],
+        3 => &[Fault::RequestHuge],
+        4 => &[Fault::Delay(20), Fault::Reorder],
+        _ => &[],
+    })
+}
+
 fn ram(digest: &Option<Digest>) -> &Digest {
     digest.as_ref().expect("it was asked for")
 }
@@ -82,6 +94,7 @@ fn cycle(seed: u64) -> &'static str {
         make_digest: true,
         device_touches: rng.below(10),
         timeout: TIMEOUT,
+        faults: behaviour(&mut rng),
         ..destination()
     };
     let (faults, breaks) = channel_faults(&mut rng, ram_bytes);

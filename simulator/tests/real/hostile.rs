@@ -126,3 +126,33 @@ fn a_destination_that_is_killed_leaves_a_source_that_says_so() {
         assert!(matches!(sent, Err(Error::Io { .. } | Error::ReturnPath(_))), "event {event}: {sent:?}");
     }
 }
+
+#[test]
+fn a_source_that_answers_late_and_out_of_order_is_waited_for() {
+    if !userfaultfd_works() {
+        return;
+    }
+    let faults = Faults::new(&[Fault::Delay(100), Fault::Reorder]);
+    let blocks = vec![(b"pc.ram".to_vec(), 2 << 20)];
+    let (destination, _) = with(Fault::Short);
+    let destination = DestinationConfig { faults: Faults::default(), ..destination };
+    let (sent, loaded) =
+        run(&SourceConfig { faults, blocks, ..idle() }, &destination, Box::new(|_| Default::default()));
+    assert_eq!(sent.unwrap().digest, loaded.unwrap().digest);
+}
+
+#[test]
+fn a_source_that_is_killed_leaves_a_destination_that_says_so() {
+    if !userfaultfd_works() {
+        return;
+    }
+    for event in [0, 100, 4000] {
+        let faults = Faults::new(&[Fault::KillAt(event)]);
+        let destination = DestinationConfig { timeout: Duration::from_secs(3), ..crate::pair::destination() };
+        let (sent, loaded) =
+            run(&SourceConfig { faults, ..idle() }, &destination, Box::new(|_| Default::default()));
+        assert!(matches!(sent, Err(Error::Killed(_))), "event {event}: {sent:?}");
+        // Before RUN that is the end; later nobody comes to recover.
+        assert!(matches!(loaded, Err(Error::Closed { .. } | Error::Io { .. })), "event {event}: {loaded:?}");
+    }
+}

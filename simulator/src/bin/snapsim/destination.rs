@@ -54,6 +54,9 @@ pub(super) struct Arguments {
     /// A bitmap that is there already: NODE:NAME:GRANULARITY; may be repeated
     #[arg(long, value_name = "BITMAP")]
     bitmap: Vec<String>,
+    /// Writes of the guest's to each disk, as soon as it runs
+    #[arg(long, default_value_t = 0)]
+    disk_writes: u64,
     /// Whose rules for dirty bitmaps
     #[arg(long, value_enum, default_value_t)]
     bitmap_rules: BitmapRules,
@@ -120,6 +123,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         preempt: arguments.end.preempt,
         refuse_duplicates: !arguments.count_duplicates,
         nodes: nodes(arguments)?,
+        disk_writes: arguments.disk_writes,
         bitmap_rules: arguments.bitmap_rules,
         timeout,
         faults: faults.clone(),

@@ -84,7 +84,7 @@ pub(super) struct Arguments {
     /// Of 100 writes of the guest, how many come from the kernel (read(2) into RAM)
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=100))]
     kernel_writes: u64,
-    /// A dirty bitmap of a disk: NODE:NAME:BYTES[:GRANULARITY]; may be repeated
+    /// A dirty bitmap of a disk: NODE:NAME:BYTES or NODE:NAME:BYTES:GRANULARITY; may be repeated
     #[arg(long, value_name = "BITMAP", value_parser = bitmap)]
     bitmap: Vec<SourceBitmap>,
     /// Write to this file what the destination must have
@@ -155,13 +155,14 @@ impl Arguments {
             bandwidth: self.bandwidth,
             bitmaps: self.bitmap.clone(),
             digest: self.digest.is_some(),
+            faults: self.end.faults(),
         })
     }
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let config = arguments.config()?;
-    let (timeout, faults) = (arguments.end.timeout(), arguments.end.faults());
+    let (timeout, faults) = (arguments.end.timeout(), config.faults.clone());
     let outcome = source::run(&config, || Connection::connect(&arguments.to, timeout, &faults))?;
     if let (Some(path), Some(digest)) = (&arguments.digest, &outcome.digest) {
         let written = std::fs::write(path, digest.to_text());

@@ -97,7 +97,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
                 us(stalls.p99),
                 us(stalls.p999),
                 us(stalls.max),
-                outcome.faults.2 * 4,
+                outcome.faults.2 >> 10,
                 outcome.total.as_millis(),
                 outcome.downtime.as_secs_f64() * 1000.0,
             );

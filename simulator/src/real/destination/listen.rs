@@ -12,8 +12,9 @@ use migration_stream::{Command, Record, name_text};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// How long requested pages may still come on the preempt channel behind the main channel's end.
-const STRAGGLERS: Duration = Duration::from_secs(5);
+/// The preempt channel has brought everything when it was quiet for so long behind the main channel's end mark. A request
+/// may have crossed that mark and never be answered, so it is not enough to wait for all of them.
+const QUIET: Duration = Duration::from_millis(200);
 
 /// How a channel ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,14 +166,15 @@ fn kind(record: &Record<'_>) -> &'static str {
 
 /// Everything has come: who waits for a page now waits for nothing.
 fn end_mark(shared: &Shared) -> Result<(), Error> {
-    let start = Instant::now();
-    while shared.preempt
-        && !lock(&shared.pending).is_empty()
-        && start.elapsed() < STRAGGLERS
-        && lock(&shared.progress).failure.is_none()
+    let mut waiting = lock(&shared.pending).len();
+    let mut since = Instant::now();
+    while shared.preempt && waiting > 0 && since.elapsed() < QUIET && lock(&shared.progress).failure.is_none()
     {
-        // On the preempt channel pages may still be on their way; this ends soon.
         std::thread::sleep(Duration::from_micros(200));
+        let now = lock(&shared.pending).len();
+        if now != waiting {
+            (waiting, since) = (now, Instant::now());
+        }
     }
     let running = {
         let mut progress = lock(&shared.progress);

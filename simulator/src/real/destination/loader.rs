@@ -7,7 +7,7 @@ use super::shared::{Shared, lock};
 use crate::real::bitmaps::Bitmaps;
 use crate::real::devices::sections_checksum;
 use crate::real::error::{Error, at};
-use crate::real::memory::{GuestMemory, MemoryKind, TARGET_PAGE_BYTES, is_zero};
+use crate::real::memory::{GuestMemory, TARGET_PAGE_BYTES, is_zero};
 use crate::real::stream::{End, Flow, Leader, RecordStream};
 use migration_stream::protocol::Incoming;
 use migration_stream::{
@@ -227,11 +227,6 @@ impl<'a> Loader<'a> {
         let used = block.mapping.length() as u64;
         if start.checked_add(length).is_none_or(|end| end > used) {
             return Err(text(&format!("the block has {used} bytes")));
-        }
-        if length == 0 {
-            // The kernel takes it for anonymous memory only.
-            let shared = self.config.memory == MemoryKind::Shared;
-            return if shared { Err(text("empty range of shared memory")) } else { Ok(()) };
         }
         let (start, length) = (usize::try_from(start), usize::try_from(length));
         let (Ok(start), Ok(length)) = (start, length) else { return Err(text("beyond the address space")) };

@@ -32,6 +32,7 @@ use super::memory::{MemoryKind, TARGET_PAGE_BYTES};
 use super::report::Times;
 use super::stream::RecordStream;
 use super::vcpus::{Load, Vcpus};
+use crate::rng::Rng;
 use loader::{Loaded, Loader};
 use migration_stream::Options;
 use reader::Reader;
@@ -39,6 +40,7 @@ use return_path::ReturnPath;
 use shared::{Shared, lock};
 use std::collections::BTreeMap;
 use std::io;
+use std::process::Child;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -81,6 +83,8 @@ pub struct DestinationConfig {
     pub refuse_duplicates: bool,
     /// Disks.
     pub nodes: BTreeMap<Vec<u8>, Node>,
+    /// Writes of the guest's to each disk, as soon as it runs.
+    pub disk_writes: u64,
     /// Whose rules for dirty bitmaps.
     pub bitmap_rules: BitmapRules,
     /// How long a silent peer is waited for.
@@ -104,6 +108,7 @@ impl Default for DestinationConfig {
             preempt: false,
             refuse_duplicates: true,
             nodes: BTreeMap::new(),
+            disk_writes: 0,
             bitmap_rules: BitmapRules::default(),
             timeout: Duration::from_secs(60),
             faults: Faults::default(),
@@ -135,12 +140,14 @@ pub fn run(
     mut meet: impl FnMut(Purpose) -> io::Result<Connection>,
 ) -> Result<DestinationOutcome, Error> {
     let (input, output, child) = meet(Purpose::Main).map_err(at("connect"))?.split();
+    let mut commands = Commands(Vec::from_iter(child));
     let start = Instant::now();
     let mut stream = RecordStream::new(input, config.options());
     let bitmaps = Bitmaps::new(config.bitmap_rules, config.nodes.clone());
     let mut loader = Loader::new(config, ReturnPath::new(output, config.faults.clone()), bitmaps);
     let mut outcome = DestinationOutcome::default();
-    let result = load(&mut loader, &mut stream, &mut meet, start, &mut outcome);
+    let result =
+        load(&mut loader, &mut stream, &mut |purpose| commands.add(meet(purpose)?), start, &mut outcome);
     if !matches!(result, Err(Error::Killed(_))) {
         // The source need not be there any more to hear it.
         let _ = lock(&loader.back).shut(u32::from(result.is_err()));
@@ -153,14 +160,34 @@ pub fn run(
     finish(config, &loader, guest, &mut outcome)?;
     outcome.bitmaps_dropped = dropped;
     outcome.bitmaps = lock(&loader.bitmaps).clone();
-    if let Some(mut child) = child {
-        let status = child.wait().map_err(at("wait for the command"))?;
-        if !status.success() {
-            return Err(Error::Wrong(format!("the command ended with {status}")));
-        }
-    }
+    commands.wait()?;
     outcome.verdict()?;
     Ok(outcome)
+}
+
+/// Commands behind the connections, in the order of these.
+#[derive(Debug)]
+struct Commands(Vec<Child>);
+
+impl Commands {
+    /// Keeps what is behind a connection.
+    fn add(&mut self, connection: Connection) -> io::Result<Connection> {
+        let (connection, child) = connection.without_command();
+        self.0.extend(child);
+        Ok(connection)
+    }
+
+    /// Waits for all of them. The last one must have succeeded; those before it lost their connections.
+    fn wait(self) -> Result<(), Error> {
+        let mut last = None;
+        for mut child in self.0 {
+            last = Some(child.wait().map_err(at("wait for the command"))?);
+        }
+        match last.filter(|status| !status.success()) {
+            Some(status) => Err(Error::Wrong(format!("the command ended with {status}"))),
+            None => Ok(()),
+        }
+    }
 }
 
 fn load(
@@ -179,6 +206,7 @@ fn load(
     match loaded {
         Loaded::Everything => {
             let guest = run_guest(config, loader.shared(stream.offset())?)?;
+            write_disks(config, &mut lock(&loader.bitmaps));
             outcome.time_to_run = start.elapsed();
             outcome.time_to_complete = start.elapsed();
             Ok(guest)
@@ -191,6 +219,16 @@ fn load(
 fn run_guest(config: &DestinationConfig, shared: &Arc<Shared>) -> Result<Guest, Error> {
     let reader = new_reader(config, shared);
     start_guest(config, shared, reader)
+}
+
+/// What the guest writes to its disks: sectors that its seed decides.
+fn write_disks(config: &DestinationConfig, bitmaps: &mut Bitmaps) {
+    let mut rng = Rng::new(config.load.seed);
+    for (name, node) in &config.nodes {
+        for _ in 0..config.disk_writes {
+            bitmaps.guest_writes(name, rng.below((node.bytes / 512).max(1)) * 512, 512);
+        }
+    }
 }
 
 fn new_reader(config: &DestinationConfig, shared: &Arc<Shared>) -> Arc<Reader> {

@@ -5,7 +5,9 @@ use super::listen::{Heard, main_channel, out_of_order, preempt_channel, resume};
 use super::loader::Loader;
 use super::package::{Package, split};
 use super::shared::{Shared, lock};
-use super::{Connection, DestinationConfig, DestinationOutcome, Guest, Purpose, new_reader, start_guest};
+use super::{
+    Connection, DestinationConfig, DestinationOutcome, Guest, Purpose, new_reader, start_guest, write_disks,
+};
 use crate::real::bitmaps::Bitmaps;
 use crate::real::channel::{Breaker, Input};
 use crate::real::devices::sections_checksum;
@@ -126,19 +128,14 @@ fn threads<'scope, 'env>(
     (start, outcome): (Instant, &mut DestinationOutcome),
 ) -> Result<Guest, Error> {
     let offset = stream.offset();
-    let (config, faults, timeout) =
-        (loader.config(), loader.config().faults.clone(), loader.config().timeout);
     *urgent = preempt(scope, loader, shared, meet)?;
-    let bitmaps = Arc::clone(&loader.bitmaps);
-    let mut breaker = stream.input().breaker().map_err(at("copy a descriptor"))?;
-    let listener = {
-        let (bitmaps, faults) = (Arc::clone(&bitmaps), faults.clone());
-        scope.spawn(move || listen_thread(shared, stream, &bitmaps, &faults))
-    };
+    let (bitmaps, faults) = (Arc::clone(&loader.bitmaps), loader.config().faults.clone());
+    *lock(&shared.breaker) = Some(stream.input().breaker().map_err(at("copy a descriptor"))?);
+    let listener = { scope.spawn(move || listen_thread(shared, stream, &bitmaps, &faults)) };
     let guest = load_package(loader, shared, package, offset);
     if guest.is_err() {
         shared.release();
-        breaker.shut_down();
+        shared.shut_down();
     }
     let heard = listener.join();
     let guest = match guest {
@@ -148,8 +145,33 @@ fn threads<'scope, 'env>(
         Err(error) => return Err(error),
     };
     outcome.time_to_run = guest.started.duration_since(start);
-    let mut heard = heard.ok().flatten().ok_or_else(|| failure(shared))?;
+    let heard = heard.ok().flatten().ok_or_else(|| failure(shared));
+    let result =
+        heard.and_then(|heard| follow(scope, loader, shared, (heard, offset), meet, urgent, outcome));
+    if let Err(error) = result {
+        // The guest waits for pages that will not come, and ends only when it need not any more.
+        shared.release();
+        drop(guest);
+        return Err(error);
+    }
+    Ok(guest)
+}
+
+/// The main channel after RUN, as often as it breaks, until the end mark.
+fn follow<'scope, 'env>(
+    scope: &'scope Scope<'scope, 'env>,
+    loader: &Loader<'_>,
+    shared: &'env Arc<Shared>,
+    (mut heard, offset): (Heard, u64),
+    meet: &mut dyn FnMut(Purpose) -> io::Result<Connection>,
+    urgent: &mut Option<Urgent<'scope>>,
+    outcome: &mut DestinationOutcome,
+) -> Result<(), Error> {
+    let (config, bitmaps) = (loader.config(), &loader.bitmaps);
     while heard == Heard::Broken {
+        if let Some(error) = lock(&shared.progress).failure.take() {
+            return Err(error);
+        }
         if loader.advice.is_none() {
             // Bitmaps alone: those that are complete stay, and the guest runs on.
             break;
@@ -163,21 +185,21 @@ fn threads<'scope, 'env>(
         }
         end_preempt(urgent.take());
         // Our end may be what broke: the source has to see it, too.
-        breaker.shut_down();
+        shared.shut_down();
         lock(&shared.back).disconnect();
         let (input, output, _) = meet(Purpose::Recovery).map_err(at("wait for a recovery"))?.split();
-        breaker = input.breaker().map_err(at("copy a descriptor"))?;
+        *lock(&shared.breaker) = Some(input.breaker().map_err(at("copy a descriptor"))?);
         lock(&shared.back).reconnect(output);
         let mut stream = RecordStream::resumed(input, config.options(), &loader.leader, false)?;
-        heard = recovered(main_channel(shared, &mut stream, &bitmaps, &faults))?;
+        heard = recovered(main_channel(shared, &mut stream, bitmaps, &config.faults))?;
         if heard == Heard::Resume {
             *urgent = preempt(scope, loader, shared, meet)?;
-            let resumed = resume(shared).and_then(|()| main_channel(shared, &mut stream, &bitmaps, &faults));
+            let resumed =
+                resume(shared).and_then(|()| main_channel(shared, &mut stream, bitmaps, &config.faults));
             heard = recovered(resumed)?;
         }
     }
-    shared.wait("RUN", timeout, |progress| progress.running)?;
-    Ok(guest)
+    shared.wait("RUN", config.timeout, |progress| progress.running)
 }
 
 /// The listen thread of the first connection; none if it failed.
@@ -244,9 +266,11 @@ fn load_package(
         let text = format!("package without RUN in state {}", shared.state());
         return Err(Error::Refused { offset, text });
     }
-    let guest = start_guest(config, shared, reader)?;
+    // Before the guest touches anything: what it misses at the end mark is zero, what the devices miss is an error.
     lock(&shared.progress).running = true;
     shared.changed.notify_all();
+    let guest = start_guest(config, shared, reader)?;
+    write_disks(config, &mut lock(&loader.bitmaps));
     Ok(guest)
 }
 

@@ -16,6 +16,8 @@ pub(super) struct ReturnPath {
     open: bool,
     /// The block of the last request on this connection.
     block: Option<usize>,
+    /// The connection broke, and the source has not said RESUME yet: requests wait for that.
+    paused: bool,
     faults: Faults,
     /// A request that fault *reorder* holds back.
     held: Option<(usize, usize)>,
@@ -25,7 +27,7 @@ pub(super) struct ReturnPath {
 
 impl ReturnPath {
     pub(super) fn new(output: Option<Output>, faults: Faults) -> Self {
-        Self { output, open: false, block: None, faults, held: None, requests: 0 }
+        Self { output, open: false, block: None, paused: false, faults, held: None, requests: 0 }
     }
 
     /// The source opens it.
@@ -47,6 +49,7 @@ impl ReturnPath {
     /// The connection is broken.
     pub(super) fn disconnect(&mut self) {
         self.output = None;
+        self.paused = true;
     }
 
     fn send(&mut self, bytes: &[u8]) -> Result<(), Error> {
@@ -75,6 +78,7 @@ impl ReturnPath {
     }
 
     pub(super) fn resume_ack(&mut self) -> Result<(), Error> {
+        self.paused = false;
         self.message(&ReturnPathMessage::ResumeAck(1))
     }
 
@@ -91,8 +95,11 @@ impl ReturnPath {
         self.send(&bytes)
     }
 
-    /// Requests a host page.
+    /// Requests a host page; a request that finds the connection broken is repeated by RESUME.
     pub(super) fn request(&mut self, memory: &GuestMemory, block: usize, offset: usize) -> Result<(), Error> {
+        if self.paused {
+            return Ok(());
+        }
         if self.faults.has(Fault::Reorder) {
             // Two by two; a lone one goes when the next comes, or with `flush`.
             match self.held.take() {
@@ -109,7 +116,7 @@ impl ReturnPath {
 
     /// Sends what is held back.
     pub(super) fn flush(&mut self, memory: &GuestMemory) -> Result<(), Error> {
-        match self.held.take() {
+        match self.held.take().filter(|_| !self.paused) {
             Some((block, offset)) => self.request_now(memory, block, offset),
             None => Ok(()),
         }

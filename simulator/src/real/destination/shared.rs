@@ -1,6 +1,7 @@
 //! What the threads of a destination have in common.
 
 use super::return_path::ReturnPath;
+use crate::real::channel::Breaker;
 use crate::real::error::{Error, at};
 use crate::real::guest::histogram;
 use crate::real::memory::{GuestMemory, TARGET_PAGE_BYTES};
@@ -80,6 +81,8 @@ pub(super) struct Shared {
     pub(super) changed: Condvar,
     /// There in postcopy.
     pub(super) userfault: Mutex<Option<Arc<Userfault>>>,
+    /// Ends the main channel.
+    pub(super) breaker: Mutex<Option<Breaker>>,
     pub(super) duplicates: AtomicU64,
     pub(super) refuse_duplicates: bool,
     /// Requested pages may come on a channel of their own.
@@ -105,6 +108,7 @@ impl Shared {
             progress: Mutex::default(),
             changed: Condvar::new(),
             userfault: Mutex::new(None),
+            breaker: Mutex::new(None),
             duplicates: AtomicU64::new(0),
             refuse_duplicates,
             preempt,
@@ -115,11 +119,17 @@ impl Shared {
         lock(&self.incoming).state()
     }
 
-    /// Gives up: keeps the first reason, and lets everybody go on who waits for a page.
+    /// Gives up: keeps the first reason, and lets everybody go on who waits for a page or for the source.
     pub(super) fn fail(&self, error: Error) {
         lock(&self.progress).failure.get_or_insert(error);
         self.changed.notify_all();
+        self.shut_down();
         self.release();
+    }
+
+    /// Ends the main channel, which may be broken in one direction only.
+    pub(super) fn shut_down(&self) {
+        lock(&self.breaker).iter().for_each(Breaker::shut_down);
     }
 
     /// No page is waited for any more: missing ones are zero.

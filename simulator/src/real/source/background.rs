@@ -50,7 +50,10 @@ impl Source<'_> {
             }
         }
         let counters = snapshot.counters();
-        self.outcome.faults = (counters.faults, counters.pool_full, counters.pool_peak_pages);
+        // A buffer of the pool takes any page.
+        let page = self.memory.blocks().iter().map(|block| block.mapping.page_size()).max().unwrap_or(0);
+        let pool_bytes = (counters.pool_peak_pages * page) as u64;
+        self.outcome.faults = (counters.faults, counters.pool_full, pool_bytes);
         drop(snapshot);
         self.vcpus.stopped(|watch| *watch = None);
         sender.raw(&devices.tail)

@@ -13,6 +13,7 @@ pub use bitmaps::SourceBitmap;
 use super::channel::{Connection, Output};
 use super::digest::Digest;
 use super::error::{Error, at};
+use super::faults::Faults;
 use super::guest::{self, Writer};
 use super::memory::{GuestMemory, MemoryKind, TARGET_PAGE_BYTES};
 use super::report::{Report, Times};
@@ -79,6 +80,8 @@ pub struct SourceConfig {
     pub bitmaps: Vec<SourceBitmap>,
     /// Note what every page has to be.
     pub digest: bool,
+    /// What this end does wrong in postcopy: silent, delay, reorder, kill-at.
+    pub faults: Faults,
 }
 
 impl Default for SourceConfig {
@@ -99,6 +102,7 @@ impl Default for SourceConfig {
             bandwidth: None,
             bitmaps: Vec::new(),
             digest: false,
+            faults: Faults::default(),
         }
     }
 }
@@ -118,8 +122,8 @@ pub struct SourceOutcome {
     pub rounds: u32,
     /// Stalls of the guest's writes.
     pub stalls: Times,
-    /// Write faults, those that found the pool full, the most pages in the pool.
-    pub faults: (u64, u64, usize),
+    /// Write faults, those that found the pool full, the most bytes in the pool.
+    pub faults: (u64, u64, u64),
     /// Accesses of the guest while the stream was written.
     pub accesses: u64,
     /// Requests that came, and how often a postcopy was recovered.
@@ -145,7 +149,7 @@ impl SourceOutcome {
         if self.faults.0 > 0 || self.stalls.count > 0 {
             report.add("write_faults", self.faults.0);
             report.add("pool_full", self.faults.1);
-            report.add("pool_peak_bytes", self.faults.2 as u64 * TARGET_PAGE_BYTES as u64);
+            report.add("pool_peak_bytes", self.faults.2);
             report.add_times("stall_us", &self.stalls);
         }
         if self.requests > 0 {

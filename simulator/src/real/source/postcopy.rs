@@ -4,12 +4,13 @@
 
 use super::precopy::send_pages;
 use super::sender::Sender;
-use super::serve::{Ear, Sent, listen, target_pages};
+use super::serve::{Ear, Heard, Sent, listen, target_pages};
 use super::wire::{Advice, leader, put_ram_end};
 use super::{Connection, Output, Source, bitmaps};
 use crate::real::channel::Input;
 use crate::real::devices::Devices;
 use crate::real::error::{Error, at};
+use crate::real::faults::{Fault, Faults};
 use crate::real::memory::{GuestMemory, TARGET_PAGE_BYTES};
 use migration_stream::{Command, DiscardRange, QEMU_VM_EOF, put_command};
 use std::io;
@@ -29,6 +30,7 @@ struct Serving<'a> {
     sent: &'a Sent,
     ear: Arc<Ear>,
     timeout: Duration,
+    faults: &'a Faults,
 }
 
 impl Source<'_> {
@@ -43,7 +45,8 @@ impl Source<'_> {
         let memory = Arc::clone(&self.memory);
         let sent = Sent::new(&memory);
         let timeout = input.timeout();
-        let mut serving = Serving { memory: &memory, sent: &sent, ear: Arc::default(), timeout };
+        let faults = &self.config.faults;
+        let mut serving = Serving { memory: &memory, sent: &sent, ear: Arc::default(), timeout, faults };
         let mut ears = Listeners::default();
         ears.start(input, &memory, &serving.ear)?;
         let result = (|| {
@@ -204,10 +207,15 @@ impl Serving<'_> {
     }
 
     fn serve_main(&self, sender: &mut Sender<Output>, own_channel: bool) -> Result<(), Error> {
+        if self.faults.has(Fault::Silent) {
+            // Nothing that the destination says changes that; in the end it goes, or the time is up.
+            return self.ear.wait("the destination", self.timeout, |_| None);
+        }
         let mut piece = 0;
         for block in 0..self.sent.blocks() {
             for page in 0..self.sent.pages(block) {
                 self.answer(sender, own_channel)?;
+                self.faults.event()?;
                 if !self.sent.take(block, page) {
                     continue;
                 }
@@ -234,13 +242,25 @@ impl Serving<'_> {
         if let Some(value) = heard.shut {
             return Err(Error::ReturnPath(format!("SHUT {value} before everything was sent")));
         }
-        while !own_channel && let Some((block, page)) = heard.requests.pop_front() {
+        while !own_channel && let Some((block, page)) = self.next_request(&mut heard) {
             drop(heard);
-            if self.sent.take(block, page) {
-                send_pages(sender, self.memory, block, target_pages(self.memory, block, page))?;
-                sender.flush()?;
-            }
+            self.send_requested(sender, block, page)?;
             heard = self.ear.lock();
+        }
+        Ok(())
+    }
+
+    /// The oldest request, or with fault *reorder* the newest.
+    fn next_request(&self, heard: &mut Heard) -> Option<(usize, usize)> {
+        if self.faults.has(Fault::Reorder) { heard.requests.pop_back() } else { heard.requests.pop_front() }
+    }
+
+    /// A page that was requested, if it has not been sent.
+    fn send_requested(&self, sender: &mut Sender<Output>, block: usize, page: usize) -> Result<(), Error> {
+        if self.sent.take(block, page) {
+            self.faults.delay().into_iter().for_each(std::thread::sleep);
+            send_pages(sender, self.memory, block, target_pages(self.memory, block, page))?;
+            sender.flush()?;
         }
         Ok(())
     }
@@ -250,17 +270,14 @@ impl Serving<'_> {
         loop {
             // The main thread always comes to an end, so this wait has one, too.
             let next = self.ear.wait("requests", Duration::from_secs(3600), |heard| {
-                match heard.requests.pop_front() {
+                match self.next_request(heard) {
                     Some(request) => Some(Some(request)),
                     None if heard.done => Some(None),
                     None => None,
                 }
             })?;
             let Some((block, page)) = next else { return Ok(()) };
-            if self.sent.take(block, page) {
-                send_pages(sender, self.memory, block, target_pages(self.memory, block, page))?;
-                sender.flush()?;
-            }
+            self.send_requested(sender, block, page)?;
         }
     }
 

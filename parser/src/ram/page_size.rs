@@ -1,0 +1,129 @@
+//! Guesses the target page size where nothing tells it: in what comes through a pipe, on targets that have no
+//! `configuration/target-page-bits` (32-bit ARM boards with 1 KiB, alpha and sparc64 with 8 KiB).
+//!
+//! With another page size than the right one, addresses look like flags, or what follows a page is no record.
+
+use super::{
+    RAM_SAVE_FLAG_CONTINUE, RAM_SAVE_FLAG_EOS, RAM_SAVE_FLAG_PAGE, RAM_SAVE_FLAG_XBZRLE, RAM_SAVE_FLAG_ZERO,
+};
+use crate::decoder::DEFAULT_PAGE_SIZE;
+use crate::ram::block::RamBlock;
+
+/// Page sizes that there are, the default first.
+const SIZES: [u32; 6] = [DEFAULT_PAGE_SIZE, 1 << 10, 1 << 11, 1 << 13, 1 << 14, 1 << 16];
+
+/// How far records make sense with one page size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Trial {
+    size: u32,
+    records: u64,
+    /// Nothing was wrong: the bytes ended, or the body did.
+    sound: bool,
+    /// The least distance between two pages that follow each other.
+    step: Option<u64>,
+}
+
+fn trial(mut bytes: &[u8], blocks: &[RamBlock], size: u32) -> Trial {
+    let mut trial = Trial { size, records: 0, sound: true, step: None };
+    let mask = u64::from(size) - 1;
+    let mut last: Option<u64> = None;
+    let mut limit = blocks.iter().map(|block| block.used_length).max().unwrap_or(0);
+    loop {
+        let Some((word, rest)) = bytes.split_first_chunk::<8>() else { return trial };
+        let word = u64::from_be_bytes(*word);
+        if word == RAM_SAVE_FLAG_EOS {
+            return trial;
+        }
+        let (flags, offset) = (word & mask, word & !mask);
+        let mut rest = rest;
+        let kind = flags & !RAM_SAVE_FLAG_CONTINUE;
+        if flags & RAM_SAVE_FLAG_CONTINUE == 0 {
+            let Some((&length, after)) = rest.split_first() else { return trial };
+            let Some(name) = after.get(..usize::from(length)) else { return trial };
+            let Some(block) = blocks.iter().find(|block| block.idstr == name) else {
+                return Trial { sound: false, ..trial };
+            };
+            limit = block.used_length;
+            last = None;
+            rest = &after[usize::from(length)..];
+        }
+        let body = match kind {
+            RAM_SAVE_FLAG_ZERO => 1,
+            RAM_SAVE_FLAG_PAGE => size as usize,
+            RAM_SAVE_FLAG_XBZRLE => match rest {
+                [_, high, low, ..] => 3 + usize::from(u16::from_be_bytes([*high, *low])),
+                _ => return trial,
+            },
+            _ => return Trial { sound: false, ..trial },
+        };
+        if offset >= limit {
+            return Trial { sound: false, ..trial };
+        }
+        if let Some(step) = last.and_then(|last| offset.checked_sub(last)).filter(|&step| step > 0) {
+            trial.step = Some(trial.step.map_or(step, |least| least.min(step)));
+        }
+        last = Some(offset);
+        trial.records += 1;
+        let Some(after) = rest.get(body..) else { return trial };
+        bytes = after;
+    }
+}
+
+/// The page size with which `bytes`, the start of the first RAM body with pages in it, makes sense; `None` if the default
+/// does as well as any other.
+#[must_use]
+pub fn guess(bytes: &[u8], blocks: &[RamBlock]) -> Option<u32> {
+    let fits = |size: u32| blocks.iter().all(|block| block.used_length % u64::from(size) == 0);
+    let trials: Vec<_> = SIZES
+        .into_iter()
+        .filter(|&size| fits(size))
+        .map(|size| trial(bytes, blocks, size))
+        .filter(|trial| trial.sound && trial.records > 0)
+        .collect();
+    // Zero pages alone make sense with several sizes: the distance between them tells the right one.
+    let by_step = trials.iter().find(|trial| trial.step == Some(u64::from(trial.size)));
+    let best = by_step.or_else(|| trials.first())?;
+    (best.size != DEFAULT_PAGE_SIZE).then_some(best.size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ram::{put_end_of_section, put_page_header, put_zero_page};
+
+    fn body(size: u32, zero: bool) -> Vec<u8> {
+        let mut out = Vec::new();
+        for number in 0..20u64 {
+            let name = (number == 0).then_some(&b"ram"[..]);
+            if zero {
+                put_zero_page(&mut out, name, number * u64::from(size));
+            } else {
+                put_page_header(&mut out, name, number * u64::from(size));
+                out.resize(out.len() + size as usize, 0xa5);
+            }
+        }
+        put_end_of_section(&mut out);
+        out
+    }
+
+    #[test]
+    fn every_page_size_is_told_by_pages_with_and_without_content() {
+        let block = RamBlock {
+            idstr: b"ram".to_vec(),
+            used_length: 4 << 20,
+            host_page_size: None,
+            guest_physical_address: None,
+        };
+        for size in SIZES {
+            for zero in [false, true] {
+                let expected = (size != DEFAULT_PAGE_SIZE).then_some(size);
+                let bytes = body(size, zero);
+                assert_eq!(guess(&bytes, std::slice::from_ref(&block)), expected, "{size} {zero}");
+                // A part of it is enough.
+                let part = &bytes[..bytes.len() / 2];
+                assert_eq!(guess(part, std::slice::from_ref(&block)), expected, "{size} {zero}");
+            }
+        }
+        assert_eq!(guess(b"", &[block]), None);
+    }
+}
