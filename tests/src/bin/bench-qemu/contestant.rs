@@ -3,6 +3,7 @@
 use snapshot_tests::{Binary, Config, Guest, Outcome, Qemu, Version, Workload, tool::qemu_snapshot};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// Channels of multifd: QEMU's own default.
@@ -188,13 +189,21 @@ impl Contestant {
     }
 }
 
+/// CPU time in seconds per GiB and memory in MiB, as `time` wrote them. It does when the tool has ended, a moment after QEMU
+/// has said that it is done.
 fn report(path: &Path, gib: f64) -> (f64, f64) {
-    let text = fs::read_to_string(path).unwrap_or_default();
-    let numbers: Vec<f64> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-    match numbers[..] {
-        [user, system, kib] => ((user + system) / gib, kib / 1024.0),
-        _ => (f64::NAN, f64::NAN),
+    let end = Instant::now() + Duration::from_secs(5);
+    while let Ok(text) = fs::read_to_string(path) {
+        let numbers: Vec<f64> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        if let [user, system, kib] = numbers[..] {
+            return ((user + system) / gib, kib / 1024.0);
+        }
+        if Instant::now() > end {
+            break;
+        }
+        thread::sleep(Duration::from_millis(10));
     }
+    (f64::NAN, f64::NAN)
 }
 
 /// A guest that rewrites its memory steadily, ready to be saved.
