@@ -143,7 +143,8 @@ fn a_recorded_hot_set_is_never_requested_again() {
         let (_, hot, first) = bed.revert(recording);
         let hot = hot.unwrap();
         let hot = HotSet::parse(&hot.to_bytes()).unwrap();
-        let (.., second) = bed.revert(PostcopyConfig { hot_set: Some(hot), ..bed.postcopy.clone() });
+        let using = PostcopyConfig { hot_set: Some(hot), record_ms: None, ..bed.postcopy.clone() };
+        let (.., second) = bed.revert(using);
         // One host page is always held back: the last one.
         let last = bed.vm.config().blocks.len() - 1;
         let held_back = (last, bed.vm.config().blocks[last].1 - bed.config.host_page_bytes[last]);
@@ -153,6 +154,44 @@ fn a_recorded_hot_set_is_never_requested_again() {
         recorded += first.requested.len();
     }
     assert!(recorded as u64 > seeds() / 5, "{recorded} recorded");
+}
+
+/// A profile is bound to its snapshot, and to record one again leaves nothing out.
+#[test]
+fn a_hot_set_is_used_for_its_snapshot_only_and_not_while_another_is_recorded() {
+    let mut recorded = 0;
+    for seed in 0..seeds() / 20 {
+        let (bed, other) = (bed(seed), bed(seed + 1));
+        let recording = |hot_set| PostcopyConfig { record_ms: Some(1000), hot_set, ..bed.postcopy.clone() };
+        let (plain, hot, first) = bed.revert(recording(None));
+        let (again, hot_again, _) = bed.revert(recording(hot.clone()));
+        assert_eq!((&plain, &hot), (&again, &hot_again), "seed {seed}");
+        recorded += first.requested.len();
+        let unused = PostcopyConfig { record_ms: None, ..other.postcopy.clone() };
+        let (without, ..) = other.revert(unused.clone());
+        let (with, ..) = other.revert(PostcopyConfig { hot_set: hot, ..unused });
+        assert_eq!(without, with, "seed {seed}: a profile of another snapshot was used");
+    }
+    assert!(recorded > 20, "{recorded} recorded: no use");
+}
+
+/// Tables that no page needs are verified as well, and before a guest could be hurt by what comes of it.
+#[test]
+fn damaged_tables_are_found_before_the_guest_runs() {
+    for seed in 0..seeds() / 20 {
+        let bed = bed(seed);
+        let mut image = bed.image.clone();
+        let mut header = [0; 56];
+        image.read(0, &mut header);
+        // Offset of the refcount table in the QCOW2 header: a revert does not need it.
+        let refcount_table = u64::from_be_bytes(*header.last_chunk().unwrap());
+        image.flip_bit(refcount_table + 7, 4);
+        let (destination, machine, _) =
+            bed.serve(bed.postcopy.clone(), &image, bed.destination(), seed, Fault::None);
+        let failure = machine.outcome().unwrap_err();
+        assert_eq!(failure.class(), Class::InputWrong, "seed {seed}: {failure}");
+        assert!(destination.state() < IncomingState::Listening, "seed {seed}: {failure}");
+    }
 }
 
 /// Servers die again and again; each is replaced, and in the end everything is there.

@@ -8,8 +8,8 @@
 //!
 //! * An action with an [`IoId`] is answered by exactly one [`Event::Done`] with this id, in any order. Actions are
 //!   *not* ordered among each other: a machine that needs an order waits for the completion.
-//! * [`Action::Send`]s go out in the order in which they were handed out, and are reported as byte counts by
-//!   [`Event::Sent`] in that order.
+//! * In each [`Lane`], [`Action::Send`]s go out in the order in which they were handed out, and are reported as byte counts
+//!   by [`Event::Sent`] in that order.
 //! * At most one [`Action::ReadInput`] is under way. A machine that asks for none has paused its input.
 //! * After [`Action::Finish`] the driver performs nothing more and asks for the outcome.
 

@@ -146,17 +146,14 @@ impl Channel {
         }
     }
 
-    /// The channel on which a stream goes out; with a second connection for requested pages if `preempt`.
+    /// The channel on which a stream goes out; with a second connection for requested pages if `preempt` and there can be
+    /// one: [`is_preempt`](Self::is_preempt).
     ///
     /// # Errors
     ///
-    /// The operating system's; a terminal is refused; there can be no second connection.
+    /// The operating system's; a terminal is refused.
     pub fn for_revert(uri: Option<&Uri>, preempt: bool) -> io::Result<Self> {
         match uri {
-            None | Some(Uri::Fd(_)) if preempt => {
-                let what = "--preempt needs a second connection: --uri=unix:PATH";
-                Err(io::Error::new(io::ErrorKind::InvalidInput, what))
-            }
             None => {
                 let input = std::io::stdin().as_fd().try_clone_to_owned()?;
                 let output = std::io::stdout().as_fd().try_clone_to_owned()?;
@@ -267,6 +264,12 @@ impl Channel {
             Lane::Preempt => &self.preempt,
         };
         fd.as_ref().map(AsFd::as_fd)
+    }
+
+    /// There is a second connection.
+    #[must_use]
+    pub fn is_preempt(&self) -> bool {
+        self.preempt.is_some()
     }
 
     /// Answers come in.

@@ -54,15 +54,15 @@ pub struct Cli {
     pub fresh_ram: bool,
 
     /// Start the guest when this share of its non-zero pages (0 to 100) has been sent, and serve the pages that it touches
-    #[arg(long, value_name = "PERCENT", requires = "revert", value_parser = clap::value_parser!(u8).range(0..=100))]
+    #[arg(long, value_name = "PERCENT", requires = "revert", group = "serve", value_parser = clap::value_parser!(u8).range(0..=100))]
     pub postcopy: Option<u8>,
 
     /// Host page size of a RAM block at the destination, in bytes or with K, M (huge pages). May be given several times
-    #[arg(long, value_name = "BLOCK:SIZE", value_parser = OsStringValueParser::new().try_map(|text| host_page(&text)))]
+    #[arg(long, value_name = "BLOCK:SIZE", requires = "serve", value_parser = OsStringValueParser::new().try_map(|text| host_page(&text)))]
     pub host_page: Vec<(Vec<u8>, u64)>,
 
     /// Send requested pages through a second connection (the destination has postcopy-preempt; unix: only)
-    #[arg(long)]
+    #[arg(long, requires = "serve")]
     pub preempt: bool,
 
     /// Record which pages the guest touches in so many seconds from its start, to be sent first by later reverts
@@ -74,7 +74,7 @@ pub struct Cli {
     pub no_hot_set: bool,
 
     /// Go on with an interrupted postcopy of this snapshot (through migrate-recover)
-    #[arg(long, value_name = "UUID", requires = "revert", conflicts_with_all = ["postcopy", "fresh_ram"], value_parser = uuid)]
+    #[arg(long, value_name = "UUID", requires = "revert", group = "serve", conflicts_with = "fresh_ram", value_parser = uuid)]
     pub recover: Option<[u8; 16]>,
 
     /// Revert even though checksums are gone or do not count any more

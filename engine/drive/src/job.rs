@@ -197,7 +197,14 @@ pub fn revert(
     let channel = Channel::for_revert(cli.uri.as_ref(), cli.preempt).map_err(refused)?;
     let mut config = revert_config(cli);
     config.postcopy = postcopy_config(cli, &channel);
-    let (image, disk, mut machine) = match open_for_revert(cli, &mut config, warn) {
+    let opened = match open_for_revert(cli, &mut config, warn) {
+        // Whoever waits at a pipe has to see this as any other error.
+        Ok(_) if cli.preempt && !channel.is_preempt() => {
+            Err(refused("--preempt needs a second connection: --uri=unix:PATH"))
+        }
+        opened => opened,
+    };
+    let (image, disk, mut machine) = match opened {
         Ok((image, disk)) => (Some(image), disk, RevertMachine::new(config)),
         Err(failure) => (None, disk_queue(None)?, RevertMachine::refusing(config, failure)),
     };

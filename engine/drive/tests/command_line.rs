@@ -320,3 +320,27 @@ fn terminal_is_no_channel() {
     let output = tool().arg("--revert").arg(&image).stdout(terminal).output().unwrap();
     assert_fails(&output, 2, "stdout is a terminal; a stream goes through a pipe, a socket or a file");
 }
+
+/// Options of postcopy mean nothing in a precopy, and one that cannot be had must not leave a destination waiting.
+#[test]
+fn options_of_postcopy_are_refused_where_they_mean_nothing() {
+    for (arguments, wanted) in [
+        (&["--revert", "--preempt", "image"][..], "--postcopy <PERCENT>|--recover <UUID>"),
+        (&["--revert", "--host-page=pc.ram:2M", "image"], "--postcopy <PERCENT>|--recover <UUID>"),
+        (&["--revert", "--postcopy=101", "image"], "101 is not in 0..=100"),
+        (&["--revert", "--postcopy=0", "--host-page=2M", "image"], "expected BLOCK:SIZE"),
+        (&["--revert", "--recover=1", "image"], "expected a UUID"),
+        (&["--postcopy=0", "image"], "--revert"),
+    ] {
+        let output = run(arguments);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(wanted), "expected {wanted:?} in {said:?}");
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let image = folder.path().join("image");
+    std::fs::write(&image, [0; 4096]).expect("a file");
+    let output = run(&["--revert", "--postcopy=0", "--preempt", path_text(&image)]);
+    assert_fails(&output, 2, "--preempt needs a second connection");
+    assert_eq!(output.stdout, b"X", "the destination would wait for ever");
+}

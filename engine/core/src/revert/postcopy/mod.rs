@@ -2,15 +2,16 @@
 //!
 //! # The way of a postcopy revert (ms 6.5)
 //!
-//! 1. The leader has been sent. *Advise*: page sizes, and the return path is opened.
+//! 1. *Advise*: the leader, page sizes, and the return path is opened.
 //! 2. *Before*: the hot set and the chosen share of non-zero pages are sent. One host page is always held back.
-//! 3. *Discards*: third region, then every host page that was not sent is announced to come again ([`discards`]).
-//! 4. *Package*: LISTEN, devices, PING, RUN, as one blob. The destination loads it while it already requests pages.
-//! 5. *Serve*: requested pages first ([`requests`]), their neighbourhood next, the rest in order ([`serve`]). Zero pages
+//! 3. *Tables*: the rest of the image's metadata is verified, while a damage costs no running guest.
+//! 4. *Discards*: third region, then every host page that was not sent is announced to come again ([`discards`]).
+//! 5. *Package*: LISTEN, devices, PING, RUN, as one blob. The destination loads it while it already requests pages.
+//! 6. *Serve*: requested pages first ([`requests`]), their neighbourhood next, the rest in order ([`serve`]). Zero pages
 //!    are sent only when requested: what is missing at the end is zero at the destination.
-//! 6. *End*: all pages are sent, and the PING behind the devices was answered. End mark; SHUT is waited for.
+//! 7. *End*: all pages are sent, and the PING behind the devices was answered. End mark; SHUT is waited for.
 //!
-//! A *recovery* begins by asking what the destination has ([`recovery`]), and goes on with step 5.
+//! A *recovery* begins by asking what the destination has ([`recovery`]), and goes on with step 6.
 //!
 //! No page is sent twice without a discard between (the destination would fail), and none is forgotten (it would not
 //! notice): `claimed` has what was looked up with content, `sent` what was handed out, and the end mark is sent only when
@@ -29,6 +30,7 @@ use super::emit::Emitter;
 use super::leader::Leader;
 use super::metadata::Image;
 use super::output::Output;
+use super::{read_metadata, wrong};
 use crate::bits::Bits;
 use crate::failure::Failure;
 use crate::machine::{Action, Header, IoError, IoId, Lane, Milestone};
@@ -40,6 +42,7 @@ use hot_set::HotSet;
 use migration_stream::{Command, PostcopyAdvise, QEMU_VM_EOF, put_command, put_end_of_section};
 use recovery::Recovery;
 use serve::{Means, Serve};
+use snapshot_image::Open;
 
 /// Value of the PING that stands behind the devices, as QEMU's is.
 const PING_LOADED: u32 = 3;
@@ -62,7 +65,7 @@ pub struct PostcopyConfig {
     pub host_pages: Vec<(Vec<u8>, u64)>,
     /// Requested pages go through a second connection.
     pub preempt: bool,
-    /// Sent before the guest runs.
+    /// Sent before the guest runs, if it is one of this snapshot, and not while a new one is recorded.
     pub hot_set: Option<HotSet>,
     /// For how long after the guest's start requests are recorded, in milliseconds. Nothing that is not requested is sent
     /// for so long.
@@ -86,6 +89,7 @@ pub struct PostcopySummary {
 enum Stage {
     Recover(Recovery),
     Before,
+    Tables,
     Discards(Discards),
     Serve,
     /// The end mark is out; the destination has not confirmed it.
@@ -125,7 +129,7 @@ struct Record {
 }
 
 impl Postcopy {
-    /// Sends ADVISE and opens the return path; or asks what the destination already has.
+    /// Sends the leader and ADVISE, and opens the return path; or asks what the destination already has.
     pub(crate) fn start(
         config: PostcopyConfig,
         leader: Leader,
@@ -155,7 +159,10 @@ impl Postcopy {
         let lane = if config.preempt { Lane::Preempt } else { Lane::Main };
         let mut serve = Serve::new(&pages, lane);
         if config.recover.is_none() {
-            serve.plan_before(&config, snapshot, layout, &pages);
+            // A profile of another snapshot says nothing of this one; and a new one has to have all that was in an old one.
+            let fits = |hot: &&HotSet| Some(hot.uuid()) == snapshot.uuid && config.record_ms.is_none();
+            let hot = config.hot_set.as_ref().filter(fits);
+            serve.plan_before(config.percent, hot, snapshot, layout, &pages);
         }
         // What the guest touches can be recorded only if it has to ask for it.
         serve.waits_for_requests = config.record_ms.is_some() && snapshot.uuid.is_some();
@@ -211,7 +218,7 @@ impl Postcopy {
         match self.stage {
             Stage::Recover(_) | Stage::Ended => true,
             Stage::Serve => !self.running,
-            Stage::Before | Stage::Discards(_) | Stage::Done => false,
+            Stage::Before | Stage::Tables | Stage::Discards(_) | Stage::Done => false,
         }
     }
 
@@ -251,14 +258,21 @@ impl Postcopy {
             Stage::Before => {
                 let advanced = self.serve.before(with)?;
                 if !advanced && self.serve.is_before_over() {
-                    // Third region: dirty bitmaps are complete before the switch.
-                    let third = with.image.reader.snapshot().third.clone();
-                    with.output.send(Lane::Main, Header::Long(third), None);
-                    self.stage = Stage::Discards(Discards::default());
+                    self.stage = Stage::Tables;
                     return Ok(true);
                 }
                 Ok(advanced)
             }
+            Stage::Tables => match with.image.reader.finish().map_err(wrong)? {
+                Open::Need(at, length) => Ok(read_metadata(with.image, at, length, with.output, with.pool)),
+                Open::Ready => {
+                    // Third region: dirty bitmaps are complete before the switch.
+                    let third = with.image.reader.snapshot().third.clone();
+                    with.output.send(Lane::Main, Header::Long(third), None);
+                    self.stage = Stage::Discards(Discards::default());
+                    Ok(true)
+                }
+            },
             Stage::Discards(discards) => {
                 if with.output.unsent_bytes(Lane::Main) >= UNSENT_DISCARD_BYTES {
                     return Ok(false);

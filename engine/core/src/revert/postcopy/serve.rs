@@ -1,9 +1,10 @@
 //! Which host page is sent next.
 
+use super::PostcopySummary;
 use super::fetch::{Fetch, Looked, Window, look};
 use super::host_pages::{HostPage, HostPages};
+use super::hot_set::HotSet;
 use super::requests::Requests;
-use super::{PostcopyConfig, PostcopySummary};
 use crate::bits::Bits;
 use crate::failure::Failure;
 use crate::machine::{IoId, Lane};
@@ -103,20 +104,21 @@ impl Serve {
     /// Decides what is sent before the guest runs.
     pub(crate) fn plan_before(
         &mut self,
-        config: &PostcopyConfig,
+        percent: u8,
+        hot: Option<&HotSet>,
         snapshot: &Snapshot,
         layout: &RamLayout,
         pages: &HostPages,
     ) {
         self.nonzero_pages = snapshot.nonzero_pages.unwrap_or(snapshot.normal_pages);
-        self.share_pages = match config.percent {
+        self.share_pages = match percent {
             100.. => u64::MAX,
             percent => {
                 let share = u128::from(self.nonzero_pages) * u128::from(percent);
                 u64::try_from(share.div_ceil(100)).unwrap_or(u64::MAX)
             }
         };
-        for run in config.hot_set.iter().flat_map(|hot| &hot.runs) {
+        for run in hot.iter().flat_map(|hot| &hot.runs) {
             let Some((block, known)) =
                 usize::try_from(run.block).ok().and_then(|block| Some((block, layout.blocks().get(block)?)))
             else {
