@@ -29,47 +29,51 @@ impl Inbox {
         if length == 0 {
             return Lookup::Ready(Vec::new());
         }
-        let start = at - at % ALIGNMENT_BYTES;
-        let needed =
-            usize::try_from((at + length).next_multiple_of(ALIGNMENT_BYTES) - start).unwrap_or(usize::MAX);
-        match self.parts.remove(&start) {
-            Some(bytes) if bytes.len() >= needed => {
-                let skip = usize::try_from(at - start).unwrap_or(0);
-                Lookup::Ready(bytes[skip..skip + usize::try_from(length).unwrap_or(0)].to_vec())
-            }
-            _ => Lookup::Need(HostOffset(start), needed),
+        let (start, needed) = aligned(at, length);
+        if self.part(start, needed).is_none() {
+            return Lookup::Need(HostOffset(start), needed);
         }
+        let mut bytes = self.parts.remove(&start).unwrap_or_default();
+        bytes.drain(..usize::try_from(at - start).unwrap_or(0));
+        bytes.truncate(usize::try_from(length).unwrap_or(0));
+        Lookup::Ready(bytes)
     }
 
-    /// Takes several parts as one, when all of them are there.
+    /// Takes several parts as one, when all of them are there. A stranger's image may name one part twice.
     pub(crate) fn take_all(&mut self, places: &[(Option<u64>, u64)]) -> Lookup<Vec<u8>> {
-        for &(host, length) in places {
-            let Some(at) = host else { continue };
-            match self.take(at, length) {
-                Lookup::Need(at, length) => return Lookup::Need(at, length),
-                // Put it back: the others may still be missing.
-                Lookup::Ready(bytes) => {
-                    let start = at - at % ALIGNMENT_BYTES;
-                    let mut whole = vec![0; usize::try_from(at - start).unwrap_or(0)];
-                    whole.extend_from_slice(&bytes);
-                    whole.resize(
-                        whole.len().next_multiple_of(usize::try_from(ALIGNMENT_BYTES).unwrap_or(1)),
-                        0,
-                    );
-                    self.parts.insert(start, whole);
-                }
-            }
+        if let [(Some(at), length)] = *places {
+            return self.take(at, length);
         }
         let mut all = Vec::new();
         for &(host, length) in places {
-            match host.map(|at| self.take(at, length)) {
-                Some(Lookup::Ready(bytes)) => all.extend_from_slice(&bytes),
-                Some(Lookup::Need(at, length)) => return Lookup::Need(at, length),
-                None => all.resize(all.len() + usize::try_from(length).unwrap_or(0), 0),
+            let end = all.len() + usize::try_from(length).unwrap_or(0);
+            if let Some(at) = host {
+                let (start, needed) = aligned(at, length);
+                let Some(part) = self.part(start, needed) else {
+                    return Lookup::Need(HostOffset(start), needed);
+                };
+                let skip = usize::try_from(at - start).unwrap_or(0);
+                all.extend_from_slice(part.get(skip..).unwrap_or_default());
             }
+            // What has no place is zero, and a part may be longer than what is wanted of it.
+            all.resize(end, 0);
+        }
+        for at in places.iter().filter_map(|&(host, _)| host) {
+            self.parts.remove(&(at - at % ALIGNMENT_BYTES));
         }
         Lookup::Ready(all)
     }
+
+    fn part(&self, start: u64, needed: usize) -> Option<&[u8]> {
+        self.parts.get(&start).map(Vec::as_slice).filter(|bytes| bytes.len() >= needed)
+    }
+}
+
+/// Where a read of `length` bytes at `at` begins, and how long it is.
+fn aligned(at: u64, length: u64) -> (u64, usize) {
+    let start = at - at % ALIGNMENT_BYTES;
+    let needed = (at + length).next_multiple_of(ALIGNMENT_BYTES) - start;
+    (start, usize::try_from(needed).unwrap_or(usize::MAX))
 }
 
 /// Returns early where a part of the file is needed first.
@@ -82,3 +86,35 @@ macro_rules! ready {
     };
 }
 pub(crate) use ready;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(from: u8) -> Vec<u8> {
+        (from..from + 16).flat_map(|sector| [sector; 512]).collect()
+    }
+
+    #[test]
+    fn a_part_is_asked_for_then_taken_once() {
+        let mut inbox = Inbox::default();
+        assert_eq!(inbox.take(8704, 1024), Lookup::Need(HostOffset(8192), 4096));
+        inbox.supply(HostOffset(8192), &bytes(0));
+        assert_eq!(inbox.take(8704, 1024), Lookup::Ready([vec![1; 512], vec![2; 512]].concat()));
+        assert_eq!(inbox.take(8704, 1024), Lookup::Need(HostOffset(8192), 4096));
+        assert_eq!(inbox.take(8704, 0), Lookup::Ready(Vec::new()));
+    }
+
+    #[test]
+    fn parts_are_put_together_with_zeros_where_there_is_none_and_one_may_come_twice() {
+        let mut inbox = Inbox::default();
+        let places = [(Some(8192), 512), (None, 3), (Some(40960 + 512), 1024), (Some(8192), 1024)];
+        assert_eq!(inbox.take_all(&places), Lookup::Need(HostOffset(8192), 4096));
+        inbox.supply(HostOffset(8192), &bytes(7));
+        assert_eq!(inbox.take_all(&places), Lookup::Need(HostOffset(40960), 4096));
+        inbox.supply(HostOffset(40960), &bytes(1));
+        let wanted = [vec![7; 512], vec![0; 3], vec![2; 512], vec![3; 512], vec![7; 512], vec![8; 512]];
+        assert_eq!(inbox.take_all(&places), Lookup::Ready(wanted.concat()));
+        assert!(inbox.parts.is_empty());
+    }
+}
