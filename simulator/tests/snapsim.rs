@@ -85,6 +85,7 @@ fn what_is_wrong_is_status_1_and_what_cannot_be_is_status_2() {
     check("$S destination fd:99", folder, 2, "snapsim: connect: Bad file descriptor");
     check("$S destination --exec 'sleep 1' --timeout 0", folder, 2, "snapsim: the stream: nothing for 0 s");
     check("$S source --ram 5000", folder, 2, "expected a multiple of 4096");
+    check("$S source --bitmap disk0:b0:1G", folder, 2, "a background snapshot has no dirty bitmaps");
     check("$S source --workload trace:none", folder, 2, "none: No such file or directory");
     check("$S destination stdio --fault help", folder, 2, "request-unknown-block, ");
     check(
