@@ -1,11 +1,15 @@
 //! Real QEMU: time to run, time until all pages are there, requests with and without a hot set.
 
 use serde_json::json;
+use snapshot_image::page_checksum;
 use snapshot_tests::table::{Table, Target, median};
 use snapshot_tests::tool::qemu_snapshot;
 use snapshot_tests::{Binary, Config, Guest, Outcome, Qemu, ToImage, Workload};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+
+/// What stands before the ranges of a hot set.
+const MAGIC_AND_UUID_BYTES: usize = 24;
 
 /// A saved guest.
 struct Saved {
@@ -74,6 +78,21 @@ fn revert(binary: &Binary, guest: &Guest, saved: &Saved, options: &str) -> Rever
     }
 }
 
+/// Replaces the profile of `saved` by one that is of no use: an eighth of its memory, scattered, the last first.
+fn spoil(saved: &Saved) {
+    let mut name = saved.image.clone().into_os_string();
+    name.push(".hot-set");
+    let recorded = std::fs::read(&name).expect("it was recorded");
+    let mut profile = recorded[..MAGIC_AND_UUID_BYTES].to_vec();
+    for page in (0..saved.config.memory_mib * 256).rev().step_by(8) {
+        profile.extend([0; 4]);
+        profile.extend((u64::from(page) * 4096).to_be_bytes());
+        profile.extend(4096_u64.to_be_bytes());
+    }
+    profile.extend(page_checksum(&profile).to_be_bytes());
+    std::fs::write(&name, profile).expect("it can be replaced");
+}
+
 pub(crate) fn measure(binary: &Binary, guest: &Guest, rounds: usize) {
     let folder = tempfile::tempdir_in(".").expect("a folder on the disk that is measured");
     let small = save(binary, guest, folder.path(), 512, 512);
@@ -82,12 +101,15 @@ pub(crate) fn measure(binary: &Binary, guest: &Guest, rounds: usize) {
     // Recorded once, for as long as the guest needs to touch all that it works with.
     let hot = save(binary, guest, folder.path(), 512, 64);
     revert(binary, guest, &hot, "--postcopy=0 --record-hot-set=8");
+    revert(binary, guest, &small, "--postcopy=0 --record-hot-set=1");
+    spoil(&small);
     let ways = [
         (&small, "--fresh-ram"),
-        (&small, "--postcopy=0"),
+        (&small, "--postcopy=0 --no-hot-set"),
         (&large, "--postcopy=0"),
         (&hot, "--postcopy=0 --no-hot-set"),
         (&hot, "--postcopy=0"),
+        (&small, "--postcopy=0"),
     ];
     let mut reverts = vec![Vec::new(); ways.len()];
     for _ in 0..rounds {
@@ -98,7 +120,7 @@ pub(crate) fn measure(binary: &Binary, guest: &Guest, rounds: usize) {
     let of = |way: usize, value: fn(&Revert) -> f64| median(reverts[way].iter().map(value));
     let mut table = Table::default();
     Table::head(&format!("{}, medians of {rounds}", binary.version()));
-    let (precopy, plain, large, cold, hot) = (0, 1, 2, 3, 4);
+    let (precopy, plain, large, cold, hot, wrong) = (0, 1, 2, 3, 4, 5);
     for (way, name) in [(plain, "512 MiB"), (large, "8 GiB")] {
         let (loaded, running) = (of(way, |r| r.loaded), of(way, |r| r.running));
         table.line(&format!("{name}: tool's start to devices loaded"), loaded, "ms", Target::AtMost(15.0));
@@ -123,5 +145,8 @@ pub(crate) fn measure(binary: &Binary, guest: &Guest, rounds: usize) {
         table.line(&text("guest runs"), of(way, |r| r.running), "ms", Target::None);
         table.line(&text("all pages there"), of(way, |r| r.complete), "ms", Target::None);
     }
+    let cost = of(wrong, |r| r.complete) / of(plain, |r| r.complete);
+    table.line("512 MiB: all pages there, wrong hot set, of without", cost, "x", Target::AtMost(1.05));
+    table.line("512 MiB: guest runs, wrong hot set", of(wrong, |r| r.running), "ms", Target::None);
     table.end();
 }
