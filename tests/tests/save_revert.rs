@@ -107,6 +107,29 @@ fn precopy_of_a_busy_guest_reverts() {
     }
 }
 
+/// Most of the device's block is unplugged: its pages are never sent. From 8.1 on, its state comes before RAM.
+#[test]
+fn guest_with_virtio_mem_reverts() {
+    with_each_qemu(|binary, guest| {
+        let more = [
+            "-m",
+            "size=48M,maxmem=1G,slots=2",
+            "-object",
+            "memory-backend-ram,id=more,size=256M",
+            "-device",
+            "virtio-mem-pci,memdev=more,requested-size=64M",
+        ];
+        let config = Config { more: more.map(str::to_owned).to_vec(), ..small() };
+        for how in [How::BackgroundSnapshot, How::Precopy] {
+            let workload = match how {
+                How::BackgroundSnapshot => config.workload,
+                How::Precopy => binary.version().precopy_workload(),
+            };
+            round_trip(binary, guest, Config { workload, ..config.clone() }, how, "");
+        }
+    });
+}
+
 #[test]
 fn snapshot_of_7_2_reverts_into_10_0() {
     let Some(guest) = Guest::built_or_skip() else { return };
