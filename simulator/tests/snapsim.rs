@@ -125,7 +125,8 @@ fn a_background_snapshot_and_a_postcopy_by_the_programs() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     for strategy in ["copy", "priority"] {
-        let busy = "--ram 8M --workload hot-cold --warm-up 20 --digest digest";
+        // Slow enough for the guest to write meanwhile, on whatever machine.
+        let busy = "--ram 8M --workload hot-cold --warm-up 20 --bandwidth 32M --digest digest";
         check(&format!("$S source {busy} --strategy {strategy} > stream"), folder, 0, "write faults");
         check("$S destination --exec 'cat stream' --digest digest --workload random", folder, 0, "arrived ");
     }
