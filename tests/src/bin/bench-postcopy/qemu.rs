@@ -175,12 +175,7 @@ pub(crate) fn measure(binary: &Binary, guest: &Guest, rounds: usize) {
     let all = of(plain, |r| r.complete) / of(precopy, |r| r.complete);
     table.line("512 MiB: all pages there, of our precopy", all, "x", Target::AtMost(1.15));
     table.line("512 MiB: requests", of(plain, |r| r.requests), "", Target::None);
-    table.line(
-        "one processor, background off: a fault",
-        median(faults),
-        "us",
-        Target::AtMost(60.0),
-    );
+    table.line("one processor, background off: a fault", median(faults), "us", Target::AtMost(60.0));
     let fewer = of(hot, |r| r.requests) / of(cold, |r| r.requests);
     table.line("64 of 512 MiB used: requests, hot set, of without", fewer, "x", Target::AtMost(0.05));
     for (way, name) in [(cold, "without a hot set"), (hot, "with a hot set")] {
