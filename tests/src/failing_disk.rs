@@ -218,19 +218,7 @@ impl FailingDisk {
             return None;
         };
         disk.device = PathBuf::from(String::from_utf8_lossy(&found.stdout).trim());
-        let mut make = Command::new("mkfs.ext4");
-        // Nothing is left to be written later, by the kernel's own wish.
-        make.args([
-            "-q",
-            "-F",
-            "-N",
-            "64",
-            "-J",
-            "size=4",
-            "-E",
-            "lazy_itable_init=0,lazy_journal_init=0,nodiscard",
-        ]);
-        run(make.arg(&disk.device));
+        disk.make();
         disk.mount();
         Some(disk)
     }
@@ -274,6 +262,33 @@ impl FailingDisk {
     pub fn remount(&mut self) {
         self.unmount();
         self.mount();
+    }
+
+    /// Makes a new and empty file system, whatever happened to the old one.
+    ///
+    /// # Panics
+    ///
+    /// As [`FailingDisk::remount`].
+    pub fn format(&mut self) {
+        self.unmount();
+        self.make();
+        self.mount();
+    }
+
+    fn make(&self) {
+        let mut make = Command::new("mkfs.ext4");
+        // Nothing is left to be written later, by the kernel's own wish.
+        make.args([
+            "-q",
+            "-F",
+            "-N",
+            "64",
+            "-J",
+            "size=4",
+            "-E",
+            "lazy_itable_init=0,lazy_journal_init=0,nodiscard",
+        ]);
+        run(make.arg(&self.device));
     }
 
     fn mount(&mut self) {

@@ -9,8 +9,7 @@ use std::{
 
 use serde_json::json;
 use snapshot_tests::{
-    Binary, Config, Guest, Outcome, Qemu, QmpError, Saved, Version, Workload, tool::qemu_snapshot,
-    with_each_qemu,
+    Config, Qemu, QmpError, Saved, Version, Workload, beside, tool::qemu_snapshot, with_each_qemu,
 };
 
 use crate::{Moments, give, kills, name, pipe};
@@ -19,30 +18,50 @@ fn config() -> Config {
     Config { memory_mib: 48, ..Config::default() }
 }
 
-/// Reverts into a new QEMU through a pipe, as `exec:` does it, with a kill (or none).
-fn revert(
-    binary: &Binary,
-    guest: &Guest,
-    saved: &Saved,
-    moments: Option<&mut Moments>,
-) -> (Outcome, Qemu, bool) {
-    let mut destination = Qemu::start(binary, guest, saved.config.incoming());
-    let (qemus, ours) = pipe();
-    let said = File::create(destination.home().join("said")).expect("a temporary file");
-    let mut tool = Command::new(qemu_snapshot());
-    tool.arg("--revert").arg(saved.image()).stdin(Stdio::null()).stdout(ours).stderr(said);
-    // The command holds our end of the pipe as long as it is there, and QEMU would wait for its end.
-    let mut tool = { tool }.spawn().expect("the tool was built");
-    give(&mut destination, qemus);
-    let (outcome, struck) = std::thread::scope(|scope| {
-        let killer = scope.spawn(|| match moments {
-            Some(moments) => moments.strike(&mut tool),
-            None => !tool.wait().expect("our own child").success(),
-        });
-        let outcome = destination.revert("fd:channel");
-        (outcome, killer.join().expect("a tool that ends"))
-    });
-    (outcome, destination, struck)
+/// How long a destination may take for anything.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// A destination to which nothing has come after this time gets nothing any more.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// What becomes of a destination.
+#[derive(Debug, PartialEq, Eq)]
+enum Settled {
+    Completed,
+    /// It waits for another server.
+    Paused,
+    /// It ended, with this exit status (none: by a signal).
+    Ended(Option<i32>),
+    /// It has got nothing, and waits for a connection, or for a first byte in a pipe: the end of one does not wake it.
+    Waits,
+    /// 7.2: its listen thread ends QEMU while the main thread waits in the package for a page, and neither gets on.
+    Hangs,
+}
+
+/// How it stands with a destination whose server is gone, or will be.
+fn settled(destination: &mut Qemu) -> Settled {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let ending = destination.stderr().contains("postcopy_ram_listen_thread: loadvm failed");
+        if ending && destination.version() == Version::V7_2 {
+            let status = destination.wait_exit(Duration::from_secs(5));
+            return status.map_or(Settled::Hangs, |status| Settled::Ended(status.code()));
+        }
+        match destination.qmp().execute("query-migrate", json!({})) {
+            Ok(info) => match info["status"].as_str() {
+                Some("completed") => return Settled::Completed,
+                Some("postcopy-paused") => return Settled::Paused,
+                Some("setup") | None if Instant::now() > end - PATIENCE + SILENCE => return Settled::Waits,
+                _ => assert!(Instant::now() < end, "{info}: {}", destination.stderr()),
+            },
+            Err(QmpError::Closed) => {
+                let status = destination.wait_exit(Duration::from_secs(30)).expect("its monitor is closed");
+                return Settled::Ended(status.code());
+            }
+            // The next look tells why.
+            Err(QmpError::Late) => assert!(Instant::now() < end + Duration::from_secs(10), "no answer"),
+            Err(error) => panic!("query-migrate: {error:?}"),
+        }
+    }
 }
 
 #[test]
@@ -52,48 +71,54 @@ fn killed_precopy_reverts_end_the_destination_and_leave_the_image() {
         let before = fs::read(saved.image()).expect("the image");
         let what = name(binary, "precopy revert");
         let mut moments = Moments::new(&what);
-        let assert_reverts = || {
-            let (outcome, mut destination, failed) = revert(binary, guest, &saved, None);
-            assert!(outcome == Outcome::Completed && !failed, "{outcome:?}");
-            saved.assert_goes_on(&mut destination);
+        let start = || {
+            let mut destination = Qemu::start(binary, guest, saved.config.incoming());
+            let (qemus, ours) = pipe();
+            let said = File::create(destination.home().join("said")).expect("a temporary file");
+            give(&mut destination, qemus);
+            destination.execute("migrate-incoming", json!({ "uri": "fd:channel" }));
+            let mut tool = Command::new(qemu_snapshot());
+            // The command, which has our end of the pipe, does not outlive this function: QEMU sees the end of it.
+            let tool = tool
+                .arg("--revert")
+                .arg(saved.image())
+                .stdin(Stdio::null())
+                .stdout(ours)
+                .stderr(said)
+                .spawn();
+            (destination, tool.expect("the tool was built"))
         };
-        moments.of_run_without_a_kill(assert_reverts);
-        // Most of that was the guest; the first kills tell how long the tool takes.
-        moments.whole /= 4;
+        let reverts = || {
+            let (mut destination, mut tool) = start();
+            let started = Instant::now();
+            assert!(beside::end(&mut tool).success());
+            let whole = started.elapsed();
+            destination.wait_migration("completed");
+            saved.assert_goes_on(&mut destination);
+            whole
+        };
+        moments.whole = reverts();
+        let (mut ended, mut waiting) = (0, 0);
         for _ in 0..kills(2, u64::from(binary.version() == Version::V7_2)) {
-            let (outcome, destination, struck) = revert(binary, guest, &saved, Some(&mut moments));
-            match outcome {
-                // By its exit status, not by a signal: it refuses, it does not crash.
-                Outcome::Failed(words) => {
-                    assert!(struck && words.starts_with("exit status: 1"), "{what}: {words}")
-                }
+            let (mut destination, mut tool) = start();
+            let struck = moments.strike(&mut tool);
+            match settled(&mut destination) {
                 // The kill came behind the last byte.
-                Outcome::Completed => destination.console().wait_passes(2),
-                Outcome::Cancelled => panic!("{what}: nobody cancelled it"),
+                Settled::Completed => destination.console().wait_passes(2),
+                // By its exit status, not by a signal: it refuses, it does not crash.
+                Settled::Ended(Some(1)) if struck => ended += 1,
+                Settled::Waits if struck => {
+                    waiting += 1;
+                    destination.quit();
+                }
+                other => panic!("{what}: {other:?}, killed: {struck}: {}", destination.stderr()),
             }
             assert!(fs::read(saved.image()).expect("the image") == before, "{what}: the image has changed");
         }
+        println!("{what}: {ended} destinations ended, {waiting} waited for a first byte");
         moments.assert_struck(&what);
-        assert_reverts();
+        reverts();
     });
-}
-
-/// The migration's state in the end; [`None`] if QEMU ended.
-fn settled(destination: &mut Qemu) -> Option<String> {
-    let end = Instant::now() + Duration::from_secs(60);
-    loop {
-        match destination.qmp().execute("query-migrate", json!({})) {
-            Ok(info) => {
-                let status = info["status"].as_str().unwrap_or("none").to_owned();
-                if ["completed", "postcopy-paused"].contains(&&*status) {
-                    return Some(status);
-                }
-                assert!(Instant::now() < end, "{status}: {}", destination.stderr());
-            }
-            Err(QmpError::Closed) => return None,
-            Err(error) => panic!("query-migrate: {error:?}"),
-        }
-    }
 }
 
 #[test]
@@ -110,16 +135,16 @@ fn killed_postcopy_reverts_are_recovered() {
             let mut destination = saved.destination(binary, guest);
             saved.serve(&mut destination, "migrate-incoming", &["--postcopy=0"]).assert_ends(0);
         });
-        let (mut ended, mut recovered) = (0, 0);
+        let (mut ended, mut hung, mut recovered) = (0, 0, 0);
         for _ in 0..kills(2, u64::from(binary.version() == Version::V7_2)) {
             let mut destination = saved.destination(binary, guest);
             let mut server = saved.serve(&mut destination, "migrate-incoming", &["--postcopy=0"]);
             let mut struck = moments.strike(&mut server.tool);
             loop {
-                match settled(&mut destination).as_deref() {
-                    Some("completed") => break destination.console().wait_passes(2),
+                match settled(&mut destination) {
+                    Settled::Completed => break destination.console().wait_passes(2),
                     // 7.2 ends when a recovery breaks before it has resumed: there the second server may live.
-                    Some(_) => {
+                    Settled::Paused => {
                         assert!(struck, "{what}: {}", server.words());
                         assert_eq!(destination.run_state(), "running");
                         recovered += 1;
@@ -131,21 +156,25 @@ fn killed_postcopy_reverts_are_recovered() {
                             server.assert_ends(0);
                         }
                     }
-                    None => {
+                    other => {
                         // Before the guest ran, or it would be lost; and not by a signal.
-                        let status =
-                            destination.wait_exit(Duration::from_secs(30)).expect("its monitor is closed");
-                        assert_eq!(status.code(), Some(1), "{what}: {status}: {}", destination.stderr());
-                        assert_eq!(destination.console().passes(), 0, "{what}: a guest that ran is lost");
-                        assert!(struck, "{what}: {}", destination.stderr());
+                        let words = destination.stderr();
+                        assert!(
+                            matches!(other, Settled::Ended(Some(1)) | Settled::Hangs | Settled::Waits),
+                            "{what}: {other:?}: {words}"
+                        );
+                        assert!(struck && destination.console().reports().is_empty(), "{what}: {words}");
                         ended += 1;
+                        hung += u32::from(other == Settled::Hangs);
                         break;
                     }
                 }
             }
             assert!(fs::read(saved.image()).expect("the image") == before, "{what}: the image has changed");
         }
-        println!("{what}: {ended} destinations ended before their guest ran, {recovered} recoveries");
+        println!(
+            "{what}: {ended} ended before their guest ran, {hung} of them by hanging; {recovered} recoveries"
+        );
         moments.assert_struck(&what);
     });
 }
