@@ -3,8 +3,9 @@
 use std::{
     fs::{self, File},
     path::Path,
-    process::{Child, Command, Stdio},
-    time::Duration,
+    process::{Child, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use serde_json::json;
@@ -93,9 +94,23 @@ impl<'a> Source<'a> {
     }
 }
 
+/// Runs the tool when the image is free. Locks of a killed process go a moment after it: io_uring lets go of its files
+/// behind the process's back.
+fn run_when_free(option: &str, image: &Path, input: Option<&Path>) -> Output {
+    let end = Instant::now() + Duration::from_secs(30);
+    loop {
+        let output = run_tool([option.as_ref(), image.as_os_str()], input);
+        let locked = String::from_utf8_lossy(&output.stderr).contains("cannot lock the image");
+        if !locked || Instant::now() > end {
+            return output;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// What a revert of this image gives, if it is a snapshot at all.
 fn reverted(image: &Path) -> Option<Vec<u8>> {
-    let output = run_tool(["--revert".as_ref(), image.as_os_str()], None);
+    let output = run_when_free("--revert", image, None);
     let refused = matches!(output.status.code(), Some(1 | 2));
     assert!(refused || output.status.success(), "{}", text(&output));
     output.status.success().then_some(output.stdout)
@@ -155,7 +170,7 @@ fn killed_saves(binary: &Binary, guest: &Guest, background: bool, part: u64) {
         }
         // What is left in the image does not stop the next save.
         if into == Into::Prepared && found.is_none() {
-            let output = run_tool(["--overwrite".as_ref(), image.as_os_str()], Some(&input));
+            let output = run_when_free("--overwrite", &image, Some(&input));
             assert!(output.status.success(), "{what}: {}", text(&output));
             assert!(
                 reverted(&image).is_some_and(|found| found == old),
