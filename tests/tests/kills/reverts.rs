@@ -33,7 +33,7 @@ enum Settled {
     Ended(Option<i32>),
     /// It has got nothing, and waits for a connection, or for a first byte in a pipe: the end of one does not wake it.
     Waits,
-    /// 7.2: its listen thread ends QEMU while the main thread waits in the package for a page, and neither gets on.
+    /// Its listen thread ends QEMU while the main thread waits in the package for a page, and neither gets on.
     Hangs,
 }
 
@@ -42,7 +42,7 @@ fn settled(destination: &mut Qemu) -> Settled {
     let end = Instant::now() + PATIENCE;
     loop {
         let ending = destination.stderr().contains("postcopy_ram_listen_thread: loadvm failed");
-        if ending && destination.version() == Version::V7_2 {
+        if ending {
             let status = destination.wait_exit(Duration::from_secs(5));
             return status.map_or(Settled::Hangs, |status| Settled::Ended(status.code()));
         }
