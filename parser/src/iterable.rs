@@ -48,6 +48,10 @@ pub(crate) fn block_migration(input: Span<'_>) -> Parsed<'_, BlockMigration<'_>>
         }
         0x4 => Ok((rest, BlockMigration::Progress(sector))),
         0x2 if sector == 0 => Ok((rest, BlockMigration::EndOfSection)),
+        0x2 => {
+            let what = "sector of a block section's end";
+            Err(input.reject(ErrorKind::Value { what, found: sector, expected: "0" }))
+        }
         found => Err(input.reject(ErrorKind::Value {
             what: "block flags",
             found,
@@ -181,6 +185,10 @@ pub(crate) fn storage_attributes(input: Span<'_>) -> Parsed<'_, StorageAttribute
         }
         0x8 if frame == 0 => Ok((rest, StorageAttributes::Done)),
         0x1 if frame == 0 => Ok((rest, StorageAttributes::EndOfSection)),
+        0x1 | 0x8 => {
+            let what = "frame of a storage attribute mark";
+            Err(input.reject(ErrorKind::Value { what, found: frame, expected: "0" }))
+        }
         found => {
             let expected = "0x1, 0x2 or 0x8 (0x4 is an error of the source)";
             Err(input.reject(ErrorKind::Value { what: "storage attribute flags", found, expected }))

@@ -16,6 +16,7 @@
 //! * [`Qmp`]: its monitor, every answer within a deadline.
 //! * [`Guest`], [`Console`]: the guest in `guest/`, and what it says about its memory.
 //! * [`ToImage`]: a save into an image, which is judged when QEMU says that it has completed.
+//! * [`Saved`], [`Server`]: a snapshot to revert from, and the tool that does it beside QEMU.
 //! * [`tool`], [`image`]: the `qemu-snapshot` binary of this build, and the judges of what it writes.
 //!
 //! * [`ram`]: what a stream holds in the end.
@@ -27,6 +28,7 @@
 pub mod beside;
 mod console;
 pub mod corpus;
+mod failing_disk;
 mod guest;
 pub mod image;
 mod independent;
@@ -37,17 +39,20 @@ mod qemu;
 mod qmp;
 pub mod ram;
 mod recorder;
+mod saved;
 mod small_disk;
 pub mod table;
 pub mod tool;
 mod version;
 
 pub use console::{Console, Report};
+pub use failing_disk::{Failing, FailingDisk};
 pub use guest::{Guest, Workload};
 pub use migration::{Outcome, ToImage};
 pub use policy::skip_or_fail;
 pub use qemu::{Boot, Config, Qemu, Ram, with_each_qemu};
 pub use qmp::{Qmp, QmpError};
 pub use recorder::{Recorder, Recording};
+pub use saved::{Saved, Server, save_after_a_pass};
 pub use small_disk::SmallDisk;
 pub use version::{Binary, Version};

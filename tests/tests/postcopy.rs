@@ -7,17 +7,17 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
     },
-    path::{Path, PathBuf},
-    process::{Child, Stdio},
+    path::Path,
+    process::Stdio,
     time::{Duration, Instant},
 };
 
 use serde_json::json;
 use snapshot_tests::{
-    Binary, Config, Guest, Outcome, Qemu, Ram, ToImage, Workload,
+    Config, Outcome, Qemu, Ram, Saved, Server, ToImage, Workload,
     beside::{self, utf8},
     image::{run_tool, text},
-    skip_or_fail,
+    save_after_a_pass, skip_or_fail,
     tool::qemu_snapshot,
     with_each_qemu,
 };
@@ -28,99 +28,6 @@ fn small() -> Config {
 
 fn exec(options: &str, image: &Path) -> String {
     format!("exec:{} {options} {}", qemu_snapshot().display(), image.display())
-}
-
-/// A guest's snapshot, in a folder of its own.
-struct Saved {
-    folder: tempfile::TempDir,
-    config: Config,
-    passes: u32,
-}
-
-impl Saved {
-    /// Saves a guest that has verified its memory once. [`None`] where this machine cannot do it.
-    fn of(binary: &Binary, guest: &Guest, config: Config) -> Option<Self> {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut source = Qemu::start(binary, guest, config.clone());
-        source.console().wait_ready();
-        let passes = save(&mut source, &folder.path().join("vm.qcow2"))?;
-        Some(Self { folder, config, passes })
-    }
-
-    fn image(&self) -> PathBuf {
-        self.folder.path().join("vm.qcow2")
-    }
-
-    /// A destination for it.
-    fn destination(&self, binary: &Binary, guest: &Guest) -> Qemu {
-        let mut destination = Qemu::start(binary, guest, self.config.incoming());
-        destination.set_capabilities(&[("postcopy-ram", true)]);
-        destination
-    }
-
-    /// The guest has gone on from the saved moment, and has verified all of its memory.
-    fn assert_goes_on(&self, destination: &mut Qemu) {
-        assert_eq!(destination.run_state(), "running", "{}", destination.stderr());
-        destination.console().wait_passes(3);
-        assert!(destination.console().passes() >= self.passes + 3, "goes on from the saved moment");
-    }
-
-    /// Starts the tool at the other end of a socket of the destination's.
-    fn serve(&self, destination: &mut Qemu, command: &str, options: &[&str]) -> Server {
-        static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let at = |name: &str| destination.home().join(format!("{name}{number}"));
-        let (socket, said) = (at("socket"), at("said"));
-        let uri = format!("unix:{}", socket.display());
-        destination.execute(command, json!({ "uri": uri }));
-        beside::wait_for(&socket);
-        let image = self.image();
-        let arguments = [&["--revert"], options, &["--uri", &uri, utf8(&image)]].concat();
-        Server { tool: beside::start(&arguments, Stdio::null(), &said), said }
-    }
-}
-
-/// The tool, and what it says.
-struct Server {
-    tool: Child,
-    said: PathBuf,
-}
-
-impl Server {
-    fn words(&self) -> String {
-        fs::read_to_string(&self.said).expect("a text")
-    }
-
-    /// The option that recovers what this server left.
-    fn recovery(&self) -> Option<String> {
-        let words = self.words();
-        words.split_whitespace().find(|word| word.starts_with("--recover=")).map(str::to_owned)
-    }
-
-    fn assert_ends(&mut self, code: i32) {
-        let status = beside::end(&mut self.tool);
-        assert_eq!(status.code(), Some(code), "{}", self.words());
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.tool.kill();
-        let _ = self.tool.wait();
-    }
-}
-
-/// Saves a guest after one more pass; the number of passes then. [`None`] where this machine cannot do it.
-fn save(source: &mut Qemu, image: &Path) -> Option<u32> {
-    source.console().wait_passes(1);
-    source.set_fast();
-    if !source.background_snapshot_or_skip() {
-        return None;
-    }
-    let passes = source.console().passes();
-    let save = ToImage { options: "--create", image, stream: None };
-    assert_eq!(source.save_image(&save), Outcome::Completed, "{}", source.stderr());
-    Some(passes)
 }
 
 #[test]
@@ -173,7 +80,7 @@ fn reverted_guest_is_saved_and_reverted_again() {
         assert_eq!(destination.revert(&uri), Outcome::Completed, "{}", destination.stderr());
         destination.set_capabilities(&[("postcopy-ram", false)]);
         let image = saved.folder.path().join("again.qcow2");
-        let Some(passes) = save(&mut destination, &image) else { return };
+        let Some(passes) = save_after_a_pass(&mut destination, &image) else { return };
         assert!(passes > saved.passes);
         drop(destination);
         let mut last = Qemu::start(binary, guest, saved.config.incoming());
@@ -195,39 +102,6 @@ fn stopped_destination_stays_stopped() {
         assert_ne!(destination.run_state(), "running");
         destination.execute("cont", json!({}));
         saved.assert_goes_on(&mut destination);
-    });
-}
-
-#[test]
-fn killed_servers_are_replaced() {
-    with_each_qemu(|binary, guest| {
-        let Some(saved) = Saved::of(binary, guest, Config { memory_mib: 96, ..small() }) else { return };
-        let mut paused = 0;
-        for moment in 0..20 {
-            let mut destination = saved.destination(binary, guest);
-            let mut server = saved.serve(&mut destination, "migrate-incoming", &["--postcopy=0"]);
-            // After RUN, when the guest has been seen running, at any moment.
-            let started = Instant::now();
-            while destination.run_state() != "running" {
-                assert!(started.elapsed() < Duration::from_secs(60), "{}", server.words());
-            }
-            std::thread::sleep(Duration::from_millis(7 * moment % 60));
-            server.tool.kill().expect("our own child");
-            beside::end(&mut server.tool);
-            let recovery = server.recovery().expect("it said how to go on");
-            while !["completed", "postcopy-paused"].contains(&&*destination.migration_status()) {
-                assert!(started.elapsed() < Duration::from_secs(60), "{}", destination.stderr());
-            }
-            if destination.migration_status() == "postcopy-paused" {
-                paused += 1;
-                assert_eq!(destination.run_state(), "running");
-                let mut second = saved.serve(&mut destination, "migrate-recover", &[&recovery]);
-                second.assert_ends(0);
-                destination.wait_migration("completed");
-            }
-            destination.console().wait_passes(2);
-        }
-        assert!(paused >= 10, "{paused} of 20 kills came before the end: no use");
     });
 }
 

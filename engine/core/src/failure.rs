@@ -74,6 +74,14 @@ pub enum Failure {
         /// Its guest was running.
         running: bool,
     },
+    /// What the image says of itself could not be read.
+    #[error("read the image at offset {offset:#x}: {error}")]
+    MetadataRead {
+        /// Byte offset in the image's file.
+        offset: u64,
+        /// What the operating system says.
+        error: IoError,
+    },
     /// A page that is to be sent could not be read.
     #[error("read block \"{}\" at offset {offset:#x}: {error}", .block.escape_ascii())]
     PageRead {

@@ -39,16 +39,13 @@ impl Image {
         Some(Action::Read { id, buffer, pieces: vec![Piece { at, range }] })
     }
 
-    /// Takes note of a completion; false if it is not a metadata read's.
-    pub(crate) fn done(&mut self, id: IoId, arrived: bool, pool: &mut Pool) -> bool {
-        let Some(Reading { buffer, at, length, .. }) = self.reading.take_if(|reading| reading.id == id)
-        else {
-            return false;
-        };
+    /// Takes note of a completion, and tells what was read; none if it is not a metadata read's.
+    pub(crate) fn done(&mut self, id: IoId, arrived: bool, pool: &mut Pool) -> Option<HostOffset> {
+        let Reading { buffer, at, length, .. } = self.reading.take_if(|reading| reading.id == id)?;
         if arrived {
             self.reader.supply(at, &pool.bytes(buffer)[..length]);
         }
         pool.release(buffer);
-        true
+        Some(at)
     }
 }

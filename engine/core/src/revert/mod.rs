@@ -413,14 +413,22 @@ impl RevertMachine {
         result: Result<Completed, IoError>,
         pool: &mut Pool,
     ) -> Result<(), Failure> {
-        if !self.image.done(id, result.is_ok(), pool) {
-            match &mut self.phase {
-                Phase::Precopy(precopy) => precopy.read_done(id),
-                Phase::Postcopy(postcopy) => postcopy.read_done(id, result.as_ref().err(), &self.image)?,
-                _ => {}
+        let metadata = self.image.done(id, result.is_ok(), pool);
+        let pages = match &mut self.phase {
+            Phase::Precopy(precopy) => precopy.read_done(id),
+            Phase::Postcopy(postcopy) => postcopy.read_done(id),
+            _ => None,
+        };
+        let Err(error) = result else { return Ok(()) };
+        Err(match (metadata, pages) {
+            (Some(HostOffset(offset)), _) => Failure::MetadataRead { offset, error },
+            (None, Some((block, offset))) => {
+                let block = self.image.reader.layout().blocks()[block].name.clone();
+                Failure::PageRead { block, offset, error }
             }
-        }
-        result.map(|_| ()).map_err(|error| Failure::Io { doing: "read the image", error })
+            // An earlier failure has ended what it was read for.
+            (None, None) => Failure::Io { doing: "read the image", error },
+        })
     }
 }
 

@@ -32,9 +32,9 @@ impl Precopy {
         Self { emitter, plan: Plan::default(), planned_all: false, ring: Ring::default(), done_pages: 0 }
     }
 
-    /// A read has ended.
-    pub(crate) fn read_done(&mut self, id: IoId) {
-        self.ring.done(id);
+    /// A read has ended: of which block, and from which offset.
+    pub(crate) fn read_done(&mut self, id: IoId) -> Option<(usize, u64)> {
+        self.ring.done(id)
     }
 
     /// Reads ahead, and hands out the next slice if it is there and the channel can take it.

@@ -59,15 +59,11 @@ impl Ring {
         self.entries.push_back(Entry { slice, reading });
     }
 
-    /// Takes note of a completed read; false if it is none of these.
-    pub(crate) fn done(&mut self, id: IoId) -> bool {
-        match self.entries.iter_mut().find(|entry| entry.reading == Some(id)) {
-            Some(entry) => {
-                entry.reading = None;
-                true
-            }
-            None => false,
-        }
+    /// Takes note of a completed read, and tells of which block and from which offset it was; none if it is none of these.
+    pub(crate) fn done(&mut self, id: IoId) -> Option<(usize, u64)> {
+        let entry = self.entries.iter_mut().find(|entry| entry.reading == Some(id))?;
+        entry.reading = None;
+        Some((entry.slice.block, entry.slice.offset))
     }
 
     /// The next slice in order, if its read is complete.

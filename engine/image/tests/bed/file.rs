@@ -54,6 +54,16 @@ impl File {
         self.length = self.length.max(at + bytes.len() as u64);
     }
 
+    /// Makes a hole of these whole sectors.
+    pub(crate) fn punch(&mut self, hole: Range<u64>) {
+        self.sectors.retain(|at, _| !hole.contains(at));
+    }
+
+    /// Writes zeros wherever something is written in this range.
+    pub(crate) fn clear(&mut self, range: Range<u64>) {
+        self.sectors.range_mut(range).for_each(|(_, sector)| sector.fill(0));
+    }
+
     pub(crate) fn put_be32(&mut self, at: u64, value: u32) {
         self.write(at, &value.to_be_bytes());
     }

@@ -76,8 +76,15 @@ pub(crate) fn content(third: &[u8]) -> Content {
 /// The image of `content`, as [`SnapshotWriter`] makes it.
 pub(crate) fn write(content: &Content, geometry: Geometry) -> File {
     let layout = RamLayout::new(content.blocks.clone(), 4096).unwrap();
-    let mut writer = SnapshotWriter::create(geometry, layout.total_bytes()).unwrap();
+    let writer = SnapshotWriter::create(geometry, layout.total_bytes()).unwrap();
     let mut file = File::default();
+    write_with(writer, &mut file, content);
+    file
+}
+
+/// Writes `content` into an image by this writer.
+pub(crate) fn write_with(mut writer: SnapshotWriter, file: &mut File, content: &Content) {
+    let layout = RamLayout::new(content.blocks.clone(), 4096).unwrap();
     file.carry_out(writer.begin(Identity { uuid: *b"0123456789abcdef", created_unix_s: 1_700_000_000 }));
     let mut index = PageIndex::new();
     let cluster = writer.cluster_size();
@@ -98,7 +105,6 @@ pub(crate) fn write(content: &Content, geometry: Geometry) -> File {
     };
     file.carry_out(writer.reserve(vm, &layout, &Arc::new(index), content.tail.len() as u64).unwrap());
     file.carry_out(writer.seal(&content.tail).unwrap());
-    file
 }
 
 /// Inspects as a save does.

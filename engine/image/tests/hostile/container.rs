@@ -90,6 +90,40 @@ fn hostile_headers_are_refused() {
         "damaged qcow2 header at offset 0x70: header extensions of more than 4096 bytes",
     );
     refused(
+        |file, _| file.put_be32(116, 4096 - 120),
+        "damaged qcow2 header at offset 0x1000: header extensions of more than 4096 bytes",
+    );
+    refused(
+        |file, _| file.put_be32(112, 0xe279_2aca),
+        "the image has a backing file; it was not made for a snapshot and is left alone",
+    );
+    refused(
+        |file, _| file.put_be32(112, 0x2385_2875),
+        "the image has persistent bitmaps; it was not made for a snapshot and is left alone",
+    );
+    refused(
+        |file, _| file.put_be32(112, 0x0537_be77),
+        "the image has encryption; it was not made for a snapshot and is left alone",
+    );
+    refused(
+        |file, _| file.put_be32(112, 0x4441_5441),
+        "the image has an external data file; it was not made for a snapshot and is left alone",
+    );
+    for (magic, name) in [
+        (b"Libv", " (a libvirt save file)"),
+        (b"KDMV", " (vmdk)"),
+        (b"vhdx", " (vhdx)"),
+        (b"QEVM", " (a migration stream)"),
+    ] {
+        let (content, mut file, _) = super::sample();
+        file.write(0, magic);
+        let why = format!(
+            "not a qcow2 image: magic {:#010x}{name}, expected 0x514649fb",
+            u32::from_be_bytes(*magic)
+        );
+        assert_eq!(super::said(&file, &content, false), [why.clone(), why]);
+    }
+    refused(
         |file, _| file.put_be32(60, 1),
         "the image has internal snapshots; it was not made for a snapshot and is left alone",
     );

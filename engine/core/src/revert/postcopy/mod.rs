@@ -33,7 +33,7 @@ use super::output::Output;
 use super::{read_metadata, wrong};
 use crate::bits::Bits;
 use crate::failure::Failure;
-use crate::machine::{Action, Header, IoError, IoId, Lane, Milestone};
+use crate::machine::{Action, Header, IoId, Lane, Milestone};
 use crate::pool::Pool;
 use answers::{Answer, Answers};
 use discards::Discards;
@@ -388,18 +388,9 @@ impl Postcopy {
         }
     }
 
-    /// A read of pages has ended.
-    pub(crate) fn read_done(
-        &mut self,
-        id: IoId,
-        error: Option<&IoError>,
-        image: &Image,
-    ) -> Result<(), Failure> {
-        if let (Some((block, offset)), Some(error)) = (self.serve.read_done(id), error) {
-            let block = image.reader.layout().blocks()[block].name.clone();
-            return Err(Failure::PageRead { block, offset, error: error.clone() });
-        }
-        Ok(())
+    /// A read of pages has ended: of which block, and from which offset.
+    pub(crate) fn read_done(&mut self, id: IoId) -> Option<(usize, u64)> {
+        self.serve.read_done(id)
     }
 }
 
