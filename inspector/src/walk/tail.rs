@@ -10,7 +10,7 @@ use migration_stream::{Error, ErrorKind, Record, SectionHeader};
 pub(super) fn walk(walk: &mut StreamWalk<'_>) -> Result<(), Stop> {
     let offset = walk.decoder.offset();
     let read = walk.feed.all();
-    read.map_err(io(walk.feed))?;
+    read.map_err(io(&walk.feed))?;
     let bytes = walk.feed.bytes();
     let footers = walk.decoder.has_footers() != Some(false);
     let context = context(&walk.decoder);
