@@ -65,7 +65,9 @@ pub struct Console {
 }
 
 impl Console {
-    pub(crate) fn new(path: &Path) -> Self {
+    /// What is written to the file at `path`, which need not be there yet.
+    #[must_use]
+    pub fn new(path: &Path) -> Self {
         Self { path: path.to_owned() }
     }
 

@@ -5,10 +5,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Where the corpus lies.
+/// Where the corpus lies: streams of one channel in `valid`, recordings of several channels in `channels`, save images in
+/// `libvirt`.
+#[must_use]
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../corpus")
+}
+
+/// Where streams of one channel lie.
 #[must_use]
 pub fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../corpus/valid")
+    root().join("valid")
 }
 
 /// The stream called `name`, without `.bin.zst`.
@@ -18,7 +25,17 @@ pub fn folder() -> PathBuf {
 /// If there is none of this name.
 #[must_use]
 pub fn stream(name: &str) -> Vec<u8> {
-    let path = folder().join(format!("{name}.bin.zst"));
+    unpacked(&format!("valid/{name}"))
+}
+
+/// The file with this path in the corpus, without `.bin.zst`.
+///
+/// # Panics
+///
+/// If there is none of this name.
+#[must_use]
+pub fn unpacked(name: &str) -> Vec<u8> {
+    let path = root().join(format!("{name}.bin.zst"));
     let packed = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     zstd::decode_all(packed.as_slice()).expect("packed by corpus/capture")
 }

@@ -21,7 +21,8 @@
 //!
 //! * [`ram`]: what a stream holds in the end.
 //! * [`malformed`]: files that are wrong in one place.
-//! * [`corpus`]: streams captured before; [`Recorder`] captures those that need both ends.
+//! * [`corpus`]: streams captured before; [`Recorder`] captures those that need both ends, [`ChannelRecorder`] those on
+//!   several connections.
 //!
 //! The library panics where a test would: a call that cannot go on ends the test with the reason.
 
@@ -52,7 +53,7 @@ pub use migration::{Outcome, ToImage};
 pub use policy::skip_or_fail;
 pub use qemu::{Boot, Config, Qemu, Ram, with_each_qemu};
 pub use qmp::{Qmp, QmpError};
-pub use recorder::{Recorder, Recording};
+pub use recorder::{ChannelRecorder, Recorder, Recording};
 pub use saved::{Saved, Server, save_after_a_pass};
 pub use small_disk::SmallDisk;
 pub use version::{Binary, Version};

@@ -109,6 +109,14 @@ impl Line {
         self
     }
 
+    /// Says on which multifd channel beside the main stream it stands.
+    pub(crate) fn on_channel(self, channel: Option<usize>) -> Self {
+        match channel {
+            Some(number) => self.with("on_channel", Value::Decimal(number as u64)),
+            None => self,
+        }
+    }
+
     pub(crate) fn text(&self) -> String {
         let mut out = match self.offset {
             Some(offset) => format!("{offset:#010x} {}", self.kind),

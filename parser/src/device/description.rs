@@ -168,6 +168,15 @@ impl State {
         }
         Some(sum)
     }
+
+    /// Whether its length may differ from what is described although nothing is wrong: before 10.0 QEMU describes an array
+    /// of pointers by its first element, and where some of the pointers are NULL the others have another size.
+    #[must_use]
+    pub fn may_be_inexact(&self) -> bool {
+        self.payload_bytes().is_some()
+            && (self.fields.iter().any(|field| matches!(field.array, Array::Len(2..)))
+                || self.subsections.iter().any(Self::may_be_inexact))
+    }
 }
 
 #[cfg(test)]
