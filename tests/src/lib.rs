@@ -18,6 +18,7 @@
 //! * [`ToImage`]: a save into an image, which is judged when QEMU says that it has completed.
 //! * [`tool`], [`image`]: the `qemu-snapshot` binary of this build, and the judges of what it writes.
 //!
+//! * [`analyzer_or_skip`]: QEMU's own `analyze-migration.py`.
 //! * [`ram`]: what a stream holds in the end.
 //! * [`malformed`]: files that are wrong in one place.
 //! * [`corpus`]: streams captured before; [`Recorder`] captures those that need both ends, [`ChannelRecorder`] those on
@@ -25,6 +26,7 @@
 //!
 //! The library panics where a test would: a call that cannot go on ends the test with the reason.
 
+mod analyzer;
 pub mod beside;
 mod console;
 pub mod corpus;
@@ -43,6 +45,7 @@ pub mod table;
 pub mod tool;
 mod version;
 
+pub use analyzer::analyzer_or_skip;
 pub use console::{Console, Report};
 pub use guest::{Guest, Workload};
 pub use migration::{Outcome, ToImage};
