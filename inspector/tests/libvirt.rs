@@ -81,6 +81,25 @@ fn what_is_behind_the_xml_decides_not_what_the_header_says() {
     assert_eq!(check.status.code(), Some(0), "{}", all(&check));
 }
 
+/// Formats that libvirt writes and we do not unpack: the message says how to.
+#[test]
+fn what_is_not_unpacked_here_is_said_with_the_way_to_do_it() {
+    let formats: [(&str, &[u8]); 3] = [("bzip2", b"BZh"), ("xz", b"\xfd7zXZ\0"), ("lzop", b"\x89LZO")];
+    for (format, magic) in formats {
+        let check = run(&["check", &paused(format)]);
+        assert_eq!(check.status.code(), Some(2), "{}", all(&check));
+        let text = String::from_utf8_lossy(&check.stderr).into_owned();
+        let first = text.split("(tail -c +").nth(1).and_then(|rest| rest.split(' ').next());
+        let first: usize = first.and_then(|number| number.parse().ok()).expect("a number");
+        assert!(
+            text.contains(&format!("packed as {format}: ")) && text.contains(&format!("| {format} -dc)")),
+            "{text}"
+        );
+        let bytes = unpacked(&format!("libvirt/libvirt-9.0-qemu-7.2-paused-{format}"));
+        assert!(bytes[first - 1..].starts_with(magic), "{format}: {text}");
+    }
+}
+
 #[test]
 fn one_that_was_not_completed_is_an_error() {
     let mut bytes = unpacked("libvirt/libvirt-9.0-qemu-7.2-running");

@@ -2,7 +2,9 @@
 
 use std::{
     fs,
+    io::Write,
     path::{Path, PathBuf},
+    process::{Command, Stdio},
 };
 
 /// Where the corpus lies: streams of one channel in `valid`, recordings of several channels in `channels`, save images in
@@ -55,4 +57,24 @@ pub fn names() -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+/// SHA-256 of `bytes` in hex digits, as `MANIFEST` has it of unpacked files.
+///
+/// # Panics
+///
+/// If there is no `sha256sum`.
+#[must_use]
+pub fn sha256(bytes: &[u8]) -> String {
+    let mut sum = Command::new("sha256sum")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("coreutils are on every Linux system");
+    // Dropped behind this line, which is the end of its input.
+    sum.stdin.take().expect("piped").write_all(bytes).expect("it reads");
+    let output = sum.wait_with_output().expect("our own child");
+    assert!(output.status.success(), "sha256sum");
+    let text = String::from_utf8(output.stdout).expect("hex digits");
+    text.split_whitespace().next().expect("the sum").to_owned()
 }

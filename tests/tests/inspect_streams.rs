@@ -41,8 +41,8 @@ fn assert_kind(kind: &str, file: &Path) {
 }
 
 /// Starts a machine without a guest of ours, lets its firmware run for a moment, and saves it with these commands of the
-/// monitor. False where this program does not have the machine or the device.
-fn save_plain(program: &Path, arguments: &[&str], commands: &str) -> bool {
+/// monitor.
+fn save_plain(program: &Path, arguments: &[&str], commands: &str) {
     let mut child = Command::new(program)
         .args(["-display", "none", "-nodefaults", "-no-user-config", "-monitor", "stdio"])
         .args(arguments)
@@ -58,14 +58,7 @@ fn save_plain(program: &Path, arguments: &[&str], commands: &str) -> bool {
     drop(stdin);
     let output = child.wait_with_output().expect("it ends");
     let stderr = String::from_utf8_lossy(&output.stderr);
-    if ["is not a valid device model name", "Only modules from the same build"]
-        .iter()
-        .any(|why| stderr.contains(why))
-    {
-        return false;
-    }
     assert!(output.status.success(), "{arguments:?}: {stderr}");
-    true
 }
 
 fn save_to(file: &Path) -> String {
@@ -130,7 +123,6 @@ const DEVICES: &[(&str, &[&str])] = &[
 #[test]
 fn every_byte_of_common_machines_and_devices_is_explained() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let mut tried = 0;
     for version in Version::ALL {
         let Some(binary) = version.binary_or_skip() else { continue };
         for machine in ["pc", "q35"] {
@@ -139,15 +131,26 @@ fn every_byte_of_common_machines_and_devices_is_explained() {
                 let mut arguments = vec!["-accel", "tcg", "-machine", machine, "-m", "64M"];
                 arguments.extend(DISK);
                 arguments.extend(*devices);
-                if save_plain(binary.path(), &arguments, &save_to(&file)) {
-                    assert_explained(&format!("{version} {machine} {name}"), &file);
-                    std::fs::remove_file(&file).expect("was written");
-                    tried += 1;
-                }
+                save_plain(binary.path(), &arguments, &save_to(&file));
+                assert_explained(&format!("{version} {machine} {name}"), &file);
+                std::fs::remove_file(&file).expect("was written");
             }
         }
     }
-    assert!(tried == 0 || tried > 15, "only {tried} machines could be tried");
+}
+
+/// Why there is no stream of it to explain.
+#[test]
+fn nvme_is_not_migrated_by_qemu_itself() {
+    let Some(guest) = Guest::built_or_skip() else { return };
+    for version in Version::ALL {
+        let Some(binary) = version.binary_or_skip() else { continue };
+        let more = [DISK[0], DISK[1], "-device", "nvme,serial=1,drive=disk"].map(str::to_owned).to_vec();
+        let mut source = Qemu::start(&binary, guest, Config { memory_mib: 32, more, ..Config::default() });
+        let refused = source.qmp().execute("migrate", json!({ "uri": "exec:cat > /dev/null" }));
+        let words = format!("{refused:?}");
+        assert!(words.contains("non-migratable device") && words.contains("nvme"), "{version}: {words}");
+    }
 }
 
 #[test]
@@ -168,7 +171,7 @@ fn streams_of_other_targets_are_clean() {
         }
         let file = folder.path().join("stream");
         let arguments: Vec<_> = ["-accel", "tcg", "-m", "256M"].iter().chain(machine).copied().collect();
-        assert!(save_plain(&path, &arguments, &save_to(&file)), "{program} starts");
+        save_plain(&path, &arguments, &save_to(&file));
         if explained {
             assert_explained(program, &file);
         } else {
@@ -191,7 +194,7 @@ fn internal_snapshots_are_listed_chosen_and_explained() {
         assert!(made.expect("it runs").success());
         let drive = format!("file={},format=qcow2,if=ide", disk.display());
         let arguments = ["-accel", "tcg", "-machine", "pc", "-m", "32M", "-drive", &drive];
-        assert!(save_plain(binary.path(), &arguments, "savevm first\nsavevm second"));
+        save_plain(binary.path(), &arguments, "savevm first\nsavevm second");
         let ambiguous = run(&["check"], &disk);
         assert_eq!(ambiguous.status.code(), Some(2));
         assert!(

@@ -9,6 +9,7 @@ mod wrapped;
 pub use detect::Kind;
 pub use libvirt::LibvirtHeader;
 pub use savevm::InternalSnapshot;
+pub(crate) use savevm::{L2_COMPRESSED, OFFSET_MASK, be};
 pub use source::{FileRange, RandomAccess, Source};
 pub use wrapped::Wrapper;
 
@@ -204,8 +205,7 @@ fn identify(name: String, mut stage: Stage, options: &OpenOptions) -> Result<Ope
                 return Err(Error::Input { what: name, why });
             }
             let xml = data[libvirt::HEADER_BYTES..].split(|&byte| byte == 0).next().unwrap_or_default();
-            if matches!(header.format, 2..=4 | 7..) {
-                let why = format!("libvirt save image packed as {}: unpack it first", header.format_name());
+            if let Some(why) = header.unread(length) {
                 return Err(Error::Input { what: name, why });
             }
             libvirt = Some((header, xml.to_vec()));

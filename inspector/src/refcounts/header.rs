@@ -1,7 +1,7 @@
 //! What counting references needs of a QCOW2 header.
 
 use super::read;
-use crate::input::RandomAccess;
+use crate::input::{RandomAccess, be};
 
 /// QEMU's own limits, in bytes.
 const L1_LIMIT_BYTES: u64 = 32 << 20;
@@ -36,11 +36,6 @@ pub(super) struct Header {
     pub(super) dirty: bool,
     pub(super) data_file: bool,
     pub(super) extended_l2: bool,
-}
-
-/// A number in big-endian bytes.
-pub(super) fn be(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 impl Header {

@@ -6,9 +6,9 @@
 mod header;
 mod references;
 
-use crate::input::RandomAccess;
+use crate::input::{RandomAccess, be};
 use crate::walk::{Finding, Level};
-use header::{Header, be};
+use header::Header;
 use references::{Reference, References};
 use std::collections::BTreeMap;
 

@@ -1,13 +1,11 @@
 //! Everything in a QCOW2 image that refers to a place in the file.
 
-use super::header::{Header, Place, be};
+use super::header::{Header, Place};
 use super::read;
-use crate::input::RandomAccess;
+use crate::input::{L2_COMPRESSED, OFFSET_MASK, RandomAccess, be};
 
-/// Bits of an entry of an L1, L2, refcount or bitmap table that are an offset.
-const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
+/// An L1 or L2 entry says that it is the only one for its cluster.
 const COPIED: u64 = 1 << 63;
-const COMPRESSED: u64 = 1 << 62;
 const SECTOR_BYTES: u64 = 512;
 /// QEMU's own limits.
 const SNAPSHOT_LIMIT: u64 = 65536;
@@ -138,7 +136,7 @@ impl<'a> References<'a> {
         let (bytes, mut done) = (self.header.cluster_bytes(), 0);
         while let Some((at, piece)) = self.piece(table, &mut done)? {
             for (from, entry) in entries(at, &piece, entry_bytes).filter(|(_, entry)| *entry != 0) {
-                if entry & COMPRESSED != 0 {
+                if entry & L2_COMPRESSED != 0 {
                     let place = self.compressed(entry);
                     let structure = "compressed data";
                     let copied = (entry & COPIED != 0).then_some(true);
@@ -156,7 +154,7 @@ impl<'a> References<'a> {
     fn compressed(&self, entry: u64) -> Place {
         let offset_bits = 62 - (self.header.cluster_bits - 8);
         let at = entry & ((1 << offset_bits) - 1);
-        let sectors = (entry & (COMPRESSED - 1)) >> offset_bits;
+        let sectors = (entry & (L2_COMPRESSED - 1)) >> offset_bits;
         Place { at, bytes: (sectors + 1) * SECTOR_BYTES - at % SECTOR_BYTES }
     }
 

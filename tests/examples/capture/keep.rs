@@ -1,10 +1,6 @@
 //! Puts what was captured into the corpus.
 
-use std::{
-    fs,
-    io::Write,
-    process::{Command, Stdio},
-};
+use std::fs;
 
 use snapshot_tests::corpus;
 
@@ -20,7 +16,7 @@ pub(crate) fn keep(path: &str, bytes: &[u8], described: &str) {
     fs::write(&file, &packed).expect("the corpus can be written");
     println!("{path}: {} bytes, packed {}", bytes.len(), packed.len());
     let name = format!("{}.bin", path.strip_prefix("valid/").unwrap_or(path));
-    let line = format!("{}  {name}  {described}", sha256(bytes));
+    let line = format!("{}  {name}  {described}", corpus::sha256(bytes));
     let manifest_path = corpus::root().join("MANIFEST");
     let manifest = fs::read_to_string(&manifest_path).unwrap_or_default();
     let mut manifest: Vec<String> = manifest.lines().map(str::to_owned).collect();
@@ -29,18 +25,4 @@ pub(crate) fn keep(path: &str, bytes: &[u8], described: &str) {
         None => manifest.push(line),
     }
     fs::write(&manifest_path, manifest.join("\n") + "\n").expect("the corpus can be written");
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    let mut sum = Command::new("sha256sum")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("coreutils are on every Linux system");
-    // Dropped behind this line, which is the end of its input.
-    sum.stdin.take().expect("piped").write_all(bytes).expect("it reads");
-    let output = sum.wait_with_output().expect("our own child");
-    assert!(output.status.success(), "sha256sum");
-    let text = String::from_utf8(output.stdout).expect("hex digits");
-    text.split_whitespace().next().expect("the sum").to_owned()
 }

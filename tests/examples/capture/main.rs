@@ -231,6 +231,8 @@ const CAPTURES: &[Capture] = &[
         more: &["-chardev", "null,id=c0", "-device", "isa-serial,chardev=c0"],
         ..DEVICES
     },
+    Capture { name: "pc-virtio-gpu", more: &["-device", "virtio-gpu-pci"], ..DEVICES },
+    Capture { name: "q35-virtio-vga", machine: "q35", more: &["-device", "virtio-vga,romfile="], ..DEVICES },
     Capture { name: "pc-watchdog", more: &["-device", "i6300esb"], ..DEVICES },
     Capture { name: "pc-ib700", more: &["-device", "ib700"], ..DEVICES },
     Capture { name: "pc-pvpanic", more: &["-device", "pvpanic"], ..DEVICES },
