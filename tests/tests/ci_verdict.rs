@@ -76,7 +76,7 @@ fn the_guide_to_a_verdict_in_ci_does_what_it_says() {
         .split(',')
         .map(|pair| pair.trim().split_once(": ").expect("name: value"))
         .collect();
-    let repository = Repository::new(&new.path(), machines);
+    let repository = Repository::new(new.path(), machines);
 
     let emulator = old.path().to_str().expect("a UTF-8 path");
     let made = repository.run(&step.replace(" judge ", " make "), &[("QEMU", emulator)]);
