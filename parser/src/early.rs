@@ -220,6 +220,87 @@ mod tests {
         assert_eq!(search.border_behind(&bytes, next), Ok(expected));
     }
 
+    const CONTEXT: BlockListContext = BlockListContext {
+        page_size: 4096,
+        page_size_guessed: false,
+        advised: false,
+        ignore_shared: false,
+        max_ram_bytes: 1 << 40,
+    };
+
+    /// START of `ram` with a list of these words: the total, then name and length of each block.
+    fn ram(total: u64, blocks: &[(&[u8], u64)]) -> Vec<u8> {
+        let mut out = vec![QEMU_VM_SECTION_START, 0, 0, 0, 1];
+        out.extend_from_slice(START_TAIL);
+        out.extend_from_slice(&total.to_be_bytes());
+        for (name, length) in blocks {
+            out.push(u8::try_from(name.len()).unwrap());
+            out.extend_from_slice(name);
+            out.extend_from_slice(&length.to_be_bytes());
+        }
+        out
+    }
+
+    #[test]
+    fn the_block_list_tells_ram_from_what_looks_like_it() {
+        let right = ram(0x3004, &[(b"a", 0x1000), (b"b", 0x2000)]);
+        let border = |bytes: &[u8]| Search::default().border(bytes, CONTEXT);
+        assert_eq!(border(&right), Ok(0));
+        for wrong in [
+            ram(0x3002, &[(b"a", 0x1000), (b"b", 0x2000)]),
+            ram(0x3004, &[(b"a", 0x1000), (b"", 0x2000)]),
+            ram(0x3004, &[(b"a", 0), (b"b", 0x3000)]),
+            ram(0x3004, &[(b"a", 0x4000), (b"b", 0x2000)]),
+            ram(0x3004, &[(b"a", 0x1001), (b"b", 0x1fff)]),
+        ] {
+            assert_eq!(border(&wrong), Err(Stop::NeedMore), "{wrong:?}");
+            assert_eq!(border(&[&wrong[..], &right].concat()), Ok(wrong.len()), "{wrong:?}");
+        }
+        // Inside of the list of one, another: as the name of a block.
+        let name = &right[..];
+        let twice = ram(0x1004, &[(name, 0x1000)]);
+        assert!(matches!(border(&twice), Err(Stop::Wrong(_))));
+    }
+
+    #[test]
+    fn what_may_follow_early_devices_behind_ram() {
+        let blocks = [block()];
+        let next = Next { ram: SectionId(1), page_size: 4096, blocks: &blocks, footers: true };
+        let behind = |rest: &[u8]| {
+            let bytes = [b"\x04xx\x7e\0\0\0\x09", rest].concat();
+            Search::default().border_behind(&bytes, next)
+        };
+        // The end of the body at once; a page with a flag that is none; one of a block that is not listed.
+        assert_eq!(behind(b"\x03\0\0\0\x01\0\0\0\0\0\0\0\x10"), Ok(8));
+        assert_eq!(behind(b"\x02\0\0\0\x01\0\0\0\0\0\0\x20\x01\x06pc.ram"), Err(Stop::NeedMore));
+        assert_eq!(behind(b"\x02\0\0\0\x01\0\0\0\0\0\0\x20\x08\x06pc.rom"), Err(Stop::NeedMore));
+        // START of something else, of an iterable in a version that is none, and of one that has not come yet.
+        let start = |idstr: &[u8], version: u8| {
+            let mut out = vec![1, 0, 0, 0, 5, u8::try_from(idstr.len()).unwrap()];
+            out.extend_from_slice(idstr);
+            out.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, version]);
+            out
+        };
+        assert_eq!(behind(&start(b"block", 1)), Ok(8));
+        let mut unknown = start(b"block", 9);
+        unknown.extend_from_slice(&[0; 300]);
+        assert_eq!(behind(&unknown), Err(Stop::NeedMore));
+        let mut search = Search::default();
+        let bytes = [b"\x04xx\x7e\0\0\0\x09", &start(b"dirty-bitmap", 1)[..]].concat();
+        assert_eq!(search.border_behind(&bytes[..15], next), Err(Stop::NeedMore));
+        assert_eq!(search.border_behind(&bytes, next), Ok(8));
+        // Without footers anything may stand before it.
+        let next = Next { footers: false, ..next };
+        assert_eq!(Search::default().border_behind(b"\x04xx\x03\0\0\0\x01\0\0\0\0\0\0\0\x10", next), Ok(3));
+    }
+
+    #[test]
+    fn the_first_part_is_not_looked_for_without_end() {
+        let next = Next { ram: SectionId(1), page_size: 4096, blocks: &[block()], footers: true };
+        let found = Search::default().border_behind(&vec![0; BEHIND_LIMIT_BYTES + 2], next);
+        assert_eq!(found, Err(Stop::Wrong("no PART of the ram section behind them")));
+    }
+
     #[test]
     fn another_iterable_may_come_first() {
         let next = Next { ram: SectionId(1), page_size: 4096, blocks: &[block()], footers: true };

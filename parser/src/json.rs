@@ -102,6 +102,20 @@ mod tests {
     }
 
     #[test]
+    fn a_value_is_nothing_but_what_it_is() {
+        for text in ["null", "true", "-1", "1.5", "1e400", "{}"] {
+            let json = Json::parse(text.as_bytes());
+            let Some(json) = json else { continue };
+            assert_eq!((json.as_u64(), json.as_str(), json.list()), (None, None, &[][..]), "{text}");
+            assert_eq!(json.get("a"), None, "{text}");
+        }
+        let number = Json::parse(b"7").unwrap();
+        assert_eq!((number.as_u64(), number.as_str(), number.list()), (Some(7), None, &[][..]));
+        let text = Json::parse(br#""a""#).unwrap();
+        assert_eq!((text.as_u64(), text.as_str(), text.get("a")), (None, Some("a"), None));
+    }
+
+    #[test]
     fn nesting_without_bound_is_refused() {
         assert_eq!(Json::parse("[".repeat(100_000).as_bytes()), None);
     }

@@ -3,9 +3,6 @@
 use crate::error::{Error, ErrorKind};
 use crate::section::put_str8;
 
-/// The longest message: a header of 4 bytes is not counted.
-const MESSAGE_LIMIT_BYTES: u16 = 512;
-
 /// A message (`enum mig_rp_message_type`, migration/migration.h).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReturnPathMessage<'a> {
@@ -53,7 +50,7 @@ pub fn return_path_message(
         7 => length == 0,
         _ => false,
     };
-    if !expected || length > MESSAGE_LIMIT_BYTES {
+    if !expected {
         return Err(wrong());
     }
     let Some(payload) = rest.get(..usize::from(length)) else { return Ok(None) };

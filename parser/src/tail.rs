@@ -100,7 +100,8 @@ pub fn expected_end(tail: &[u8]) -> Option<u64> {
     }) {
         let eof = at + found;
         let length = u32::from_be_bytes([tail[eof + 2], tail[eof + 3], tail[eof + 4], tail[eof + 5]]);
-        if tail[eof - 5] == QEMU_VM_SECTION_FOOTER && length <= VMDESC_LIMIT_BYTES {
+        // With a zero as its first byte the length is within its limit.
+        if tail[eof - 5] == QEMU_VM_SECTION_FOOTER {
             return Some(eof as u64 + 6 + u64::from(length));
         }
         at = eof + 1;

@@ -264,6 +264,77 @@ fn an_endless_device_tail_is_not_taken_into_memory() {
     assert_eq!(error, format!("offset {tail:#x}: device tail 536870912, at most 268435456 can be"));
 }
 
+/// A device section of four bytes.
+fn device(out: &mut Vec<u8>, id: u32, idstr: &[u8]) {
+    put_section_header(
+        out,
+        true,
+        &SectionHeader { section_id: SectionId(id), idstr, instance_id: 0, version_id: 1 },
+    );
+    out.extend_from_slice(&[0xaa; 4]);
+    put_section_footer(out, SectionId(id));
+}
+
+/// A whole stream with these sections, and a vmdesc that says that each of `described` has so many bytes.
+fn with_tail(sections: &[u8], described: &[(&str, u32)]) -> Vec<u8> {
+    let mut out = stream(&ram());
+    put_section_end(&mut out, SectionId(1));
+    put_end_of_section(&mut out);
+    put_section_footer(&mut out, SectionId(1));
+    out.extend_from_slice(sections);
+    let device = |(name, size): &(&str, u32)| {
+        format!(
+            r#"{{"name": "{name}", "instance_id": 0, "vmsd_name": "{name}", "version": 1, "fields": [{{"name": "x", "type": "buffer", "size": {size}}}]}}"#
+        )
+    };
+    let devices: Vec<String> = described.iter().map(device).collect();
+    let json = format!(r#"{{"page_size": 4096, "devices": [{}]}}"#, devices.join(", "));
+    out.push(QEMU_VM_EOF);
+    out.push(6);
+    out.extend_from_slice(&u32::try_from(json.len()).unwrap().to_be_bytes());
+    out.extend_from_slice(json.as_bytes());
+    out
+}
+
+#[test]
+fn device_sections_and_vmdesc_say_the_same() {
+    let (mut one, mut two) = (Vec::new(), Vec::new());
+    device(&mut one, 3, b"a");
+    device(&mut two, 4, b"b");
+    let both = [&one[..], &two].concat();
+    assert_eq!(said(&with_tail(&both, &[("a", 4), ("b", 4)])), WHOLE);
+    // A length that is wrong is told by what follows, if it is what is described.
+    assert_eq!(said(&with_tail(&both, &[("a", 5), ("b", 4)])), WHOLE);
+    assert_eq!(said(&with_tail(&both, &[("a", 4), ("b", 9)])), WHOLE);
+    assert_eq!(
+        said(&with_tail(&both, &[("a", 4)])),
+        "offset 0x67: 24 bytes behind the last device of the vmdesc"
+    );
+    assert_eq!(
+        said(&with_tail(&both, &[("a", 4), ("c", 4)])),
+        "offset 0x67: device 1 \"c\": another device than the vmdesc has here"
+    );
+    assert_eq!(
+        said(&with_tail(&both, &[("a", 5), ("c", 4)])),
+        "offset 0x4f: device 0 \"a\": its end is neither where the vmdesc has it nor told by the next section"
+    );
+    assert_eq!(
+        said(&with_tail(&both, &[("a", 5)])),
+        "offset 0x4f: device 0 \"a\": its end is neither where the vmdesc has it nor told by the next section"
+    );
+    assert_eq!(
+        said(&with_tail(&one, &[("a", 4), ("b", 4)])),
+        "offset 0x67: device 1 \"b\": no device section where the vmdesc has one"
+    );
+    let mut other = one.clone();
+    other.extend_from_slice(&[2; 30]);
+    put_section_footer(&mut other, SectionId(4));
+    assert_eq!(
+        said(&with_tail(&other, &[("a", 5), ("b", 4)])),
+        "offset 0x4f: device 0 \"a\": its end is neither where the vmdesc has it nor told by the next section"
+    );
+}
+
 /// A source that fails is no stream that is wrong.
 #[test]
 fn an_error_of_the_source_says_where() {

@@ -259,8 +259,8 @@ fn failing_reads_end_a_precopy_revert_and_pause_a_postcopy_one() {
             let Outcome::Failed(words) = destination.revert(&uri) else {
                 panic!("after {good}: it was loaded")
             };
-            let what =
-                if good == 0 { "read the image at offset 0x" } else { "read block \"pc.ram\" at offset 0x" };
+            // At first the file system itself cannot read what it needs to open the file.
+            let what = if good == 0 { "vm.qcow2: " } else { "read block \"pc.ram\" at offset 0x" };
             assert!(words.contains(what) && words.contains("Input/output error"), "after {good}: {words}");
             disk.mend();
         }

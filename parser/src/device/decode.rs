@@ -420,6 +420,99 @@ mod tests {
     }
 
     #[test]
+    fn a_queue_or_a_tree_that_is_not_as_described_ends_where_it_ends() {
+        let element =
+            r#""vmsd_name": "e", "version": 1, "fields": [{"name": "a", "type": "uint8", "size": 1}]"#;
+        let behind = |name: &str| {
+            format!("{name} Undecoded(\"bytes behind the last nested field that is described\")")
+        };
+        let queue = |size: u32| {
+            format!(r#""fields": [{{"name": "q", "type": "qlist", {element}, {element}, "size": {size}}}]"#)
+        };
+        // No second element; no mark at the end; nothing there for either.
+        assert_eq!(
+            lines(&[1, 7, 0, 9], &queue(4)),
+            ["q[0] Mark(1)".to_owned(), "q[0].a Unsigned(7)".to_owned(), behind("q")]
+        );
+        assert_eq!(lines(&[1, 7, 1, 8, 1], &queue(5))[4], behind("q"));
+        assert_eq!(lines(&[1, 7], &queue(2)), ["q[0] Mark(1)", "q[0].a Unsigned(7)"]);
+
+        let tree = |elements: &str, size: usize| {
+            format!(r#""fields": [{{"name": "t", "type": "gtree", {elements}, "size": {size}}}]"#)
+        };
+        let said = |elements: &str, body: &[u8]| lines(body, &tree(elements, body.len()));
+        let two = format!("{element}, {element}");
+        assert_eq!(said(element, &[0, 0, 1]), [behind("t")]);
+        // As many nodes as are described, or not.
+        assert_eq!(said(element, &[0, 0, 0, 2, 1]), ["t Mark(2)".to_owned(), behind("t")]);
+        assert_eq!(said(element, &[0, 0, 0, 0, 0]), ["t Mark(0)".to_owned(), behind("t")]);
+        assert_eq!(said(element, &[0, 0, 0, 1, 0]), ["t Mark(1)".to_owned(), behind("t")]);
+        // A key that is cut, and one that is a structure.
+        let cut = said(element, &[0, 0, 0, 1, 1, 0, 0]);
+        assert_eq!(cut, ["t Mark(1)".to_owned(), "t[0] Mark(1)".to_owned(), behind("t")]);
+        assert_eq!(
+            said(&two, &[0, 0, 0, 1, 1, 5, 8, 0]),
+            ["t Mark(1)", "t[0] Mark(1)", "t[0].a Unsigned(5)", "t[0].a Unsigned(8)", "t Mark(0)"]
+        );
+    }
+
+    #[test]
+    fn texts_and_bitmaps_are_told_from_other_bytes() {
+        let text = |body: &[u8]| {
+            lines(body, &format!(r#""fields": [{{"name": "s", "type": "str", "size": {}}}]"#, body.len()))
+        };
+        assert_eq!(text(b"\x02ab"), ["s Text([97, 98])"]);
+        assert_eq!(text(b"\x03ab"), [r#"s Undecoded("its length is not the one that it says")"#]);
+        let bitmap = |body: &[u8]| {
+            lines(body, &format!(r#""fields": [{{"name": "b", "type": "bitmap", "size": {}}}]"#, body.len()))
+        };
+        assert_eq!(bitmap(&[0; 16]), ["b Bitmap"]);
+        assert_eq!(bitmap(&[0; 15]), ["b Bytes"]);
+    }
+
+    #[test]
+    fn a_subsection_that_is_not_there_is_told() {
+        let fields = r#""subsections": [{"vmsd_name": "d/s", "version": 2, "fields": []}]"#;
+        for body in [
+            &b"\x05\x03d/s\0\0\0"[..],
+            b"\x06\x03d/s\0\0\0\x02",
+            b"\x05\x04d/s\0\0\0\x02",
+            b"\x05\x03d/t\0\0\0\x02",
+        ] {
+            assert_eq!(lines(body, fields), [r#"d/s Undecoded("no subsection where one is described")"#]);
+        }
+    }
+
+    /// JSON does not nest so deep; a description that somebody has made otherwise can.
+    #[test]
+    fn nesting_is_followed_so_far_and_no_further() {
+        let mut inner = state(r#""fields": [{"name": "x", "type": "uint8", "size": 1}]"#);
+        for _ in 0..2 * DEPTH_LIMIT {
+            let mut field = inner.fields[0].clone();
+            field.name = "n".to_owned();
+            field.type_name = "struct".to_owned();
+            field.nested = vec![inner.clone()];
+            inner.fields = vec![field];
+        }
+        let decoded = decode(&[1], &inner);
+        let last = decoded.fields.last().unwrap();
+        assert_eq!(last.value, Value::Undecoded("nested deeper, or more, than is followed"));
+        assert_eq!((last.path.matches('n').count(), decoded.undecoded_bytes), (DEPTH_LIMIT + 2, 1));
+    }
+
+    #[test]
+    fn structures_without_end_stay_bytes() {
+        let fields = r#""fields": [{"name": "a", "array_len": 100000, "type": "struct", "size": 3, "struct": {"fields": [
+            {"name": "x", "type": "uint8", "size": 1}, {"name": "y", "type": "uint8", "size": 1},
+            {"name": "z", "type": "uint8", "size": 1}]}}]"#;
+        let found = lines(&vec![0; 300_000], fields);
+        assert_eq!(found.len(), FIELD_LIMIT + 3);
+        assert!(
+            found[FIELD_LIMIT + 1].ends_with(r#".z Undecoded("nested deeper, or more, than is followed")"#)
+        );
+    }
+
+    #[test]
     fn an_array_of_nothing_takes_no_time() {
         let fields =
             r#""fields": [{"name": "a", "array_len": 18446744073709551615, "type": "uint8", "size": 0}]"#;

@@ -106,6 +106,7 @@ fn state(json: &Json) -> Option<State> {
 }
 
 fn field(json: &Json) -> Option<Field> {
+    let Json::Object(entries) = json else { return None };
     let number = |key| json.get(key).map(|value| value.as_u64().ok_or(()));
     let array = match (number("array_len"), number("index")) {
         (Some(count), _) => Array::Len(count.ok()?),
@@ -117,17 +118,16 @@ fn field(json: &Json) -> Option<Field> {
         type_name: json.get("type")?.as_str()?.to_owned(),
         array,
         size: json.get("size")?.as_u64()?,
-        nested: nested(json)?,
+        nested: nested(json, entries)?,
     })
 }
 
 /// What is nested in a field: under `struct`, or (types `tmp`, `vstruct`, queues and trees) straight in the field's
 /// object, where each element of a queue writes the same keys again.
-fn nested(json: &Json) -> Option<Vec<State>> {
+fn nested(json: &Json, entries: &[(String, Json)]) -> Option<Vec<State>> {
     if let Some(inner) = json.get("struct") {
         return Some(vec![state(inner)?]);
     }
-    let Json::Object(entries) = json else { return None };
     let mut states: Vec<Vec<(String, Json)>> = Vec::new();
     for (key, value) in entries {
         if key == "vmsd_name" {
@@ -182,6 +182,25 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_describes_no_devices_is_none() {
+        for json in [
+            "{",
+            "3",
+            "{}",
+            r#"{"devices": 3}"#,
+            r#"{"devices": [3]}"#,
+            r#"{"devices": [{"name": 3, "instance_id": 0}]}"#,
+            r#"{"devices": [{"name": "a", "instance_id": -1}]}"#,
+            r#"{"devices": [{"name": "a", "instance_id": 0, "fields": [3]}]}"#,
+            r#"{"devices": [{"name": "a", "instance_id": 0, "fields": [{"name": "x", "type": "uint8"}]}]}"#,
+            r#"{"devices": [{"name": "a", "instance_id": 0, "fields": [{"name": "x", "type": "uint8", "size": 1, "index": "y"}]}]}"#,
+        ] {
+            assert_eq!(Description::parse(json.as_bytes()), None, "{json}");
+        }
+        assert_eq!(Description::parse(br#"{"devices": []}"#).map(|found| found.devices.len()), Some(0));
+    }
 
     #[test]
     fn elements_of_a_queue_are_kept_apart_though_their_keys_are_the_same() {

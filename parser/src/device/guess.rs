@@ -120,4 +120,23 @@ mod tests {
         assert_eq!(guess(&bytes[5..], false), [Guess::Opaque(0..bytes.len() - 5)]);
         assert_eq!(guess(b"\xff\x00", true), [Guess::Opaque(0..2)]);
     }
+
+    #[test]
+    fn what_does_not_look_like_a_section_stays_whole() {
+        let section = |idstr: &[u8], version_id: u32| {
+            let mut bytes = Vec::new();
+            let header = SectionHeader { section_id: SectionId(7), idstr, instance_id: 0, version_id };
+            put_section_header(&mut bytes, true, &header);
+            bytes.push(1);
+            put_section_footer(&mut bytes, SectionId(7));
+            bytes
+        };
+        let right = section(b"dev", 1);
+        assert!(matches!(guess(&right, true)[..], [Guess::Device { .. }]));
+        for wrong in
+            [section(b"d\x1bv", 1), section(b"dev", 1 << 16), right[..9].to_vec(), right[..14].to_vec()]
+        {
+            assert_eq!(guess(&wrong, true), [Guess::Opaque(0..wrong.len())]);
+        }
+    }
 }

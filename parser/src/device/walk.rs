@@ -317,6 +317,48 @@ mod tests {
     }
 
     #[test]
+    fn a_section_that_is_cut_off_or_no_section_is_told() {
+        let (bytes, description) = tail();
+        let said = |bytes: &[u8], footers: bool| {
+            let walked = walk(bytes, 0x100, &description.devices, footers, Some(0));
+            walked.findings.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(said(&bytes[..7], true)[0], "offset 0x100: device 0 \"a\": device section is cut off");
+        // What follows is damaged, and then missing: one finding tells it.
+        let mut damaged = bytes[..bytes.len() / 3 + 9].to_vec();
+        damaged[3] ^= 0x10;
+        assert_eq!(said(&damaged, true).len(), 1, "{:?}", said(&damaged, true));
+        // Without footers there is nothing to begin at again.
+        let walked = walk(&bytes, 0, &description.devices, false, None);
+        assert_eq!(names(&walked), [format!("skipped 0..{}", bytes.len())]);
+    }
+
+    #[test]
+    fn the_walk_goes_on_at_no_section_that_has_been() {
+        let (bytes, description) = tail();
+        let section = bytes.len() / 3;
+        // The second section is nonsense; behind it the first one comes again, and half a header.
+        let mut wrong = bytes[..section].to_vec();
+        wrong.extend_from_slice(b"\x05\x7e\0\0\0\x09");
+        wrong.extend_from_slice(&bytes[..section]);
+        wrong.extend_from_slice(&bytes[2 * section..2 * section + 4]);
+        let walked = walk(&wrong, 0, &description.devices, true, Some(0));
+        assert_eq!(names(&walked), ["0".to_owned(), format!("skipped {section}..{}", wrong.len())]);
+        assert_eq!(walked.findings.len(), 1);
+    }
+
+    #[test]
+    fn a_section_of_another_length_before_no_section_is_told() {
+        let (mut bytes, description) = tail();
+        let section = bytes.len() / 3;
+        bytes.splice(16..16, [1, 2, 3]);
+        bytes[section + 3] = 9;
+        let walked = walk(&bytes, 0, &description.devices, true, Some(0));
+        assert_eq!(names(&walked), [format!("skipped 0..{}", 2 * section + 3), "2".to_owned()]);
+        assert!(walked.findings[0].to_string().contains("its footer is neither"), "{:?}", walked.findings);
+    }
+
+    #[test]
     fn a_device_that_is_missing_is_reported() {
         let (bytes, description) = tail();
         let walked = walk(&bytes[..bytes.len() / 3 * 2], 0, &description.devices, true, Some(0));

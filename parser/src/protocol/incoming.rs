@@ -224,6 +224,13 @@ mod tests {
     }
 
     #[test]
+    fn bitmaps_are_asked_for_in_a_pause_only() {
+        let running =
+            [ADVISE, discard(), Command::PostcopyListen, Command::PostcopyRun, Command::RecvBitmap(b"a")];
+        assert!(run(&running).unwrap_err().contains("postcopy is not paused"), "{:?}", run(&running));
+    }
+
+    #[test]
     fn the_end_mark_may_overtake_run() {
         let mut incoming = Incoming::default();
         for command in [ADVISE, discard(), Command::PostcopyListen] {

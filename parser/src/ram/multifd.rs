@@ -196,7 +196,7 @@ impl Channel {
         // Without pages the length is what was there before, and no data follows (7.2).
         let data_bytes = if normal > 0 { be32(header, 20) } else { 0 };
         let exact = normal * self.page_size;
-        if compression == Compression::None && data_bytes != exact && normal > 0 {
+        if compression == Compression::None && data_bytes != exact {
             return Err(self.fail(20, "data length", u64::from(data_bytes), "one page for each normal one"));
         }
         if data_bytes > DATA_LIMIT_BYTES {

@@ -124,6 +124,12 @@ mod tests {
                 assert_eq!(guess(part, std::slice::from_ref(&block)), expected, "{size} {zero}");
             }
         }
+        // Wherever they end, pages of 64 KiB are no smaller ones.
+        let bytes = body(1 << 16, false);
+        for cut in 0..30 {
+            let found = guess(&bytes[..cut], std::slice::from_ref(&block));
+            assert!(found.is_none(), "cut at {cut}: {found:?}");
+        }
         assert_eq!(guess(b"", &[block]), None);
     }
 }

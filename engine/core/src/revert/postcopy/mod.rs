@@ -306,9 +306,10 @@ impl Postcopy {
         put_command(&mut package, &Command::PostcopyRun);
         let mut out = Vec::new();
         put_command(&mut out, &Command::Packaged(&package));
+        // Told before it is needed: from the package on the guest can run, and depend on a recovery.
+        output.actions.push_back(Action::Announce(Milestone::Serving { uuid: snapshot.uuid }));
         output.send(Lane::Main, Header::Long(out), None);
         output.actions.push_back(Action::LimitOutput { bytes: PILE_BYTES });
-        output.actions.push_back(Action::Announce(Milestone::Serving { uuid: snapshot.uuid }));
         self.packaged = true;
         self.stage = Stage::Serve;
         Ok(())
