@@ -68,6 +68,7 @@ Examples:
 const CHECK_EXAMPLES: &str = "\
 Examples:
   snapinspect check vm.qcow2
+  snapinspect check vm.main --channel vm.0 --channel vm.1
   snapinspect check --format github vm.stream";
 
 const COMPAT_EXAMPLES: &str = "\

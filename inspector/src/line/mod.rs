@@ -30,6 +30,16 @@ pub(crate) enum Value {
 }
 
 impl Value {
+    /// Bytes of a stranger as a name.
+    pub(crate) fn name(bytes: &[u8]) -> Self {
+        Self::Name(bytes.to_vec())
+    }
+
+    /// What may not be there.
+    pub(crate) fn optional(value: Option<Self>) -> Self {
+        value.unwrap_or(Self::Null)
+    }
+
     pub(crate) fn text(&self, out: &mut String) {
         let _ = match self {
             Self::Decimal(number) => write!(out, "{number}"),

@@ -229,7 +229,7 @@ mod tests {
             let mut ram = RamFile::temporary().unwrap().watching();
             for &(offset, data) in pages {
                 let record = Record::RamPage { block: 0, offset, named: true, data };
-                ram.record(&record, context).unwrap().unwrap();
+                ram.take("a", offset, &record, context).unwrap();
             }
             ram.flush().unwrap();
             let configuration = None;

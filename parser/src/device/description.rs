@@ -63,6 +63,12 @@ pub struct Field {
     pub nested: Vec<State>,
 }
 
+impl Field {
+    fn may_be_of_pointers(&self) -> bool {
+        matches!(self.array, Array::Len(2..)) && ["struct", "nullptr"].contains(&&self.type_name[..])
+    }
+}
+
 impl Description {
     /// Reads a vmdesc; `None` if it is no JSON, or describes no devices.
     #[must_use]
@@ -174,7 +180,7 @@ impl State {
     #[must_use]
     pub fn may_be_inexact(&self) -> bool {
         self.payload_bytes().is_some()
-            && (self.fields.iter().any(|field| matches!(field.array, Array::Len(2..)))
+            && (self.fields.iter().any(Field::may_be_of_pointers)
                 || self.subsections.iter().any(Self::may_be_inexact))
     }
 }
