@@ -111,7 +111,7 @@ pub fn expected_end(tail: &[u8]) -> Option<u64> {
 
 /// The EOF before a vmdesc that reaches exactly to the end. The JSON has no control bytes, so the first match from
 /// behind is the only one that can be.
-fn find_eof(tail: &[u8]) -> Option<usize> {
+pub(crate) fn find_eof(tail: &[u8]) -> Option<usize> {
     let shortest = tail.len().checked_sub(7)?;
     (0..=shortest).rev().take(VMDESC_LIMIT_BYTES as usize).find(|&eof| {
         let rest = &tail[eof..];

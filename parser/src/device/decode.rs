@@ -531,11 +531,11 @@ mod tests {
         check("uint8", &eight[..1], "Unsigned(128)");
         check("uint16", &eight[..2], "Unsigned(32769)");
         check("uint32 equal", &eight[..4], "Unsigned(2147549699)");
-        check("uint64", &eight, "Unsigned(9223655729086760455)");
+        check("uint64", &eight, "Unsigned(9223655723807081991)");
         check("int8", &eight[..1], "Signed(-128)");
         check("int16", &eight[..2], "Signed(-32767)");
         check("int32 le", &eight[..4], "Signed(-2147417597)");
-        check("int64", &eight, "Signed(-9223088344622791161)");
+        check("int64", &eight, "Signed(-9223088349902469625)");
         check("float64", &[0x3f, 0xf8, 0, 0, 0, 0, 0, 0], "Double(1.5)");
         check("CPU_Double_U", &[0xc0, 0, 0, 0, 0, 0, 0, 0], "Double(-2.0)");
         check("timer", &[0, 0, 0, 0, 0, 0, 1, 2], "Timer(Some(258))");
