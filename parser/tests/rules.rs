@@ -277,7 +277,12 @@ fn device(out: &mut Vec<u8>, id: u32, idstr: &[u8]) {
 
 /// A whole stream with these sections, and a vmdesc that says that each of `described` has so many bytes.
 fn with_tail(sections: &[u8], described: &[(&str, u32)]) -> Vec<u8> {
-    let mut out = stream(&ram());
+    with_early_devices(&[], sections, described)
+}
+
+/// As [`with_tail`], with sections before RAM.
+fn with_early_devices(early: &[u8], sections: &[u8], described: &[(&str, u32)]) -> Vec<u8> {
+    let mut out = stream(&[early, &ram()].concat());
     put_section_end(&mut out, SectionId(1));
     put_end_of_section(&mut out);
     put_section_footer(&mut out, SectionId(1));
@@ -332,6 +337,39 @@ fn device_sections_and_vmdesc_say_the_same() {
     assert_eq!(
         said(&with_tail(&other, &[("a", 5), ("b", 4)])),
         "offset 0x4f: device 0 \"a\": its end is neither where the vmdesc has it nor told by the next section"
+    );
+}
+
+#[test]
+fn devices_before_ram_are_confirmed_by_the_vmdesc() {
+    let (mut early, mut late) = (Vec::new(), Vec::new());
+    device(&mut early, 10, b"x");
+    device(&mut early, 11, b"y");
+    device(&mut late, 3, b"a");
+    let said = |described: &[(&str, u32)]| said(&with_early_devices(&early, &late, described));
+    assert_eq!(said(&[("x", 4), ("y", 4), ("a", 4)]), WHOLE);
+    assert_eq!(
+        said(&[("x", 4), ("y", 5), ("a", 4)]),
+        "offset 0x8: the vmdesc does not confirm where the device sections before RAM end"
+    );
+    assert_eq!(
+        said(&[("x", 4)]),
+        "offset 0x8: the vmdesc does not confirm where the device sections before RAM end"
+    );
+    assert_eq!(
+        said(&[("x", 4), ("z", 4), ("a", 4)]),
+        "offset 0x20: device 1 \"z\": another device than the vmdesc has here"
+    );
+    assert_eq!(
+        said(&[("x", 4), ("y", 4), ("b", 4)]),
+        "offset 0x7f: device 0 \"b\": another device than the vmdesc has here"
+    );
+    let mut bare = with_early_devices(&early, &late, &[]);
+    let json = bare.iter().rposition(|&byte| byte == 0x7e).unwrap() + 5;
+    bare.truncate(json + 1);
+    assert_eq!(
+        self::said(&bare),
+        "offset 0x97: device sections before RAM, and no vmdesc that confirms their end"
     );
 }
 
@@ -400,13 +438,18 @@ fn channels_without_a_block_list_learn_only_names_that_are_some() {
         bytes
     };
     let recovery = || Decoder::recovery(Options::default());
-    let mut right = ask(b"pc.ram");
+    let mut right = [ask(b"pc.ram"), ask(b"vga"), ask(b"pc.ram")].concat();
     put_section_part(&mut right, SectionId(9));
     right.extend(page(b"pc.ram"));
     put_end_of_section(&mut right);
     put_section_footer(&mut right, SectionId(9));
     right.push(QEMU_VM_EOF);
     assert_eq!(walk(recovery(), &right), WHOLE);
+    let footer = right.len() - 6;
+    assert_eq!(
+        walk(recovery(), &right[..footer]),
+        "offset 0x3e: section 9 \"ram\": truncated: the stream ends inside a section footer"
+    );
     let mut many: Vec<u8> = (0..=1u32 << 16).flat_map(|number| ask(format!("{number}").as_bytes())).collect();
     put_section_part(&mut many, SectionId(9));
     // Behind the flag word.
