@@ -66,22 +66,35 @@ fn inspected(file: &Path) -> BTreeMap<String, Fields> {
     devices
 }
 
-/// Streams that the analyzer of 7.2 understands: it knows no XBZRLE, no compression, no bitmaps and no commands, and wants
-/// footers, a vmdesc, and a configuration.
+/// Streams that the analyzer of 7.2 understands, without their commands: it knows no XBZRLE, no compression and no bitmaps,
+/// and wants footers, a vmdesc, and a configuration.
 fn understood(name: &str) -> bool {
     let not = [
         "xbzrle",
         "compress",
         "dirty-bitmap",
-        "postcopy",
-        "return-path",
-        "no-",
+        "no-footers",
+        "no-configuration",
+        "no-vmdesc",
         "nothing",
         "uuid",
-        "multifd",
     ];
-    let machine = name.starts_with("qemu-7.2-pc") || name.starts_with("qemu-7.2-q35");
-    machine && !name.starts_with("qemu-7.2-ppc") && !not.iter().any(|part| name.contains(part))
+    let machine = ["-pc", "-q35", "-microvm"].iter().any(|machine| name.contains(machine));
+    machine
+        && !name.contains("-ppc")
+        && !name.ends_with("-postcopy")
+        && !not.iter().any(|part| name.contains(part))
+}
+
+fn without_commands(stream: &[u8]) -> Vec<u8> {
+    let mut reader = SliceReader::new(stream, Options::default());
+    let mut out = Vec::new();
+    while let Some((_, record)) = reader.next_record().expect("a stream of the corpus") {
+        if !matches!(record, Record::Command(_)) {
+            record.put(&mut out, reader.decoder().blocks());
+        }
+    }
+    out
 }
 
 #[test]
@@ -90,13 +103,18 @@ fn fields_have_the_values_that_qemus_own_analyzer_reads() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("stream");
     let (mut compared, mut ours) = (0, 0);
-    let mut streams = 0;
+    let (mut streams, mut not_found) = (0, 0);
     for name in corpus::names().into_iter().filter(|name| understood(name)) {
-        fs::write(&file, corpus::stream(&name)).expect("a file");
+        fs::write(&file, without_commands(&corpus::stream(&name))).expect("a file");
         let Some(mut analyzer) = analyzer_or_skip() else { return };
         let output = analyzer.args(["-d", "state", "-f"]).arg(&file).output().expect("it runs");
-        let text = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{name}: {text}");
+        if !output.status.success() {
+            // It looks for the first brace behind the last NUL, which in some streams is a part of the vmdesc's length.
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert!(text.contains("No Debug Migration device found"), "{name}: {text}");
+            not_found += 1;
+            continue;
+        }
         let theirs: Value = serde_json::from_slice(&output.stdout).expect("JSON");
         for (device, fields) in inspected(&file) {
             let mut expected = Fields::new();
@@ -111,8 +129,9 @@ fn fields_have_the_values_that_qemus_own_analyzer_reads() {
         }
         streams += 1;
     }
-    println!("{compared} of {ours} fields in {streams} streams");
-    assert!(streams >= 30 && compared * 10 >= ours * 9, "{compared} of {ours} fields, {streams} streams");
+    println!("{compared} of {ours} fields in {streams} streams; {not_found} without a vmdesc that it finds");
+    assert!(streams >= 80 && not_found < 10, "{streams} streams, {not_found} without a vmdesc that it finds");
+    assert!(compared * 10 >= ours * 9, "{compared} of {ours} fields");
 }
 
 /// RAM of the stream whose check is measured.
