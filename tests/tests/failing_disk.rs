@@ -9,7 +9,7 @@ use migration_stream::{Options, SliceReader};
 use snapshot_tests::{
     Config, Failing, FailingDisk, Outcome, Qemu, Saved, ToImage, Workload, corpus,
     image::{assert_whole, qemu_img, qemu_img_or_skip, run_tool, text},
-    ram::assert_same,
+    ram::{assert_same, contents},
     tool::qemu_snapshot,
     with_each_qemu,
 };
@@ -133,7 +133,9 @@ fn failing_writes_and_flushes_fail_the_save() {
                     assert_says_so(&output, &what);
                     failed += 1;
                     match back {
-                        Some(back) if target == Target::Old && back.stdout != new => {
+                        Some(back)
+                            if target == Target::Old && contents(&back.stdout).ram != contents(&new).ram =>
+                        {
                             assert_same(&old, &back.stdout)
                         }
                         // The last flush failed, that of the folder: nobody can say what is durable.

@@ -72,6 +72,9 @@ fn page_and_cluster_sizes_that_are_none_are_refused() {
             format!("snapshot page size {found:#x}, expected a power of two, 1 KiB to 64 KiB")
         );
     }
+    for found in [0, 1000] {
+        assert!(RamLayout::new(vec![block(b"pc.ram", found)], 4096).is_err(), "{found}");
+    }
     for found in [0, 1, 4096, 32 << 10, 100_000, 4 << 20, 1 << 63] {
         let error = Geometry::with_cluster_size(found).unwrap_err();
         assert_eq!(error.to_string(), format!("cluster size {found} bytes, expected 64 KiB to 2 MiB"));
@@ -113,15 +116,19 @@ fn a_preallocated_image_is_empty_and_its_clusters_are_used() {
         file.clear(start..start + cluster);
     }
     // Data that begins inside a cluster, behind a hole of more than is looked at once.
-    file.punch(page..page + 3 * MIB / 2);
-    file.write(page + 3 * MIB / 2, &[0; 4096]);
+    file.punch(mapped[1]..mapped[1] + 3 * MIB / 2);
+    file.write(mapped[1] + 3 * MIB / 2, &[0; 4096]);
     // Another cluster with nothing in it at all.
-    file.punch(mapped[1]..mapped[1] + cluster);
-    // Its cluster reads as zero, but is there.
+    file.punch(mapped[2]..mapped[2] + cluster);
+    // The first page's cluster reads as zero, but is there.
     let table = places.get("L2 table").at;
     let entry = file.be64(table);
     file.put_be64(table, entry | 1);
     let before = file.length();
+    // The last cluster of a file need not be whole.
+    let mut short = file.clone();
+    short.set_length(before - MIB);
+    assert!(matches!(inspect(&short), Ok(Inspection::Empty(_))), "{:?}", inspect(&short));
     let Ok(Inspection::Empty(container)) = inspect(&file) else { panic!("{:?}", inspect(&file)) };
 
     let layout = RamLayout::new(content.blocks.clone(), 4096).unwrap();

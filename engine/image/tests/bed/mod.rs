@@ -147,6 +147,7 @@ pub(crate) fn read(file: &File, allow_unverified: bool) -> Result<(Content, Veri
     while let Open::Need(at, length) = reader.poll()? {
         need(&mut reader, at, length);
     }
+    assert!(matches!(reader.poll()?, Open::Ready), "what is open stays open");
     let layout = reader.layout().clone();
     let size = u64::from(layout.page_size());
     let count = layout.total_bytes().div_ceil(size);
