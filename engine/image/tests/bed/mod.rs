@@ -78,7 +78,13 @@ pub(crate) fn content(third: &[u8]) -> Content {
 /// All that [`SnapshotWriter`] does for an image of `content`, if space for so much of the tail is reserved at first.
 pub(crate) fn steps(content: &Content, geometry: Geometry, tail_capacity: usize) -> Vec<Step> {
     let layout = RamLayout::new(content.blocks.clone(), 4096).unwrap();
-    let mut writer = SnapshotWriter::create(geometry, layout.total_bytes()).unwrap();
+    let writer = SnapshotWriter::create(geometry, layout.total_bytes()).unwrap();
+    save(writer, content, tail_capacity)
+}
+
+/// All that this writer does.
+pub(crate) fn save(mut writer: SnapshotWriter, content: &Content, tail_capacity: usize) -> Vec<Step> {
+    let layout = RamLayout::new(content.blocks.clone(), 4096).unwrap();
     let mut steps = writer.begin(Identity { uuid: *b"0123456789abcdef", created_unix_s: 1_700_000_000 });
     let mut index = PageIndex::new();
     let cluster = writer.cluster_size();
