@@ -238,6 +238,15 @@ mod tests {
     }
 
     #[test]
+    fn a_leaf_whose_pages_became_zero_is_not_written() {
+        let mut index = PageIndex::new();
+        index.set(3, 1);
+        index.set(LEAF_PAGES, 2);
+        index.clear(3);
+        assert_eq!(index.occupied().map(|(number, _)| number).collect::<Vec<_>>(), [1]);
+    }
+
+    #[test]
     fn a_leaf_that_does_not_add_up_is_none() {
         let mut index = PageIndex::new();
         [3, 64, 8000].into_iter().for_each(|page| index.set(page, 9));

@@ -2,9 +2,10 @@
 
 mod bed;
 
-use bed::{Content, File, content, inspect, read, steps, writer};
+use bed::{Content, File, content, inspect, read, save, steps};
 use snapshot_image::{
-    Geometry, Identity, Inspection, PageIndex, RamLayout, SnapshotWriter, Step, Verification, VmState,
+    Geometry, Identity, ImageError, Inspection, PageIndex, RamLayout, SnapshotWriter, Step, Verification,
+    VmState,
 };
 use std::sync::Arc;
 
@@ -29,7 +30,7 @@ fn cases() -> impl Iterator<Item = (Content, Vec<Step>)> {
         .into_iter()
         .map(|(third, capacity)| {
             let content = content(third);
-            let steps = steps(writer(&content, SMALL), &content, capacity);
+            let steps = steps(&content, SMALL, capacity);
             (content, steps)
         })
 }
@@ -131,4 +132,34 @@ fn leader_and_tail_end_before_the_extension() {
         error.starts_with("VM state in bytes 26843") && error.ends_with(", at most 268435456 can be"),
         "{error}"
     );
+}
+
+/// An image of 4 MiB without a snapshot, as `qemu-img` makes it: no header extension of ours.
+fn empty() -> File {
+    let mut writer = SnapshotWriter::create(SMALL, 4 << 20).unwrap();
+    let mut file = carried_out(&writer.begin(Identity { uuid: [1; 16], created_unix_s: 0 }));
+    file.write(312, &[0; 4096 - 312]);
+    file
+}
+
+#[test]
+fn an_image_made_beforehand_is_used_if_it_is_large_enough() {
+    let container = |file: &File| match inspect(file) {
+        Ok(Inspection::Empty(container)) => container,
+        other => panic!("{other:?}"),
+    };
+    let mut file = empty();
+    let error = SnapshotWriter::reuse(container(&file), (4 << 20) + 1).unwrap_err();
+    assert!(matches!(error, ImageError::TooSmall { found: 0x40_0000, needed: 0x50_0000 }), "{error}");
+    let content = content(b"");
+    let writer = SnapshotWriter::reuse(container(&file), 4 << 20).unwrap();
+    let before = file.length();
+    let steps = save(writer, &content, 1);
+    // What was there is not written over but for tables: new clusters are taken at the end.
+    let inside =
+        |step: &&Step| matches!(step, Step::Write { at, bytes } if at.0 < before && bytes.len() < 1 << 16);
+    assert!(steps.iter().filter(inside).all(|step| matches!(step, Step::Write { at, .. } if at.0 == 0)));
+    file.carry_out(steps);
+    let (found, verification) = read(&file, false).unwrap();
+    assert!(found == content && verification == Verification::Verified);
 }

@@ -75,8 +75,15 @@ pub(crate) fn content(third: &[u8]) -> Content {
     Content { leader, third: third.to_vec(), tail, blocks, ram }
 }
 
-/// All that `writer` does for an image of `content`, if space for so much of the tail is reserved at first.
-pub(crate) fn steps(mut writer: SnapshotWriter, content: &Content, tail_capacity: usize) -> Vec<Step> {
+/// All that [`SnapshotWriter`] does for an image of `content`, if space for so much of the tail is reserved at first.
+pub(crate) fn steps(content: &Content, geometry: Geometry, tail_capacity: usize) -> Vec<Step> {
+    let layout = RamLayout::new(content.blocks.clone(), 4096).unwrap();
+    let writer = SnapshotWriter::create(geometry, layout.total_bytes()).unwrap();
+    save(writer, content, tail_capacity)
+}
+
+/// All that this writer does.
+pub(crate) fn save(mut writer: SnapshotWriter, content: &Content, tail_capacity: usize) -> Vec<Step> {
     let layout = RamLayout::new(content.blocks.clone(), 4096).unwrap();
     let mut steps = writer.begin(Identity { uuid: *b"0123456789abcdef", created_unix_s: 1_700_000_000 });
     let mut index = PageIndex::new();
@@ -104,22 +111,16 @@ pub(crate) fn steps(mut writer: SnapshotWriter, content: &Content, tail_capacity
     steps
 }
 
-/// A writer for a new image of `content`.
-pub(crate) fn writer(content: &Content, geometry: Geometry) -> SnapshotWriter {
-    let layout = RamLayout::new(content.blocks.clone(), 4096).unwrap();
-    SnapshotWriter::create(geometry, layout.total_bytes()).unwrap()
-}
-
 /// The image of `content`, as [`SnapshotWriter`] makes it.
 pub(crate) fn write(content: &Content, geometry: Geometry) -> File {
     let mut file = File::default();
-    write_with(writer(content, geometry), &mut file, content);
+    file.carry_out(steps(content, geometry, content.tail.len()));
     file
 }
 
 /// Writes `content` into an image by this writer.
 pub(crate) fn write_with(writer: SnapshotWriter, file: &mut File, content: &Content) {
-    file.carry_out(steps(writer, content, content.tail.len()));
+    file.carry_out(save(writer, content, content.tail.len()));
 }
 
 /// Inspects as a save does.
@@ -147,7 +148,6 @@ pub(crate) fn read(file: &File, allow_unverified: bool) -> Result<(Content, Veri
     while let Open::Need(at, length) = reader.poll()? {
         need(&mut reader, at, length);
     }
-    assert!(matches!(reader.poll()?, Open::Ready), "what is open stays open");
     let layout = reader.layout().clone();
     let size = u64::from(layout.page_size());
     let count = layout.total_bytes().div_ceil(size);
