@@ -153,7 +153,7 @@ impl Checker<'_> {
     /// What the image says of a cluster.
     fn refcount(&mut self, cluster: u64) -> Result<u64, String> {
         let header = self.header;
-        let per_block = header.cluster_bytes() * 8 >> header.refcount_order;
+        let per_block = (header.cluster_bytes() * 8) >> header.refcount_order;
         let number = cluster / per_block;
         if self.block.as_ref().is_none_or(|(held, _)| *held != number) {
             self.block = Some((number, self.read_block(number)?));
