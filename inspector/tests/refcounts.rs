@@ -147,7 +147,7 @@ impl Parts {
         let index = at / self.cluster;
         if self.bits < 8 {
             let (byte, shift) = (self.block + index * self.bits / 8, index * self.bits % 8);
-            let mask = u8::MAX >> (8 - self.bits);
+            let mask = (1u8 << self.bits) - 1;
             bytes[byte] = bytes[byte] & !(mask << shift) | (value & mask) << shift;
         } else {
             let length = self.bits / 8;

@@ -75,15 +75,17 @@ impl Join {
         Ok(())
     }
 
+    /// Begins with the channels. Not before the first record that they wait for: until there it may not have been known how
+    /// large a page is.
+    fn open(&mut self, page_size: u32) {
+        let feeds = std::mem::take(&mut self.feeds).into_iter();
+        self.channels
+            .extend(feeds.map(|feed| Joined { walk: ChannelWalk::new(feed, page_size), state: State::Open }));
+    }
+
     /// Walks all channels up to their next SYNC.
     fn sync(&mut self, offset: u64, visitor: &mut dyn Visitor, context: Context<'_>) -> Result<(), Stop> {
-        // Not before: until here it may not have been known how large a page is.
-        let feeds = std::mem::take(&mut self.feeds);
-        self.channels.extend(
-            feeds
-                .into_iter()
-                .map(|feed| Joined { walk: ChannelWalk::new(feed, context.page_size), state: State::Open }),
-        );
+        self.open(context.page_size);
         self.syncs += 1;
         for number in 0..self.channels.len() {
             let before = self.channels[number].state;
@@ -157,6 +159,7 @@ impl Join {
 
     /// What the end of RAM shows.
     fn finish(&mut self, visitor: &mut dyn Visitor, context: Context<'_>) -> Result<(), Stop> {
+        self.open(context.page_size);
         for number in 0..self.channels.len() {
             let mut late = 0_u64;
             while self.channels[number].state == State::Open {
