@@ -68,6 +68,7 @@ Examples:
 const CHECK_EXAMPLES: &str = "\
 Examples:
   snapinspect check vm.qcow2
+  snapinspect check vm.main --channel vm.0 --channel vm.1
   snapinspect check --format github vm.stream";
 
 const COMPAT_EXAMPLES: &str = "\
@@ -104,6 +105,9 @@ pub struct InputArgs {
     /// The most that unpacking gzip or zstd may give, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_MAX_UNPACKED_BYTES)]
     pub max_unpacked: u64,
+    /// A recorded multifd channel of FILE, to be put together with it; once for each (of two files: of the first)
+    #[arg(long, value_name = "FILE")]
+    pub channel: Vec<PathBuf>,
     /// Read images whose checksums are gone or do not count any more
     #[arg(long)]
     pub unverified: bool,
@@ -119,6 +123,7 @@ impl InputArgs {
             max_ram_bytes: self.max_ram,
             max_unpacked_bytes: self.max_unpacked,
             allow_unverified: self.unverified,
+            channels: self.channel.clone(),
         }
     }
 }

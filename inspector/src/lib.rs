@@ -21,6 +21,7 @@ mod machines;
 mod map;
 mod names;
 mod pages;
+pub mod refcounts;
 pub mod stat;
 mod unpack;
 pub mod walk;

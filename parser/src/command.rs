@@ -243,3 +243,82 @@ pub fn put_command(out: &mut Vec<u8>, command: &Command<'_>) {
         out.extend_from_slice(package);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_survive_a_round_trip_and_every_cut_waits() {
+        let range = DiscardRange { start: 1 << 40, length: 3 << 20 };
+        let advise = |page_size_summary, target_page_size| {
+            Command::PostcopyAdvise(Some(PostcopyAdvise { page_size_summary, target_page_size }))
+        };
+        for expected in [
+            Command::OpenReturnPath,
+            Command::Ping(0x0102_0304),
+            Command::PostcopyAdvise(None),
+            advise(1 << 10, 1 << 10),
+            advise(1 << 21 | 1 << 12, 1 << 16),
+            Command::PostcopyListen,
+            Command::PostcopyRun,
+            Command::PostcopyRamDiscard { block: b"pc.ram", ranges: vec![range; 2] },
+            Command::Packaged(&[5; 70]),
+            Command::EnableColo,
+            Command::PostcopyResume,
+            Command::RecvBitmap(b"pc.ram"),
+            Command::SwitchoverStart,
+        ] {
+            let mut bytes = Vec::new();
+            put_command(&mut bytes, &expected);
+            let (rest, read) = command(Span::new(&bytes, 0)).unwrap();
+            assert_eq!((rest.bytes, &read), (&[][..], &expected));
+            for cut in 0..bytes.len() {
+                let answer = command(Span::new(&bytes[..cut], 0));
+                assert!(matches!(answer, Err(nom::Err::Incomplete(_))), "{expected:?} cut at {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn lengths_and_values_that_cannot_be_are_refused_with_their_place() {
+        let check = |number: u8, payload: &[u8], offset: u64| {
+            let length = u8::try_from(payload.len()).unwrap();
+            let bytes = [&[8, 0, number, 0, length][..], payload].concat();
+            match command(Span::new(&bytes, 0)) {
+                Err(nom::Err::Failure(reject)) => assert_eq!(reject.offset, offset, "{number} {payload:?}"),
+                other => panic!("{number} {payload:?}: {other:?}"),
+            }
+        };
+        for number in [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11] {
+            check(number, &[0; 5], if number == 6 { 6 } else { 3 });
+        }
+        check(0, &[], 1);
+        check(12, &[], 1);
+        let advise = |summary: u64, target: u64| [summary.to_be_bytes(), target.to_be_bytes()].concat();
+        check(3, &advise(4096, 3000), 13);
+        check(3, &advise(4096, 512), 13);
+        check(3, &advise(1 << 20, 1 << 17), 13);
+        check(3, &advise(4095, 4096), 5);
+        let discard = |version: u8, name: &[u8], end: u8, ranges: &[u64]| {
+            let ranges = ranges.iter().flat_map(|number| number.to_be_bytes());
+            let length = u8::try_from(name.len()).unwrap();
+            [&[version, length][..], name, &[end]].concat().into_iter().chain(ranges).collect::<Vec<u8>>()
+        };
+        check(6, &discard(1, b"a", 0, &[0, 4096]), 5);
+        check(6, &discard(0, b"", 0, &[0, 4096]), 6);
+        check(6, &discard(0, b"a", 1, &[0, 4096]), 8);
+        check(6, &discard(0, b"a", 0, &[]), 3);
+        check(6, &discard(0, b"a", 0, &[0]), 3);
+        check(6, &discard(0, b"a", 0, &[512, 4096]), 9);
+        for length in [0, 512, 4097, 0u64.wrapping_sub(1024)] {
+            check(6, &discard(0, b"a", 0, &[2048, length]), 17);
+        }
+        check(7, &((256u32 << 20) + 1).to_be_bytes(), 5);
+        let limit = [&[8, 0, 7, 0, 4][..], &(256u32 << 20).to_be_bytes()].concat();
+        assert!(matches!(command(Span::new(&limit, 0)), Err(nom::Err::Incomplete(_))));
+        check(10, &[0], 3);
+        check(10, &[], 3);
+        check(10, &[3, b'a', b'b'], 3);
+    }
+}

@@ -144,3 +144,74 @@ pub fn put_dirty_bitmap_chunk(out: &mut Vec<u8>, chunk: &DirtyBitmapChunk<'_>) {
         ChunkKind::Complete | ChunkKind::EndOfSection => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(chunk: &DirtyBitmapChunk<'_>) -> Vec<u8> {
+        let mut out = Vec::new();
+        put_dirty_bitmap_chunk(&mut out, chunk);
+        out
+    }
+
+    #[test]
+    fn chunks_survive_a_round_trip_and_every_cut_waits() {
+        let kinds = [
+            ChunkKind::Start { granularity: 512, flags: 7 },
+            ChunkKind::Start { granularity: 1 << 31, flags: 0 },
+            ChunkKind::Complete,
+            ChunkKind::Bits { first_sector: (1 << 55) - 9, sectors: 9, bits: Some(&[0xa5; 10240]) },
+            ChunkKind::Bits { first_sector: 0x0102_0304_0506, sectors: 0x0708_090a, bits: None },
+        ];
+        for kind in kinds {
+            for (node, bitmap) in [
+                (None, None),
+                (Some(&b"drive0"[..]), None),
+                (None, Some(&b"b0"[..])),
+                (Some(b"d"), Some(b"b")),
+            ] {
+                let chunk = DirtyBitmapChunk { node, bitmap, kind: kind.clone() };
+                let bytes = bytes(&chunk);
+                let (rest, read) = dirty_bitmap_chunk(Span::new(&bytes, 0)).unwrap();
+                assert_eq!((rest.bytes, read), (&[][..], chunk));
+                for cut in (0..bytes.len()).take(40) {
+                    let answer = dirty_bitmap_chunk(Span::new(&bytes[..cut], 0));
+                    assert!(matches!(answer, Err(nom::Err::Incomplete(_))), "cut at {cut}");
+                }
+            }
+        }
+        let end = DirtyBitmapChunk { node: None, bitmap: None, kind: ChunkKind::EndOfSection };
+        assert_eq!(bytes(&end), [1]);
+        assert_eq!(dirty_bitmap_chunk(Span::new(&[1], 0)).unwrap().1, end);
+    }
+
+    #[test]
+    fn what_the_destination_does_not_take_is_refused_with_its_place() {
+        let check = |bytes: &[u8], offset: u64, kind: &str| match dirty_bitmap_chunk(Span::new(bytes, 0)) {
+            Err(nom::Err::Failure(reject)) => {
+                assert_eq!((reject.offset, format!("{:?}", reject.kind)), (offset, kind.to_owned()));
+            }
+            other => panic!("{other:?}"),
+        };
+        let text = |text: &str| format!("DirtyBitmap({text:?})");
+        check(&[0x80, 0], 0, &text("flags of more than one byte, none is known"));
+        // An end mark with a name, nothing at all, two things at once.
+        check(&[0x09, 1, b'd'], 0, &text("unknown flags"));
+        check(&[0x05, 1, b'b'], 0, &text("unknown flags"));
+        check(&[0x00], 0, &text("unknown flags"));
+        check(&[0x30], 0, &text("unknown flags"));
+        check(&[0x02], 0, &text("unknown flags"));
+        for granularity in [0u32, 256, 513, 768] {
+            let bytes = [&[0x10][..], &granularity.to_be_bytes(), &[0]].concat();
+            check(&bytes, 1, &text("granularity is no power of two from 512 on"));
+        }
+        check(&[0x10, 0, 0, 2, 0, 8], 5, &text("reserved bitmap flags"));
+        for (first, sectors) in [((1u64 << 55) - 8, 9u32), (u64::MAX, 1), (1 << 55, 1)] {
+            let bytes = [&[0x42][..], &first.to_be_bytes(), &sectors.to_be_bytes()].concat();
+            check(&bytes, 1, &text("range ends behind any disk"));
+        }
+        let bytes = [&[0x40][..], &[0; 12], &10241u64.to_be_bytes()].concat();
+        check(&bytes, 13, "Limit { what: \"bitmap piece size\", found: 10241, limit: 10240 }");
+    }
+}

@@ -305,4 +305,40 @@ mod tests {
         let bytes = b"\x04xx\x7e\0\0\0\x09\x01\0\0\0\x05\x0cdirty-bitmap\0\0\0\0\0\0\0\x01";
         assert_eq!(Search::default().border_behind(bytes, next), Ok(8));
     }
+
+    #[test]
+    fn a_block_list_ends_where_its_lengths_sum_up() {
+        let block = |idstr: &[u8], used_length| RamBlock { idstr: idstr.to_vec(), used_length, ..block() };
+        let context = BlockListContext {
+            page_size: 4096,
+            page_size_guessed: false,
+            advised: false,
+            ignore_shared: false,
+            max_ram_bytes: 1 << 40,
+        };
+        let list = |total: u64, blocks: &[RamBlock]| {
+            let mut bytes = Vec::new();
+            let blocks = blocks.to_vec();
+            crate::ram::block::put_ram_blocks(&mut bytes, &crate::ram::block::BlockList { blocks });
+            bytes[..8].copy_from_slice(&total.to_be_bytes());
+            bytes
+        };
+        let said =
+            |bytes: &[u8]| list_end(Span::new(bytes, 0), context).map(|(rest, is)| (rest.bytes.len(), is));
+        let blocks = [block(b"a", 3 << 12), block(b"b", 1 << 12)];
+        let bytes = list(4 << 12 | RAM_SAVE_FLAG_MEM_SIZE, &blocks);
+        assert_eq!(said(&bytes).ok(), Some((0, true)));
+        assert_eq!(said(&[&bytes[..], b"more"].concat()).ok(), Some((4, true)));
+        (0..bytes.len()).for_each(|cut| assert!(said(&bytes[..cut]).is_err(), "cut at {cut}"));
+        for (total, blocks) in [
+            (4 << 12 | 8, blocks.to_vec()),
+            (3 << 12 | RAM_SAVE_FLAG_MEM_SIZE, vec![block(b"a", 2 << 12), block(b"b", 2 << 12)]),
+            (4 << 12 | RAM_SAVE_FLAG_MEM_SIZE, vec![block(b"a", 0), block(b"b", 4 << 12)]),
+            (4 << 12 | RAM_SAVE_FLAG_MEM_SIZE, vec![block(b"", 4 << 12)]),
+            (4 << 12 | RAM_SAVE_FLAG_MEM_SIZE, vec![block(b"a", 0x1800), block(b"b", 0x2800)]),
+        ] {
+            let said = said(&list(total, &blocks));
+            assert!(said.as_ref().is_ok_and(|(_, is)| !is), "{total:#x} {blocks:?}");
+        }
+    }
 }

@@ -208,3 +208,68 @@ pub fn put_storage_attributes(out: &mut Vec<u8>, record: &StorageAttributes<'_>)
         StorageAttributes::EndOfSection => out.extend_from_slice(&1u64.to_be_bytes()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Parser<T> = fn(Span<'static>) -> Parsed<'static, T>;
+
+    /// What is written is read back, and every cut of it waits.
+    fn check<T: PartialEq + std::fmt::Debug>(parse: Parser<T>, put: fn(&mut Vec<u8>, &T), record: &T) {
+        let mut bytes = Vec::new();
+        put(&mut bytes, record);
+        let bytes: &'static [u8] = bytes.leak();
+        let (rest, read) = parse(Span::new(bytes, 0)).unwrap();
+        assert_eq!((rest.bytes, &read), (&[][..], record));
+        for cut in (0..bytes.len()).take(30) {
+            let answer = parse(Span::new(&bytes[..cut], 0));
+            assert!(matches!(answer, Err(nom::Err::Incomplete(_))), "{record:?} cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn records_survive_a_round_trip_and_every_cut_waits() {
+        static CHUNK: [u8; BLOCK_CHUNK_BYTES] = [3; BLOCK_CHUNK_BYTES];
+        let (device, sector) = (&b"drive0"[..], 0x00ab_cdef_0123);
+        for record in [
+            BlockMigration::Chunk { sector, device, data: Some(&CHUNK) },
+            BlockMigration::Chunk { sector, device, data: None },
+            BlockMigration::Progress(99),
+            BlockMigration::EndOfSection,
+        ] {
+            check(block_migration, put_block_migration, &record);
+        }
+        check(|span| htab_header(span, true), put_htab, &Htab::Shift(24));
+        check(|span| htab_header(span, false), put_htab, &Htab::Header);
+        for (index, valid, invalid) in [(5, 2, 3), (0, 0, 1), (0, 2, 0), (1, 0, 0)] {
+            let data = &[9; 32][..usize::from(valid) * 16];
+            check(htab_entries, put_htab, &Htab::Entries { index, valid, invalid, data });
+        }
+        check(htab_entries, put_htab, &Htab::EndOfSection);
+        for record in [
+            StorageAttributes::Values { frame: 0x000f_edcb_a987, values: &[1, 2, 3] },
+            StorageAttributes::Done,
+            StorageAttributes::EndOfSection,
+        ] {
+            check(storage_attributes, put_storage_attributes, &record);
+        }
+    }
+
+    #[test]
+    fn unknown_flags_are_refused() {
+        fn refused<T>(answer: &Parsed<'_, T>) -> bool {
+            matches!(answer, Err(nom::Err::Failure(_)))
+        }
+        for word in [0u64, 3, 5, 8, 0x202, 0x100] {
+            assert!(refused(&block_migration(Span::new(&word.to_be_bytes(), 0))), "block {word:#x}");
+        }
+        for word in [0u64, 3, 4, 0x1008, 0x1001, 0x10] {
+            assert!(refused(&storage_attributes(Span::new(&word.to_be_bytes(), 0))), "attributes {word:#x}");
+        }
+        assert!(refused(&htab_header(Span::new(&[0, 0, 0, 1], 0), false)));
+        let attributes = |count: u64| [2u64.to_be_bytes(), count.to_be_bytes()].concat();
+        assert!(refused(&storage_attributes(Span::new(&attributes(ATTRIBUTES_LIMIT + 1), 0))));
+        assert!(!refused(&storage_attributes(Span::new(&attributes(ATTRIBUTES_LIMIT), 0))));
+    }
+}

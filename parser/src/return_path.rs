@@ -123,9 +123,12 @@ pub fn received_bitmap(input: &[u8], offset: u64) -> Result<Option<(usize, &[u8]
     };
     let Some((size, rest)) = input.split_first_chunk::<8>() else { return Ok(None) };
     let size = u64::from_be_bytes(*size);
-    if size > RECEIVED_BITMAP_LIMIT_BYTES || size % 8 != 0 {
-        let (found, limit) = (size, RECEIVED_BITMAP_LIMIT_BYTES);
-        return Err(fail(0, ErrorKind::Limit { what: "received bitmap size", found, limit }));
+    let (what, found) = ("received bitmap size", size);
+    if size > RECEIVED_BITMAP_LIMIT_BYTES {
+        return Err(fail(0, ErrorKind::Limit { what, found, limit: RECEIVED_BITMAP_LIMIT_BYTES }));
+    }
+    if !size.is_multiple_of(8) {
+        return Err(fail(0, ErrorKind::Value { what, found, expected: "a multiple of 8" }));
     }
     let length = usize::try_from(size).unwrap_or(usize::MAX);
     let Some((bits, rest)) = rest.split_at_checked(length) else { return Ok(None) };
@@ -178,6 +181,54 @@ mod tests {
             "offset 0x20: return path > received bitmap: received bitmap end mark 0x123456789abcdee, expected \
              0x123456789abcdef"
         );
+    }
+
+    #[test]
+    fn each_type_has_its_lengths_and_no_others() {
+        for (number, lengths) in [
+            (0u16, 0..0u16),
+            (1, 4..5),
+            (2, 4..5),
+            (3, 14..269),
+            (4, 12..13),
+            (5, 2..257),
+            (6, 4..5),
+            (7, 0..1),
+            (8, 0..0),
+            (0x103, 0..0),
+        ] {
+            for length in (0..600).chain([u16::MAX]) {
+                let head = [number.to_be_bytes(), length.to_be_bytes()].concat();
+                let answer = return_path_message(&head, 0);
+                assert_eq!(answer.is_ok(), lengths.contains(&length), "type {number}, length {length}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_longest_name_survives_a_round_trip() {
+        let name = [b'n'; 255];
+        for message in [
+            ReturnPathMessage::RequestPages { block: Some(&name), start: u64::MAX, length: u32::MAX },
+            ReturnPathMessage::ReceivedBitmap(&name),
+        ] {
+            let mut bytes = Vec::new();
+            put_return_path_message(&mut bytes, &message);
+            assert_eq!(return_path_message(&bytes, 0).unwrap(), Some((bytes.len(), message)));
+        }
+    }
+
+    #[test]
+    fn the_size_of_a_received_bitmap_has_a_unit_and_a_limit() {
+        let size = |size: u64| {
+            let bytes = size.to_be_bytes();
+            let answer = received_bitmap(&bytes, 0x10);
+            answer.map(|found| found.is_some()).map_err(|error| error.to_string())
+        };
+        assert_eq!(size(2 << 30), Ok(false));
+        let place = "offset 0x10: return path > received bitmap: received bitmap size";
+        assert_eq!(size((2 << 30) + 8), Err(format!("{place} 2147483656, at most 2147483648 can be")));
+        assert_eq!(size(9), Err(format!("{place} 0x9, expected a multiple of 8")));
     }
 
     #[test]

@@ -111,7 +111,7 @@ pub fn expected_end(tail: &[u8]) -> Option<u64> {
 
 /// The EOF before a vmdesc that reaches exactly to the end. The JSON has no control bytes, so the first match from
 /// behind is the only one that can be.
-fn find_eof(tail: &[u8]) -> Option<usize> {
+pub(crate) fn find_eof(tail: &[u8]) -> Option<usize> {
     let shortest = tail.len().checked_sub(7)?;
     (0..=shortest).rev().take(VMDESC_LIMIT_BYTES as usize).find(|&eof| {
         let rest = &tail[eof..];
@@ -132,13 +132,7 @@ fn ends_with_footer(sections: &[u8], footers: bool) -> bool {
 fn walk_early(decoder: &Decoder, vmdesc: &VmDescription, footers: bool) -> Result<usize, Error> {
     let Some((offset, bytes)) = decoder.early_devices() else { return Ok(0) };
     for count in 1..=vmdesc.devices.len() {
-        let lengths: Option<u64> = vmdesc.devices[..count]
-            .iter()
-            .map(|device| {
-                Some(device.payload_bytes? + 14 + device.idstr.len() as u64 + if footers { 5 } else { 0 })
-            })
-            .sum();
-        match lengths {
+        match section_bytes(&vmdesc.devices[..count], footers) {
             Some(length) if length < bytes.len() as u64 => {}
             Some(length) if length == bytes.len() as u64 => {
                 return walk(bytes, offset, &vmdesc.devices[..count], 0, footers).map(|_| count);
@@ -148,6 +142,14 @@ fn walk_early(decoder: &Decoder, vmdesc: &VmDescription, footers: bool) -> Resul
     }
     let text = "the vmdesc does not confirm where the device sections before RAM end".to_owned();
     Err(Error { offset, path: String::new(), kind: ErrorKind::Tail(text) })
+}
+
+/// Bytes of the sections of `devices`; `None` where the description does not add up.
+fn section_bytes(devices: &[DescribedDevice], footers: bool) -> Option<u64> {
+    devices.iter().try_fold(0u64, |sum, device| {
+        let around = 14 + device.idstr.len() as u64 + if footers { 5 } else { 0 };
+        sum.checked_add(device.payload_bytes?)?.checked_add(around)
+    })
 }
 
 /// Walks device sections by their description, from device `first` on.
@@ -241,4 +243,120 @@ pub(crate) fn page_size(stream: &[u8]) -> Option<u32> {
     let eof = find_eof(stream)?;
     let bits = VmDescription::parse(&stream[eof + 6..])?.page_size?;
     u32::try_from(bits).ok().filter(|size| size.is_power_of_two() && (1 << 10..=1 << 16).contains(size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decoder::Options;
+    use crate::section::{SectionId, put_section_footer, put_section_header};
+
+    /// A device's section: FULL, body, footer.
+    fn device(idstr: &[u8], id: u32, body: &[u8], footers: bool) -> Vec<u8> {
+        let mut out = Vec::new();
+        let header = SectionHeader { section_id: SectionId(id), idstr, instance_id: 0, version_id: 1 };
+        put_section_header(&mut out, true, &header);
+        out.extend_from_slice(body);
+        if footers {
+            put_section_footer(&mut out, SectionId(id));
+        }
+        out
+    }
+
+    fn with_vmdesc(sections: &[u8], json: &str) -> Vec<u8> {
+        let length = u32::try_from(json.len()).unwrap();
+        [sections, &[QEMU_VM_EOF, QEMU_VM_VMDESCRIPTION], &length.to_be_bytes(), json.as_bytes()].concat()
+    }
+
+    fn described(name: &str, size: u64) -> String {
+        format!(
+            r#"{{"name":"{name}","instance_id":0,"fields":[{{"name":"a","type":"buffer","size":{size}}}]}}"#
+        )
+    }
+
+    fn vmdesc(devices: &[String]) -> String {
+        format!(r#"{{"page_size":4096,"devices":[{}]}}"#, devices.join(","))
+    }
+
+    #[test]
+    fn a_whole_tail_is_cut_into_its_devices() {
+        let sections = [device(b"a", 1, &[1, 2], true), device(b"bc", 2, &[], true)].concat();
+        let tail = with_vmdesc(&sections, &vmdesc(&[described("a", 2), described("bc", 0)]));
+        let decoder = Decoder::new(Options::default());
+        let cut = cut(&tail, 0x100, &decoder).unwrap();
+        assert_eq!((cut.finding, cut.eof), (None, sections.len()));
+        assert_eq!(cut.trailer, Trailer::Vmdesc(sections.len() + 6..tail.len()));
+        let bodies: Vec<_> =
+            cut.sections.unwrap().into_iter().map(|(header, body)| (header.idstr.to_vec(), body)).collect();
+        // Mark, id, name, instance, version: 14 bytes and the name.
+        assert_eq!(bodies, [(b"a".to_vec(), 15..17), (b"bc".to_vec(), 38..38)]);
+        assert_eq!(page_size(&tail), Some(4096));
+        for end in 0..tail.len() {
+            assert_eq!(find_eof(&tail[..end]), None, "{end} bytes");
+            assert!(expected_end(&tail[..end]).is_none_or(|found| found == tail.len() as u64));
+        }
+        assert_eq!(expected_end(&tail), Some(tail.len() as u64));
+    }
+
+    /// Before 10.0 the sizes of some arrays are wrong.
+    #[test]
+    fn a_body_of_another_length_ends_before_the_next_device_if_there_is_one_such_place() {
+        let decoder = Decoder::new(Options::default());
+        let found = |sections: &[Vec<u8>], devices: &[String]| {
+            let tail = with_vmdesc(&sections.concat(), &vmdesc(devices));
+            let cut = cut(&tail, 0x100, &decoder).unwrap();
+            let bodies = cut.sections.map(|all| all.into_iter().map(|(_, body)| body).collect::<Vec<_>>());
+            bodies.ok_or_else(|| cut.finding.unwrap().to_string())
+        };
+        let (a, b) = (device(b"a", 1, &[7; 9], true), device(b"b", 2, &[8; 3], true));
+        let both = [a.clone(), b.clone()];
+        assert_eq!(found(&both, &[described("a", 4), described("b", 1)]), Ok(vec![15..24, 44..47]));
+        assert_eq!(found(&both, &[described("a", u64::MAX), described("b", 3)]), Ok(vec![15..24, 44..47]));
+        let other = found(&both, &[described("a", 9), described("c", 3)]);
+        let text = "offset 0x11d: device 1 \"c\": another device than the vmdesc has here";
+        assert!(other.as_ref().is_err_and(|error| error.starts_with(text)), "{other:?}");
+        let more = found(&both, &[described("a", 9)]);
+        let text = "offset 0x11d: 23 bytes behind the last device of the vmdesc";
+        assert!(more.as_ref().is_err_and(|error| error.starts_with(text)), "{more:?}");
+        // The footer and the header of the next device twice: nothing tells which of them it is.
+        let inner = [&a[15..], &b[..15], &[0; 4]].concat();
+        let twice = [device(b"a", 1, &inner, true), b];
+        assert!(found(&twice, &[described("a", 4), described("b", 3)]).is_err());
+        let length = inner.len() as u64;
+        assert!(found(&twice, &[described("a", length), described("b", 3)]).is_ok());
+    }
+
+    #[test]
+    fn without_a_vmdesc_the_last_bytes_have_to_tell() {
+        let decoder = Decoder::new(Options::default());
+        let section = device(b"a", 1, &[1, 2], true);
+        let tail = [&section[..], &[0]].concat();
+        let whole = cut(&tail, 0, &decoder).unwrap();
+        assert_eq!((whole.eof, whole.trailer), (section.len(), Trailer::NoVmdesc));
+        assert!(cut(&section, 0, &decoder).is_err());
+        assert!(cut(&[&section[..section.len() - 1], &[0]].concat(), 0, &decoder).is_err());
+        assert!(cut(&[], 0, &decoder).is_err());
+        assert!(cut(&[0], 0, &decoder).is_ok());
+        assert_eq!(expected_end(&tail), None);
+    }
+
+    #[test]
+    fn an_eof_without_a_footer_before_it_is_refused() {
+        let decoder = Decoder::new(Options::default());
+        let tail = with_vmdesc(&device(b"a", 1, &[1; 9], false), &vmdesc(&[described("a", 9)]));
+        let error = cut(&tail, 0x10, &decoder).unwrap_err().to_string();
+        assert!(error.starts_with("offset 0x28: EOF without a section footer before it"), "{error}");
+        assert_eq!(expected_end(&tail), None);
+    }
+
+    #[test]
+    fn sizes_that_overflow_do_not_add_up() {
+        let device =
+            |payload_bytes| DescribedDevice { idstr: b"abc".to_vec(), instance_id: 0, payload_bytes };
+        assert_eq!(section_bytes(&[device(Some(2)), device(Some(0))], true), Some(46));
+        assert_eq!(section_bytes(&[device(Some(2))], false), Some(19));
+        assert_eq!(section_bytes(&[device(Some(2)), device(None)], true), None);
+        assert_eq!(section_bytes(&[device(Some(u64::MAX - 10))], true), None);
+        assert_eq!(section_bytes(&[device(Some(1 << 63)), device(Some(1 << 63))], true), None);
+    }
 }

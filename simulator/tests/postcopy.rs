@@ -1,83 +1,49 @@
 //! Postcopy reverts under one seed: the real machine, a destination whose guest touches pages in any order, delays, cuts
 //! and read errors. Whatever happens, no page is wrong, lost or sent twice, and every request is answered.
 
-mod bed;
-
-use bed::{save, stream_of};
-use migration_stream::Options;
 use migration_stream::protocol::IncomingState;
-use snapshot_engine::{Class, Failure, HotSet, PostcopyConfig, RevertConfig, RevertMachine, RevertSummary};
-use vm_simulator::{Destination, DestinationConfig, Fault, Rng, SimFile, Vm, VmConfig, World};
+use snapshot_engine::{
+    Class, Failure, HotSet, PostcopyConfig, RevertConfig, RevertMachine, RevertSummary, SaveMachine,
+};
+use vm_simulator::explore::{Scenario, Size};
+use vm_simulator::{Destination, Fault, Rng, SimFile, VmConfig, World};
 
 /// More in the nightly tier.
 fn seeds() -> u64 {
     std::env::var("SIM_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1000)
 }
 
-/// A saved VM, and how its destination is.
+/// A saved VM.
 struct Bed {
-    vm: Vm,
+    seed: u64,
+    scenario: Scenario,
     image: SimFile,
-    config: DestinationConfig,
-    postcopy: PostcopyConfig,
-    uuid: [u8; 16],
 }
 
 fn bed(seed: u64) -> Bed {
-    let mut rng = Rng::new(seed ^ 0x9057);
-    let mut config = VmConfig::random(seed);
-    // Host pages are never smaller than target pages.
-    let smallest = u64::from(config.page_size.max(4096));
-    let host_page_bytes: Vec<u64> = config.blocks.iter().map(|_| smallest << rng.below(4)).collect();
-    for ((_, length), bytes) in config.blocks.iter_mut().zip(&host_page_bytes) {
-        *length = length.next_multiple_of(*bytes);
-    }
-    let (vm, stream) = stream_of(&config);
-    let (world, outcome) = save(&config, &stream, None, seed, Fault::None);
-    let summary = outcome.unwrap().unwrap_or_else(|failure| panic!("seed {seed}: {failure}"));
-    let preempt = rng.chance(40);
-    let names = config.blocks.iter().map(|(name, _)| name.clone());
-    let postcopy = PostcopyConfig {
-        percent: [0, 0, 1, 30, 60, 99, 100][rng.index(7)],
-        host_page_bytes: 4096,
-        host_pages: names.zip(host_page_bytes.iter().copied()).collect(),
-        preempt,
-        hot_set: None,
-        record_ms: rng.chance(50).then_some(1000),
-        can_answer: true,
-        recover: None,
-    };
-    let config = DestinationConfig {
-        seed,
-        host_page_bytes,
-        vcpus: 1 + rng.index(4),
-        touches: rng.below(300),
-        device_touches: rng.below(6),
-        preempt,
-        // Without a machine type it is the newest.
-        preempt_mark: vm.config().configuration && vm.config().machine_version() < 8,
-    };
-    Bed { vm, image: world.image.unwrap(), config, postcopy, uuid: summary.uuid }
+    let scenario = Scenario::new(seed, Size::LARGE);
+    let mut machine = SaveMachine::new(scenario.save_config(None));
+    let mut world = World::new(seed, None, scenario.stream().to_vec(), Fault::None);
+    world.run(&mut machine);
+    machine.outcome().unwrap_or_else(|failure| panic!("seed {seed}: {failure}"));
+    Bed { seed, scenario, image: world.image.unwrap() }
 }
 
 impl Bed {
-    fn destination(&self) -> Destination {
-        Destination::new(self.config.clone(), &self.vm, self.vm.devices().to_vec())
+    fn vm(&self) -> &VmConfig {
+        self.scenario.vm().config()
     }
 
-    fn config(&self, postcopy: PostcopyConfig) -> RevertConfig {
-        RevertConfig {
-            image_length_bytes: self.image.length(),
-            stream: Options::default(),
-            allow_unverified: false,
-            fresh_ram: false,
-            timeout_ms: None,
-            postcopy: Some(postcopy),
-        }
+    fn postcopy(&self) -> PostcopyConfig {
+        self.scenario.postcopy().clone()
+    }
+
+    fn destination(&self) -> Destination {
+        self.scenario.destination()
     }
 
     fn machine(&self, postcopy: PostcopyConfig) -> RevertMachine {
-        RevertMachine::new(self.config(postcopy))
+        RevertMachine::new(self.scenario.revert_config(&self.image, Some(postcopy)))
     }
 
     /// One server; what became of it, unless it was killed, and of the destination.
@@ -94,27 +60,23 @@ impl Bed {
             World::new(seed, Some(image.clone()), Vec::new(), fault).with_destination(destination);
         world.run(&mut machine);
         if let Some(violation) = &world.violation {
-            panic!("seed {}, {fault:?}: {violation} ({:?})", self.config.seed, self.postcopy);
+            panic!("seed {}, {fault:?}: {violation} ({:?})", self.seed, self.postcopy());
         }
         let mut destination = world.destination.take().unwrap();
         // A destination that has the end mark needs nobody any more.
         while destination.state() == IncomingState::End && destination.can_step() {
-            destination.step().unwrap_or_else(|violation| panic!("seed {}: {violation}", self.config.seed));
+            destination.step().unwrap_or_else(|violation| panic!("seed {}: {violation}", self.seed));
         }
         (destination, machine, world)
     }
 
     fn revert(&self, postcopy: PostcopyConfig) -> (RevertSummary, Option<HotSet>, Destination) {
-        let seed = self.config.seed;
+        let seed = self.seed;
         let (destination, machine, _) =
             self.serve(postcopy, &self.image, self.destination(), seed, Fault::None);
         let summary = machine.outcome().unwrap_or_else(|failure| panic!("seed {seed}: {failure}"));
         assert!(destination.is_done(), "seed {seed}: the destination is not done");
         (summary, machine.hot_set().cloned(), destination)
-    }
-
-    fn recovery(&self) -> PostcopyConfig {
-        PostcopyConfig { recover: Some(self.uuid), record_ms: None, ..self.postcopy.clone() }
     }
 }
 
@@ -124,9 +86,9 @@ fn everything_arrives_once_and_in_order() {
     let (mut requests, mut wanted) = (0, 0);
     for seed in 0..seeds() {
         let bed = bed(seed);
-        let (summary, _, destination) = bed.revert(bed.postcopy.clone());
+        let (summary, _, destination) = bed.revert(bed.postcopy());
         assert_eq!(summary.postcopy.unwrap().requests, destination.requests, "seed {seed}");
-        assert_eq!(destination.has_third_region(), bed.vm.config().dirty_bitmap, "seed {seed}");
+        assert_eq!(destination.has_third_region(), bed.vm().dirty_bitmap, "seed {seed}");
         requests += destination.requests;
         wanted += summary.postcopy.unwrap().requested_host_pages;
     }
@@ -139,15 +101,16 @@ fn a_recorded_hot_set_is_never_requested_again() {
     let mut recorded = 0;
     for seed in 0..seeds() / 5 {
         let bed = bed(seed);
-        let recording = PostcopyConfig { record_ms: Some(1000), ..bed.postcopy.clone() };
+        let recording = PostcopyConfig { record_ms: Some(1000), ..bed.postcopy() };
         let (_, hot, first) = bed.revert(recording);
         let hot = hot.unwrap();
         let hot = HotSet::parse(&hot.to_bytes()).unwrap();
-        let using = PostcopyConfig { hot_set: Some(hot), record_ms: None, ..bed.postcopy.clone() };
+        let using = PostcopyConfig { hot_set: Some(hot), record_ms: None, ..bed.postcopy() };
         let (.., second) = bed.revert(using);
         // One host page is always held back: the last one.
-        let last = bed.vm.config().blocks.len() - 1;
-        let held_back = (last, bed.vm.config().blocks[last].1 - bed.config.host_page_bytes[last]);
+        let last = bed.vm().blocks.len() - 1;
+        let held_back =
+            (last, bed.vm().blocks[last].1 - bed.scenario.destination_config().host_page_bytes[last]);
         let again: Vec<_> =
             first.requested.intersection(&second.requested).filter(|page| **page != held_back).collect();
         assert!(again.is_empty(), "seed {seed}: requested again: {again:x?}");
@@ -162,12 +125,12 @@ fn a_hot_set_is_used_for_its_snapshot_only_and_not_while_another_is_recorded() {
     let mut recorded = 0;
     for seed in 0..seeds() / 20 {
         let (bed, other) = (bed(seed), bed(seed + 1));
-        let recording = |hot_set| PostcopyConfig { record_ms: Some(1000), hot_set, ..bed.postcopy.clone() };
+        let recording = |hot_set| PostcopyConfig { record_ms: Some(1000), hot_set, ..bed.postcopy() };
         let (plain, hot, first) = bed.revert(recording(None));
         let (again, hot_again, _) = bed.revert(recording(hot.clone()));
         assert_eq!((&plain, &hot), (&again, &hot_again), "seed {seed}");
         recorded += first.requested.len();
-        let unused = PostcopyConfig { record_ms: None, ..other.postcopy.clone() };
+        let unused = PostcopyConfig { record_ms: None, ..other.postcopy() };
         let (without, ..) = other.revert(unused.clone());
         let (with, ..) = other.revert(PostcopyConfig { hot_set: hot, ..unused });
         assert_eq!(without, with, "seed {seed}: a profile of another snapshot was used");
@@ -187,7 +150,7 @@ fn damaged_tables_are_found_before_the_guest_runs() {
         let refcount_table = u64::from_be_bytes(*header.last_chunk().unwrap());
         image.flip_bit(refcount_table + 7, 4);
         let (destination, machine, _) =
-            bed.serve(bed.postcopy.clone(), &image, bed.destination(), seed, Fault::None);
+            bed.serve(bed.postcopy(), &image, bed.destination(), seed, Fault::None);
         let failure = machine.outcome().unwrap_err();
         assert_eq!(failure.class(), Class::InputWrong, "seed {seed}: {failure}");
         assert!(destination.state() < IncomingState::Listening, "seed {seed}: {failure}");
@@ -202,7 +165,7 @@ fn killed_servers_are_replaced_until_everything_is_there() {
         let bed = bed(seed);
         let mut rng = Rng::new(seed);
         let mut destination = bed.destination();
-        let mut postcopy = bed.postcopy.clone();
+        let mut postcopy = bed.postcopy();
         for round in 0..20 {
             let fault = if round < 12 { Fault::Killed(rng.below(150)) } else { Fault::None };
             let (back, machine, _) = bed.serve(postcopy, &bed.image, destination, seed + round, fault);
@@ -218,12 +181,12 @@ fn killed_servers_are_replaced_until_everything_is_there() {
                 break;
             }
             recovered += 1;
-            postcopy = bed.recovery();
+            postcopy = bed.scenario.recovery();
         }
         // Behind the end mark QEMU cannot be recovered any more, should it still wait for zero pages (from 8.0 on).
         let lost = match destination.state() {
             IncomingState::Running => true,
-            IncomingState::End => !destination.is_done() && !bed.postcopy.preempt,
+            IncomingState::End => !destination.is_done() && !bed.postcopy().preempt,
             _ => false,
         };
         assert!(!lost, "seed {seed}: still {}", destination.describe());
@@ -239,14 +202,14 @@ fn read_errors_end_the_server_and_lose_nothing() {
         let bed = bed(seed);
         let fault = if seed % 2 == 0 { Fault::Error(seed % 40) } else { Fault::Dead(seed % 40) };
         let (mut destination, machine, _) =
-            bed.serve(bed.postcopy.clone(), &bed.image, bed.destination(), seed, fault);
+            bed.serve(bed.postcopy(), &bed.image, bed.destination(), seed, fault);
         let Err(failure) = machine.outcome() else { continue };
         failed += 1;
         assert!(!destination.is_done(), "seed {seed}: the destination believes that all is well");
         assert!(failure.to_string().contains("Input/output error"), "seed {seed}: {failure}");
         if destination.broken() {
             let (destination, machine, _) =
-                bed.serve(bed.recovery(), &bed.image, destination, seed, Fault::None);
+                bed.serve(bed.scenario.recovery(), &bed.image, destination, seed, Fault::None);
             machine.outcome().unwrap();
             assert!(destination.is_done());
         }
@@ -266,7 +229,7 @@ fn damaged_pages_are_never_sent() {
         let at = sectors[rng.index(sectors.len())] + rng.below(4096);
         image.flip_bit(at, u32::try_from(rng.below(8)).unwrap());
         let (destination, machine, _) =
-            bed.serve(bed.postcopy.clone(), &image, bed.destination(), seed, Fault::None);
+            bed.serve(bed.postcopy(), &image, bed.destination(), seed, Fault::None);
         // A bit that does not count changes nothing: the destination has verified everything.
         let Err(failure) = machine.outcome() else { continue };
         assert!(!destination.is_done(), "seed {seed}: the destination believes that all is well");
@@ -282,8 +245,7 @@ fn a_destination_that_goes_away_is_noticed() {
     for seed in 0..seeds() / 10 {
         let bed = bed(seed);
         let fault = Fault::PeerGone(seed % 30);
-        let (destination, machine, _) =
-            bed.serve(bed.postcopy.clone(), &bed.image, bed.destination(), seed, fault);
+        let (destination, machine, _) = bed.serve(bed.postcopy(), &bed.image, bed.destination(), seed, fault);
         match machine.outcome() {
             Ok(_) => assert!(destination.is_done(), "seed {seed}: lost without a word"),
             Err(failure) => assert!(matches!(failure, Failure::PeerClosed { .. }), "seed {seed}: {failure}"),
@@ -295,7 +257,7 @@ fn a_destination_that_goes_away_is_noticed() {
 #[test]
 fn only_the_same_snapshot_recovers() {
     let bed = bed(3);
-    let other = PostcopyConfig { recover: Some([0xee; 16]), ..bed.postcopy.clone() };
+    let other = PostcopyConfig { recover: Some([0xee; 16]), ..bed.postcopy() };
     let (_, machine, world) = bed.serve(other, &bed.image, bed.destination(), 1, Fault::None);
     let text = machine.outcome().unwrap_err().to_string();
     assert!(text.contains("two guests must not mix"), "{text}");
@@ -306,7 +268,7 @@ fn only_the_same_snapshot_recovers() {
 #[test]
 fn postcopy_needs_a_return_path() {
     let bed = bed(1);
-    let mute = PostcopyConfig { can_answer: false, ..bed.postcopy.clone() };
+    let mute = PostcopyConfig { can_answer: false, ..bed.postcopy() };
     let mut machine = bed.machine(mute);
     let mut world = World::new(1, Some(bed.image.clone()), Vec::new(), Fault::None);
     world.run(&mut machine);
@@ -319,8 +281,11 @@ fn postcopy_needs_a_return_path() {
 #[test]
 fn a_silent_destination_is_given_up() {
     let bed = bed(2);
-    let postcopy = PostcopyConfig { preempt: false, record_ms: None, ..bed.postcopy.clone() };
-    let mut machine = RevertMachine::new(RevertConfig { timeout_ms: Some(3000), ..bed.config(postcopy) });
+    let postcopy = PostcopyConfig { preempt: false, record_ms: None, ..bed.postcopy() };
+    let mut machine = RevertMachine::new(RevertConfig {
+        timeout_ms: Some(3000),
+        ..bed.scenario.revert_config(&bed.image, Some(postcopy))
+    });
     let mut world = World::new(2, Some(bed.image.clone()), Vec::new(), Fault::None);
     world.run(&mut machine);
     let text = machine.outcome().unwrap_err().to_string();

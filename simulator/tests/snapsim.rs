@@ -85,6 +85,7 @@ fn what_is_wrong_is_status_1_and_what_cannot_be_is_status_2() {
     check("$S destination fd:99", folder, 2, "snapsim: connect: Bad file descriptor");
     check("$S destination --exec 'sleep 1' --timeout 0", folder, 2, "snapsim: the stream: nothing for 0 s");
     check("$S source --ram 5000", folder, 2, "expected a multiple of 4096");
+    check("$S source --bitmap disk0:b0:1G", folder, 2, "a background snapshot has no dirty bitmaps");
     check("$S source --workload trace:none", folder, 2, "none: No such file or directory");
     check("$S destination stdio --fault help", folder, 2, "request-unknown-block, ");
     check(
@@ -124,7 +125,8 @@ fn a_background_snapshot_and_a_postcopy_by_the_programs() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     for strategy in ["copy", "priority"] {
-        let busy = "--ram 8M --workload hot-cold --warm-up 20 --digest digest";
+        // Slow enough for the guest to write meanwhile, on whatever machine.
+        let busy = "--ram 8M --workload hot-cold --warm-up 20 --bandwidth 32M --digest digest";
         check(&format!("$S source {busy} --strategy {strategy} > stream"), folder, 0, "write faults");
         check("$S destination --exec 'cat stream' --digest digest --workload random", folder, 0, "arrived ");
     }

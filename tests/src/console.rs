@@ -65,7 +65,9 @@ pub struct Console {
 }
 
 impl Console {
-    pub(crate) fn new(path: &Path) -> Self {
+    /// What is written to the file at `path`, which need not be there yet.
+    #[must_use]
+    pub fn new(path: &Path) -> Self {
         Self { path: path.to_owned() }
     }
 
@@ -137,11 +139,24 @@ impl Console {
     ///
     /// On trouble, or too late.
     pub fn wait_passes(&self, count: usize) {
-        let passes = |reports: &[Report]| reports.iter().filter(|r| matches!(r, Report::Pass { .. })).count();
         let before = passes(&self.reports());
         self.wait(&format!("{count} more passes"), |reports| {
             (passes(reports) >= before + count).then_some(())
         });
+    }
+
+    /// As [`Console::wait_passes`], but trouble is an answer: false.
+    ///
+    /// # Panics
+    ///
+    /// Too late.
+    #[must_use]
+    pub fn is_sound_for(&self, count: usize) -> bool {
+        let before = passes(&self.reports());
+        self.wait_for(&format!("{count} more passes"), |reports| match trouble(reports) {
+            Some(_) => Some(false),
+            None => (passes(reports) >= before + count).then_some(true),
+        })
     }
 
     /// Waits until the guest has written `pages` more pages than it had last reported at the time of the call.
@@ -164,10 +179,16 @@ impl Console {
     }
 
     fn wait<T>(&self, what: &str, found: impl Fn(&[Report]) -> Option<T>) -> T {
+        self.wait_for(what, |reports| {
+            check(reports);
+            found(reports)
+        })
+    }
+
+    fn wait_for<T>(&self, what: &str, found: impl Fn(&[Report]) -> Option<T>) -> T {
         let end = Instant::now() + PATIENCE;
         loop {
             let reports = self.reports();
-            check(&reports);
             if let Some(found) = found(&reports) {
                 return found;
             }
@@ -181,14 +202,22 @@ impl Console {
     }
 }
 
+fn passes(reports: &[Report]) -> usize {
+    reports.iter().filter(|report| matches!(report, Report::Pass { .. })).count()
+}
+
 fn check(reports: &[Report]) {
-    for report in reports {
-        match report {
-            Report::Trouble(line) => panic!("the guest reports: {line}"),
-            Report::Pass { mismatches, .. } if *mismatches > 0 => panic!("the guest reports: {report:?}"),
-            _ => {}
-        }
+    if let Some(trouble) = trouble(reports) {
+        panic!("the guest reports: {trouble}");
     }
+}
+
+fn trouble(reports: &[Report]) -> Option<String> {
+    reports.iter().find_map(|report| match report {
+        Report::Trouble(line) => Some(line.clone()),
+        Report::Pass { mismatches, .. } if *mismatches > 0 => Some(format!("{report:?}")),
+        _ => None,
+    })
 }
 
 #[cfg(test)]

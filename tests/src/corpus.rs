@@ -2,13 +2,22 @@
 
 use std::{
     fs,
+    io::Write,
     path::{Path, PathBuf},
+    process::{Command, Stdio},
 };
 
-/// Where the corpus lies.
+/// Where the corpus lies: streams of one channel in `valid`, recordings of several channels in `channels`, save images in
+/// `libvirt`.
+#[must_use]
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../corpus")
+}
+
+/// Where streams of one channel lie.
 #[must_use]
 pub fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../corpus/valid")
+    root().join("valid")
 }
 
 /// The stream called `name`, without `.bin.zst`.
@@ -18,7 +27,17 @@ pub fn folder() -> PathBuf {
 /// If there is none of this name.
 #[must_use]
 pub fn stream(name: &str) -> Vec<u8> {
-    let path = folder().join(format!("{name}.bin.zst"));
+    unpacked(&format!("valid/{name}"))
+}
+
+/// The file with this path in the corpus, without `.bin.zst`.
+///
+/// # Panics
+///
+/// If there is none of this name.
+#[must_use]
+pub fn unpacked(name: &str) -> Vec<u8> {
+    let path = root().join(format!("{name}.bin.zst"));
     let packed = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     zstd::decode_all(packed.as_slice()).expect("packed by corpus/capture")
 }
@@ -38,4 +57,24 @@ pub fn names() -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+/// SHA-256 of `bytes` in hex digits, as `MANIFEST` has it of unpacked files.
+///
+/// # Panics
+///
+/// If there is no `sha256sum`.
+#[must_use]
+pub fn sha256(bytes: &[u8]) -> String {
+    let mut sum = Command::new("sha256sum")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("coreutils are on every Linux system");
+    // Dropped behind this line, which is the end of its input.
+    sum.stdin.take().expect("piped").write_all(bytes).expect("it reads");
+    let output = sum.wait_with_output().expect("our own child");
+    assert!(output.status.success(), "sha256sum");
+    let text = String::from_utf8(output.stdout).expect("hex digits");
+    text.split_whitespace().next().expect("the sum").to_owned()
 }

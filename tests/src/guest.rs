@@ -78,7 +78,11 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// A guest that writes nothing after its start.
+    /// A guest that writes little else than its console after its start.
+    ///
+    /// For live precopy: with software emulation QEMU loses dirty pages of a guest that writes, whatever takes the stream.
+    /// Of saves through `cat` 14 of 14 came back with stale pages from 7.2; from 10.0 one of fifteen on a busy machine,
+    /// where the stream alone, loaded through `cat`, showed the same page.
     pub const IDLE: Self = Self { rewrite: 0, ..Self::STEADY };
     /// About as many pages rewritten as verified in a fourth of the time.
     pub const STEADY: Self =

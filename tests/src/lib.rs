@@ -19,12 +19,15 @@
 //! * [`Saved`], [`Server`]: a snapshot to revert from, and the tool that does it beside QEMU.
 //! * [`tool`], [`image`]: the `qemu-snapshot` binary of this build, and the judges of what it writes.
 //!
+//! * [`analyzer_or_skip`]: QEMU's own `analyze-migration.py`.
 //! * [`ram`]: what a stream holds in the end.
 //! * [`malformed`]: files that are wrong in one place.
-//! * [`corpus`]: streams captured before; [`Recorder`] captures those that need both ends.
+//! * [`corpus`]: streams captured before; [`Recorder`] captures those that need both ends, [`ChannelRecorder`] those on
+//!   several connections.
 //!
 //! The library panics where a test would: a call that cannot go on ends the test with the reason.
 
+mod analyzer;
 pub mod beside;
 mod console;
 pub mod corpus;
@@ -45,6 +48,7 @@ pub mod table;
 pub mod tool;
 mod version;
 
+pub use analyzer::analyzer_or_skip;
 pub use console::{Console, Report};
 pub use failing_disk::{Failing, FailingDisk};
 pub use guest::{Guest, Workload};
@@ -52,7 +56,7 @@ pub use migration::{Outcome, ToImage};
 pub use policy::skip_or_fail;
 pub use qemu::{Boot, Config, Qemu, Ram, with_each_qemu};
 pub use qmp::{Qmp, QmpError};
-pub use recorder::{Recorder, Recording};
+pub use recorder::{ChannelRecorder, Recorder, Recording};
 pub use saved::{Saved, Server, save_after_a_pass};
 pub use small_disk::SmallDisk;
 pub use version::{Binary, Version};

@@ -5,7 +5,9 @@ use std::{
     net::Shutdown,
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
+    sync::{Arc, Mutex},
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 /// Passes on what the two ends of one channel say, and keeps it.
@@ -72,4 +74,89 @@ fn pass_on(mut from: UnixStream, mut to: UnixStream) -> io::Result<Vec<u8>> {
     // Fails if the peer has gone already.
     let _ = to.shutdown(Shutdown::Write);
     Ok(all)
+}
+
+/// How long a source that has said its last word may take to close its connections.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What one connection sent so far, and whether it has ended.
+#[derive(Debug, Default)]
+struct Sent {
+    bytes: Vec<u8>,
+    ended: bool,
+}
+
+/// Passes on what all connections of a source send, to a destination or to nobody, and keeps it: for migrations with more
+/// than one channel.
+#[derive(Debug)]
+pub struct ChannelRecorder {
+    all: Arc<Mutex<Vec<Arc<Mutex<Sent>>>>>,
+}
+
+impl ChannelRecorder {
+    /// Listens on `near` for the source; every connection of its gets one to `far`, where there is somebody.
+    ///
+    /// # Panics
+    ///
+    /// If `near` cannot be listened on.
+    #[must_use]
+    pub fn start(near: &Path, far: Option<PathBuf>) -> Self {
+        let listener = UnixListener::bind(near).expect("a new socket");
+        let all = Arc::new(Mutex::new(Vec::new()));
+        let recorder = Self { all: Arc::clone(&all) };
+        thread::spawn(move || {
+            for source in listener.incoming() {
+                let source = source.expect("accepts");
+                let sent = Arc::new(Mutex::new(Sent::default()));
+                all.lock().expect("not poisoned").push(Arc::clone(&sent));
+                let destination =
+                    far.as_ref().map(|far| UnixStream::connect(far).expect("the destination listens"));
+                if let Some(destination) = &destination {
+                    let from = destination.try_clone().expect("a socket");
+                    let to = source.try_clone().expect("a socket");
+                    thread::spawn(move || pass_on(from, to));
+                }
+                thread::spawn(move || keep(source, destination, &sent));
+            }
+        });
+        recorder
+    }
+
+    /// What was sent, connection by connection, in the order in which they were opened. To be asked for when the source
+    /// has completed, and waits for it to close what it has opened.
+    ///
+    /// # Panics
+    ///
+    /// If it does not within ten seconds.
+    #[must_use]
+    pub fn sent(&self) -> Vec<Vec<u8>> {
+        let end = Instant::now() + CLOSE_PATIENCE;
+        loop {
+            let all = self.all.lock().expect("not poisoned");
+            if all.iter().all(|sent| sent.lock().expect("not poisoned").ended) {
+                return all.iter().map(|sent| sent.lock().expect("not poisoned").bytes.clone()).collect();
+            }
+            drop(all);
+            assert!(Instant::now() < end, "a connection that is not closed");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// As [`pass_on`], for an end that may be nobody; what has come can be seen at any time.
+fn keep(mut from: UnixStream, mut to: Option<UnixStream>, sent: &Mutex<Sent>) {
+    let mut piece = vec![0; 64 << 10];
+    while let Ok(length @ 1..) = from.read(&mut piece) {
+        sent.lock().expect("not poisoned").bytes.extend_from_slice(&piece[..length]);
+        if let Some(to) = &mut to
+            && to.write_all(&piece[..length]).is_err()
+        {
+            break;
+        }
+    }
+    if let Some(to) = to {
+        // Fails if the peer has gone already.
+        let _ = to.shutdown(Shutdown::Write);
+    }
+    sent.lock().expect("not poisoned").ended = true;
 }

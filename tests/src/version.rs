@@ -8,7 +8,7 @@ use std::{
     process::Command,
 };
 
-use crate::{guest::Workload, policy::skip_or_fail};
+use crate::policy::skip_or_fail;
 
 const EMULATOR: &str = "qemu-system-x86_64";
 
@@ -31,17 +31,6 @@ impl Version {
         match self {
             Self::V7_2 => "7.2",
             Self::V10_0 => "10.0",
-        }
-    }
-
-    /// A workload whose live precopy comes out right with software emulation. QEMU 7.2 loses dirty pages there, whatever
-    /// takes the stream (14 of 14 saves of a busy guest through `cat` came back with stale pages; 10.0: none), so that
-    /// only a guest that writes little else than its console goes on soundly.
-    #[must_use]
-    pub const fn precopy_workload(self) -> Workload {
-        match self {
-            Self::V7_2 => Workload::IDLE,
-            Self::V10_0 => Workload::STEADY,
         }
     }
 

@@ -118,7 +118,7 @@ fn streams_of_every_kind_come_back() {
             println!("{}: {}", binary.version(), kind.name);
             let config = Config {
                 machine: kind.machine.to_owned(),
-                workload: binary.version().precopy_workload(),
+                workload: Workload::IDLE,
                 more: kind.more.iter().map(|&word| word.to_owned()).collect(),
                 ..small()
             };
@@ -166,7 +166,7 @@ fn last_version_of_every_page_is_stored() {
 fn sockets_carry_saves_and_reverts() {
     with_each_qemu(|binary, guest| {
         for return_path in [false, true] {
-            let config = Config { workload: binary.version().precopy_workload(), ..small() };
+            let config = Config { workload: Workload::IDLE, ..small() };
             let mut source = source(binary, guest, config.clone(), &[]);
             source.set_capabilities(&[("return-path", return_path)]);
             let at = |name: &str| -> PathBuf { source.home().join(name) };
@@ -198,7 +198,7 @@ fn sockets_carry_saves_and_reverts() {
 fn descriptors_carry_saves_and_reverts() {
     use std::os::fd::{AsFd, OwnedFd};
     with_each_qemu(|binary, guest| {
-        let config = Config { workload: binary.version().precopy_workload(), ..small() };
+        let config = Config { workload: Workload::IDLE, ..small() };
         let mut source = source(binary, guest, config.clone(), &["return-path"]);
         let (image, said) = (source.home().join("image"), source.home().join("said"));
         let (ours, qemus) = UnixStream::pair().expect("a socket pair");

@@ -2,6 +2,7 @@
 //! whole.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::Output,
@@ -113,6 +114,29 @@ fn corpus_holds_what_it_says() {
         assert_eq!(name.ends_with("-dirty-bitmap"), !found.dirty_bitmaps.is_empty(), "{name}");
         assert_eq!(has_no_vmdesc(&name), found.vmdesc.is_empty(), "{name}");
     }
+}
+
+/// Every file has a line, every line has a file, and it is the one that was captured.
+#[test]
+fn manifest_names_every_file_with_its_digest() {
+    let manifest = fs::read_to_string(corpus::root().join("MANIFEST")).expect("part of the corpus");
+    let mut described: BTreeMap<&str, &str> = BTreeMap::new();
+    for line in manifest.lines() {
+        let mut words = line.split_whitespace();
+        let (sum, name) = (words.next().expect("a digest"), words.next().expect("a name"));
+        assert!(words.count() > 3, "{name}: how it was captured");
+        assert_eq!(described.insert(name, sum), None, "{name} has two lines");
+    }
+    for folder in ["valid", "channels", "libvirt"] {
+        for entry in fs::read_dir(corpus::root().join(folder)).expect("part of the corpus") {
+            let file = entry.expect("a readable folder").file_name().into_string().expect("a plain name");
+            let name = file.strip_suffix(".bin.zst").expect("packed");
+            let key = if folder == "valid" { format!("{name}.bin") } else { format!("{folder}/{name}.bin") };
+            let sum = described.remove(&key[..]).unwrap_or_else(|| panic!("{key} has no line"));
+            assert_eq!(corpus::sha256(&corpus::unpacked(&format!("{folder}/{name}"))), sum, "{key}");
+        }
+    }
+    assert!(described.is_empty(), "lines without a file: {described:?}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::{env, fs, path::Path, process::Output};
 
 use migration_stream::{Options, SliceReader};
 use snapshot_tests::{
-    Config, Failing, FailingDisk, Outcome, Qemu, Saved, ToImage, corpus,
+    Config, Failing, FailingDisk, Outcome, Qemu, Saved, ToImage, Workload, corpus,
     image::{assert_whole, qemu_img, qemu_img_or_skip, run_tool, text},
     ram::{assert_same, contents},
     tool::qemu_snapshot,
@@ -208,7 +208,7 @@ fn failing_disk_fails_the_migration_and_the_guest_goes_on() {
         for background in [true, false] {
             let disk = std::cell::RefCell::new(&mut disk);
             with_each_qemu(|binary, guest| {
-                let workload = binary.version().precopy_workload();
+                let workload = Workload::IDLE;
                 let mut source =
                     Qemu::start(binary, guest, Config { memory_mib: 32, workload, ..Config::default() });
                 source.console().wait_ready();

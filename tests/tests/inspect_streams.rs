@@ -2,14 +2,12 @@
 
 use serde_json::{Value, json};
 use snapshot_tests::{
-    Binary, Config, Guest, Outcome, Qemu, Version, Workload, image::qemu_img_or_skip, skip_or_fail,
-    tool::snapinspect, with_each_qemu,
+    Binary, ChannelRecorder, Config, Guest, Outcome, Qemu, Version, Workload, image::qemu_img_or_skip,
+    skip_or_fail, tool::snapinspect, with_each_qemu,
 };
-use std::io::{Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -43,8 +41,8 @@ fn assert_kind(kind: &str, file: &Path) {
 }
 
 /// Starts a machine without a guest of ours, lets its firmware run for a moment, and saves it with these commands of the
-/// monitor. False where this program does not have the machine or the device.
-fn save_plain(program: &Path, arguments: &[&str], commands: &str) -> bool {
+/// monitor.
+fn save_plain(program: &Path, arguments: &[&str], commands: &str) {
     let mut child = Command::new(program)
         .args(["-display", "none", "-nodefaults", "-no-user-config", "-monitor", "stdio"])
         .args(arguments)
@@ -60,14 +58,7 @@ fn save_plain(program: &Path, arguments: &[&str], commands: &str) -> bool {
     drop(stdin);
     let output = child.wait_with_output().expect("it ends");
     let stderr = String::from_utf8_lossy(&output.stderr);
-    if ["is not a valid device model name", "Only modules from the same build"]
-        .iter()
-        .any(|why| stderr.contains(why))
-    {
-        return false;
-    }
     assert!(output.status.success(), "{arguments:?}: {stderr}");
-    true
 }
 
 fn save_to(file: &Path) -> String {
@@ -132,7 +123,6 @@ const DEVICES: &[(&str, &[&str])] = &[
 #[test]
 fn every_byte_of_common_machines_and_devices_is_explained() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let mut tried = 0;
     for version in Version::ALL {
         let Some(binary) = version.binary_or_skip() else { continue };
         for machine in ["pc", "q35"] {
@@ -141,15 +131,26 @@ fn every_byte_of_common_machines_and_devices_is_explained() {
                 let mut arguments = vec!["-accel", "tcg", "-machine", machine, "-m", "64M"];
                 arguments.extend(DISK);
                 arguments.extend(*devices);
-                if save_plain(binary.path(), &arguments, &save_to(&file)) {
-                    assert_explained(&format!("{version} {machine} {name}"), &file);
-                    std::fs::remove_file(&file).expect("was written");
-                    tried += 1;
-                }
+                save_plain(binary.path(), &arguments, &save_to(&file));
+                assert_explained(&format!("{version} {machine} {name}"), &file);
+                std::fs::remove_file(&file).expect("was written");
             }
         }
     }
-    assert!(tried == 0 || tried > 15, "only {tried} machines could be tried");
+}
+
+/// Why there is no stream of it to explain.
+#[test]
+fn nvme_is_not_migrated_by_qemu_itself() {
+    let Some(guest) = Guest::built_or_skip() else { return };
+    for version in Version::ALL {
+        let Some(binary) = version.binary_or_skip() else { continue };
+        let more = [DISK[0], DISK[1], "-device", "nvme,serial=1,drive=disk"].map(str::to_owned).to_vec();
+        let mut source = Qemu::start(&binary, guest, Config { memory_mib: 32, more, ..Config::default() });
+        let refused = source.qmp().execute("migrate", json!({ "uri": "exec:cat > /dev/null" }));
+        let words = format!("{refused:?}");
+        assert!(words.contains("non-migratable device") && words.contains("nvme"), "{version}: {words}");
+    }
 }
 
 #[test]
@@ -170,7 +171,7 @@ fn streams_of_other_targets_are_clean() {
         }
         let file = folder.path().join("stream");
         let arguments: Vec<_> = ["-accel", "tcg", "-m", "256M"].iter().chain(machine).copied().collect();
-        assert!(save_plain(&path, &arguments, &save_to(&file)), "{program} starts");
+        save_plain(&path, &arguments, &save_to(&file));
         if explained {
             assert_explained(program, &file);
         } else {
@@ -193,7 +194,7 @@ fn internal_snapshots_are_listed_chosen_and_explained() {
         assert!(made.expect("it runs").success());
         let drive = format!("file={},format=qcow2,if=ide", disk.display());
         let arguments = ["-accel", "tcg", "-machine", "pc", "-m", "32M", "-drive", &drive];
-        assert!(save_plain(binary.path(), &arguments, "savevm first\nsavevm second"));
+        save_plain(binary.path(), &arguments, "savevm first\nsavevm second");
         let ambiguous = run(&["check"], &disk);
         assert_eq!(ambiguous.status.code(), Some(2));
         assert!(
@@ -250,69 +251,13 @@ fn mapped_ram_files_are_explained_also_behind_other_bytes_and_by_several_writers
     }
 }
 
-/// What one connection sent.
-type Sent = Arc<Mutex<Vec<u8>>>;
-
-/// Passes on what all connections to `near` send, to a destination on `far` or to nobody, and keeps it.
-struct Channels {
-    sent: Arc<Mutex<Vec<Sent>>>,
-}
-
-impl Channels {
-    fn start(near: &Path, far: Option<PathBuf>) -> Self {
-        let listener = UnixListener::bind(near).expect("a new socket");
-        let sent = Arc::new(Mutex::new(Vec::new()));
-        let all = Arc::clone(&sent);
-        thread::spawn(move || {
-            for source in listener.incoming() {
-                let source = source.expect("accepts");
-                let kept = Arc::new(Mutex::new(Vec::new()));
-                all.lock().expect("not poisoned").push(Arc::clone(&kept));
-                let destination =
-                    far.as_ref().map(|far| UnixStream::connect(far).expect("the destination listens"));
-                if let Some(destination) = &destination {
-                    let from = destination.try_clone().expect("a socket");
-                    let to = source.try_clone().expect("a socket");
-                    thread::spawn(move || pass_on(from, Some(to), None));
-                }
-                thread::spawn(move || pass_on(source, destination, Some(kept)));
-            }
-        });
-        Self { sent }
-    }
-
-    /// What was sent, channel by channel, in the order in which they were opened.
-    fn sent(&self) -> Vec<Vec<u8>> {
-        let all = self.sent.lock().expect("not poisoned");
-        all.iter().map(|kept| kept.lock().expect("not poisoned").clone()).collect()
-    }
-}
-
-fn pass_on(mut from: UnixStream, mut to: Option<UnixStream>, kept: Option<Sent>) {
-    let mut buffer = vec![0; 64 << 10];
-    while let Ok(bytes @ 1..) = from.read(&mut buffer) {
-        if let Some(kept) = &kept {
-            kept.lock().expect("not poisoned").extend_from_slice(&buffer[..bytes]);
-        }
-        if let Some(to) = &mut to
-            && to.write_all(&buffer[..bytes]).is_err()
-        {
-            return;
-        }
-    }
-    if let Some(to) = to {
-        // A peer that is gone needs no end.
-        let _ = to.shutdown(std::net::Shutdown::Write);
-    }
-}
-
 #[test]
 fn multifd_channels_are_explained() {
     with_each_qemu(|binary, guest| {
         for compression in ["none", "zlib", "zstd"] {
             let folder = tempfile::tempdir().expect("a temporary folder");
             let near = folder.path().join("near");
-            let channels = Channels::start(&near, None);
+            let channels = ChannelRecorder::start(&near, None);
             let mut source = source(binary, guest, Workload::STEADY);
             // A guest that goes on writing can be faster than what packs its pages.
             source.execute("stop", json!({}));
@@ -321,7 +266,6 @@ fn multifd_channels_are_explained() {
             let uri = format!("unix:{}", near.display());
             assert_eq!(source.save(&uri), Outcome::Completed, "{}", source.stderr());
             source.quit();
-            thread::sleep(Duration::from_millis(200));
             let sent = channels.sent();
             assert_eq!(sent.len(), 3, "the main stream and two channels");
             for (number, bytes) in sent.iter().enumerate() {
@@ -363,7 +307,7 @@ fn preempt_channels_and_recovery_connections_of_a_postcopy_are_explained() {
         source.set_capabilities(&capabilities);
         destination.set_capabilities(&capabilities);
         destination.execute("migrate-incoming", json!({ "uri": uri("far") }));
-        let channels = Channels::start(&path("near"), Some(path("far")));
+        let channels = ChannelRecorder::start(&path("near"), Some(path("far")));
         source.set_parameters(json!({ "max-bandwidth": 2_000_000, "max-postcopy-bandwidth": 2_000_000 }));
         source.start_save(&uri("near"));
         wait_status(&mut source, &["active"]);
@@ -374,11 +318,10 @@ fn preempt_channels_and_recovery_connections_of_a_postcopy_are_explained() {
         wait_status(&mut source, &["postcopy-paused"]);
         wait_status(&mut destination, &["postcopy-paused"]);
         destination.execute("migrate-recover", json!({ "uri": uri("far2") }));
-        let recovery = Channels::start(&path("near2"), Some(path("far2")));
+        let recovery = ChannelRecorder::start(&path("near2"), Some(path("far2")));
         source.set_parameters(json!({ "max-postcopy-bandwidth": 0 }));
         source.execute("migrate", json!({ "uri": uri("near2"), "resume": true }));
         wait_status(&mut source, &["completed"]);
-        thread::sleep(Duration::from_millis(200));
 
         let keep = |name: &str, bytes: &[u8]| {
             std::fs::write(path(name), bytes).expect("a file");
@@ -409,7 +352,7 @@ fn preempt_channels_and_recovery_connections_of_a_postcopy_are_explained() {
 }
 
 #[test]
-fn packed_streams_and_save_images_are_unwrapped() {
+fn packed_streams_are_unwrapped() {
     let Some(guest) = Guest::built_or_skip() else { return };
     let Some(binary) = Version::V7_2.binary_or_skip() else { return };
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -430,20 +373,5 @@ fn packed_streams_and_save_images_are_unwrapped() {
         let status = Command::new(program).arg("-c").stdin(input).stdout(output).status();
         assert!(status.expect("it runs").success());
         assert_eq!(sum(&["dump"], &packed), expected);
-    }
-    // What libvirt writes before the stream, as its sources have it (there is no libvirt here).
-    for (format, file) in [(0u32, "plain"), (1, "gzip"), (5, "zstd")] {
-        let mut bytes = b"LibvirtQemudSave".to_vec();
-        let xml = b"<domain/>\0\0\0\0";
-        for word in [2, u32::try_from(xml.len()).expect("short"), 1, format, 0] {
-            bytes.extend_from_slice(&word.to_le_bytes());
-        }
-        bytes.resize(92, 0);
-        bytes.extend_from_slice(xml);
-        bytes.extend_from_slice(&std::fs::read(folder.path().join(file)).expect("written"));
-        let image = folder.path().join("libvirt");
-        std::fs::write(&image, bytes).expect("a file");
-        assert_kind("libvirt save image", &image);
-        assert_clean(file, &image);
     }
 }

@@ -210,7 +210,7 @@ fn dirty_bitmaps_come_along() {
     with_each_qemu(|binary, guest| {
         let disk = "driver=null-co,node-name=disk0,size=67108864,read-zeroes=on";
         let more = vec!["-blockdev".to_owned(), disk.to_owned()];
-        let config = Config { more, workload: binary.version().precopy_workload(), ..small() };
+        let config = Config { more, workload: Workload::IDLE, ..small() };
         let mut source = Qemu::start(binary, guest, config.clone());
         source.console().wait_ready();
         source.console().wait_passes(1);

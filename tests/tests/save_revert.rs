@@ -90,12 +90,12 @@ fn background_snapshot_of_a_busy_q35_reverts_into_fresh_ram() {
 #[test]
 fn precopy_reverts() {
     with_each_qemu(|binary, guest| {
-        let workload = binary.version().precopy_workload();
-        round_trip(binary, guest, Config { workload, ..small() }, How::Precopy, "");
+        round_trip(binary, guest, Config { workload: Workload::IDLE, ..small() }, How::Precopy, "");
     });
 }
 
-/// Pages are sent many times, zero after normal and normal after zero.
+/// Pages are sent many times, zero after normal and normal after zero. QEMU itself may lose some of them: see
+/// [`Workload::IDLE`]. That is told apart from a loss of ours by loading the stream without the tool.
 #[test]
 fn precopy_of_a_busy_guest_reverts() {
     let Some(guest) = Guest::built_or_skip() else { return };
@@ -103,8 +103,53 @@ fn precopy_of_a_busy_guest_reverts() {
     for workload in
         [Workload { dirty_pages: 2_000, ..Workload::BUSY }, Workload { used_percent: 10, ..Workload::STEADY }]
     {
-        round_trip(&binary, guest, Config { workload, ..small() }, How::Precopy, "--fresh-ram");
+        let config = Config { workload, ..small() };
+        let whole = (0..5).any(|_| busy_precopy_comes_back(&binary, guest, &config));
+        assert!(whole, "QEMU lost dirty pages five times");
     }
+}
+
+/// False if QEMU has lost pages that the guest had written.
+fn busy_precopy_comes_back(binary: &Binary, guest: &Guest, config: &Config) -> bool {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (image, stream) = (folder.path().join("vm.qcow2"), folder.path().join("stream"));
+    let mut source = Qemu::start(binary, guest, config.clone());
+    source.console().wait_passes(1);
+    source.set_fast();
+    // The image is compared with the stream, page by page, when the source has completed.
+    let save = ToImage { options: "--create", image: &image, stream: Some(&stream) };
+    assert_eq!(source.save_image(&save), Outcome::Completed, "{}", source.stderr());
+    drop(source);
+    let goes_on = |uri: &str| {
+        let mut destination = Qemu::start(binary, guest, config.incoming());
+        assert_eq!(destination.revert(uri), Outcome::Completed, "{}", destination.stderr());
+        destination.console().is_sound_for(3)
+    };
+    if goes_on(&exec("--revert --fresh-ram", &image)) {
+        return true;
+    }
+    assert!(!goes_on(&format!("exec:cat {}", stream.display())), "lost by the tool: the stream is right");
+    false
+}
+
+/// Most of the device's block is unplugged: its pages are never sent. From 8.1 on, its state comes before RAM.
+#[test]
+fn guest_with_virtio_mem_reverts() {
+    with_each_qemu(|binary, guest| {
+        let more = [
+            "-m",
+            "size=48M,maxmem=1G,slots=2",
+            "-object",
+            "memory-backend-ram,id=more,size=256M",
+            "-device",
+            "virtio-mem-pci,memdev=more,requested-size=64M",
+        ];
+        let config = Config { more: more.map(str::to_owned).to_vec(), ..small() };
+        for how in [How::BackgroundSnapshot, How::Precopy] {
+            let workload = if matches!(how, How::Precopy) { Workload::IDLE } else { config.workload };
+            round_trip(binary, guest, Config { workload, ..config.clone() }, how, "");
+        }
+    });
 }
 
 #[test]

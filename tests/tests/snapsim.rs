@@ -32,7 +32,7 @@ struct Way {
 /// Migrates a busy QEMU guest into the simulator.
 fn migrate(binary: &Binary, guest: &Guest, way: Way) -> DestinationOutcome {
     // 7.2 loses dirty pages of a busy guest by itself.
-    let workload = binary.version().precopy_workload();
+    let workload = snapshot_tests::Workload::IDLE;
     let mut source = Qemu::start(binary, guest, Config { workload, ..Config::default() });
     assert!(source.console().wait_ready() > 1000, "hardly any RAM has content");
     let path = source.home().join("simulator");

@@ -42,6 +42,8 @@ fn save(image: &Path) -> Digest {
         blocks: vec![(b"pc.ram".to_vec(), RAM), (b"pc.rom".to_vec(), 64 << 10)],
         load: load(Workload::HotCold, 0),
         warm_up: Duration::from_millis(50),
+        // Slow enough for the guest to write meanwhile, on whatever machine.
+        bandwidth: Some(128 << 20),
         digest: true,
         ..SourceConfig::default()
     };

@@ -174,6 +174,90 @@ pub(crate) fn piece_checksum(bytes: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    /// Pages at both ends of words, bytes and leaves.
+    fn page() -> impl Strategy<Value = u64> {
+        (0..4u64, prop::sample::select(vec![0, 1, 7, 8, 9, 62, 63, 64, 65, 4000, 8127, 8128, 8190, 8191]))
+            .prop_map(|(leaf, at)| leaf * LEAF_PAGES + at)
+    }
+
+    proptest! {
+        /// It is a map of pages to checksums, and its leaves say the same.
+        #[test]
+        fn it_is_a_map_and_so_are_its_leaves(
+            changes in prop::collection::vec((page(), prop::option::of(any::<u32>())), 0..80),
+            (from, to) in (page(), page()),
+        ) {
+            let (mut index, mut map) = (PageIndex::new(), BTreeMap::new());
+            for (page, checksum) in changes {
+                if let Some(checksum) = checksum {
+                    index.set(page, checksum);
+                    map.insert(page, checksum);
+                } else {
+                    index.clear(page);
+                    map.remove(&page);
+                }
+                prop_assert_eq!(index.nonzero_pages(), map.len() as u64);
+                prop_assert_eq!(index.get(page), map.get(&page).copied());
+            }
+            for page in (0..4 * LEAF_PAGES).step_by(61).chain(map.keys().copied()) {
+                prop_assert_eq!(index.get(page), map.get(&page).copied());
+            }
+            let (from, to) = (from % LEAF_PAGES, to % LEAF_PAGES);
+            let mut pages = 0;
+            for (number, length) in index.occupied() {
+                prop_assert!(number < index.leaf_count());
+                let bytes = index.encode_leaf(number, &[3; 16]);
+                prop_assert_eq!(bytes.len(), length);
+                prop_assert!(length as u64 <= LEAF_LIMIT_BYTES);
+                let leaf = Leaf::decode(&bytes, number, &[3; 16]).unwrap();
+                let first = number * LEAF_PAGES;
+                for (from, to) in [(0, LEAF_PAGES), (from, to), (from, from)] {
+                    let wanted: Vec<(usize, u32)> = map
+                        .range(first + from..(first + to).max(first + from))
+                        .map(|(page, &checksum)| (usize::try_from(page - first).unwrap(), checksum))
+                        .collect();
+                    let (from, to) = (usize::try_from(from).unwrap(), usize::try_from(to).unwrap());
+                    prop_assert_eq!(leaf.pages(from, to), wanted);
+                }
+                pages += leaf.pages(0, 8192).len();
+            }
+            prop_assert_eq!(pages, map.len());
+        }
+    }
+
+    #[test]
+    fn a_full_leaf_is_as_long_as_the_limit_says() {
+        let mut index = PageIndex::new();
+        (0..LEAF_PAGES).for_each(|page| index.set(page, 1));
+        assert_eq!(index.encode_leaf(0, &[0; 16]).len() as u64, LEAF_LIMIT_BYTES);
+        assert!(index.encode_leaf(1, &[0; 16]).is_empty());
+        assert!(Leaf::empty().pages(0, 8192).is_empty());
+    }
+
+    #[test]
+    fn a_leaf_whose_pages_became_zero_is_not_written() {
+        let mut index = PageIndex::new();
+        index.set(3, 1);
+        index.set(LEAF_PAGES, 2);
+        index.clear(3);
+        assert_eq!(index.occupied().map(|(number, _)| number).collect::<Vec<_>>(), [1]);
+    }
+
+    #[test]
+    fn a_leaf_that_does_not_add_up_is_none() {
+        let mut index = PageIndex::new();
+        [3, 64, 8000].into_iter().for_each(|page| index.set(page, 9));
+        let bytes = index.encode_leaf(0, &[9; 16]);
+        for bit in (0..12 * 8).chain(16 * 8..32 * 8).chain([32 * 8, 32 * 8 + 3]) {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Leaf::decode(&damaged, 0, &[9; 16]), None, "bit {bit}");
+        }
+        assert_eq!(Leaf::decode(&[&bytes[..], &[0; 4]].concat(), 0, &[9; 16]), None);
+    }
 
     #[test]
     fn a_leaf_survives_its_encoding_and_knows_where_it_belongs() {

@@ -180,3 +180,68 @@ impl Root {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root() -> Root {
+        let entry = |number: u32| Entry {
+            offset: (u64::from(number) << 33) + 4096,
+            length: number + 1,
+            checksum: 0xf00d_0000 | number,
+        };
+        let block = |name: &[u8], used_length, host_page_size| ImageBlock {
+            name: name.to_vec(),
+            used_length,
+            host_page_size,
+        };
+        Root {
+            uuid: *b"0123456789abcdef",
+            created_unix_s: 0x1122_3344_5566_7788,
+            page_size: 4096,
+            normal_pages: 0x0102_0304_0506_0708,
+            nonzero_pages: 77,
+            vm_header_checksum: 0xdead_beef,
+            regions: [1, 2, 3].map(|number| Region { length: u64::from(number) << 40, checksum: number }),
+            index_pages: vec![entry(1), Entry::default(), entry(2)],
+            blocks: vec![
+                (block(b"a", 4096, None), 0),
+                (block(&[b'n'; 255], 1 << 40, Some(2 << 20)), 1 << 20),
+            ],
+            tables: vec![entry(3)],
+        }
+    }
+
+    #[test]
+    fn it_survives_a_round_trip_and_no_cut() {
+        let bytes = root().encode();
+        assert_eq!(Root::parse(&bytes).unwrap(), root());
+        let malformed = |bytes: &[u8]| {
+            let error = Root::parse(bytes).unwrap_err().to_string();
+            assert_eq!(error, ImageError::NoSnapshot("its root is malformed").to_string());
+        };
+        (0..bytes.len()).for_each(|cut| malformed(&bytes[..cut]));
+        malformed(&[&bytes[..], &[0]].concat());
+    }
+
+    #[test]
+    fn names_have_one_to_255_bytes() {
+        for length in [0, 256] {
+            let mut root = root();
+            root.blocks[1].0.name = vec![b'n'; length];
+            assert!(Root::parse(&root.encode()).is_err(), "a name of {length} bytes");
+        }
+    }
+
+    #[test]
+    fn another_magic_or_version_is_refused() {
+        let check = |byte: usize, expected: &str| {
+            let mut bytes = root().encode();
+            bytes[byte] ^= 2;
+            assert_eq!(Root::parse(&bytes).unwrap_err().to_string(), expected);
+        };
+        check(0, "snapshot root magic 0x53564d52, expected 0x51564d52");
+        check(7, "snapshot root version 0x3, expected 1");
+    }
+}

@@ -150,3 +150,103 @@ impl VmHeader {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_original_form_is_for_what_the_original_tool_can_read() {
+        let plain = VmState {
+            leader: vec![0; 28_644],
+            third: Vec::new(),
+            ram_list_offset: 20,
+            ram_start_is_last: true,
+            footers: true,
+            optional_fields: false,
+            normal_pages: 1,
+        };
+        let room = u64::from(u32::MAX) - 28_644;
+        for page_size in [4096, 8192, 16384] {
+            assert_eq!(plain.form(page_size, room), Form::Stvm);
+        }
+        assert_eq!(plain.form(4096, room + 1), Form::Stv2);
+        assert_eq!(plain.form(2048, 0), Form::Stv2);
+        assert_eq!(plain.form(32768, 0), Form::Stv2);
+        for change in [
+            |vm: &mut VmState| vm.leader.push(0),
+            |vm: &mut VmState| vm.third.push(0),
+            |vm: &mut VmState| vm.ram_start_is_last = false,
+            |vm: &mut VmState| vm.footers = false,
+            |vm: &mut VmState| vm.optional_fields = true,
+        ] {
+            let mut other = plain.clone();
+            change(&mut other);
+            assert_eq!(other.form(4096, 0), Form::Stv2);
+        }
+    }
+
+    const STVM: VmHeader = VmHeader {
+        form: Form::Stvm,
+        page_size: 4096,
+        normal_pages: 0x0102_0304_0506_0708,
+        ram_list_offset: 0x11,
+        third_offset: 0x2233,
+        device_offset: 0x2233,
+        eof_offset: 0x8877_6655,
+    };
+    const STV2: VmHeader =
+        VmHeader { form: Form::Stv2, device_offset: 0x22_3344, eof_offset: 1 << 40, ..STVM };
+
+    /// The header as it is read back from an area that ends where it says.
+    fn read(header: &VmHeader) -> Result<Option<VmHeader>, String> {
+        let mut bytes = header.encode();
+        assert_eq!(bytes.len() as u64, header.form.header_bytes());
+        bytes.resize(VM_HEADER_LIMIT_BYTES, 0);
+        VmHeader::parse(&bytes, header.eof_offset).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_header_survives_a_round_trip() {
+        for header in [STVM, STV2] {
+            assert_eq!(read(&header), Ok(Some(header)));
+        }
+        // No part of the stream but the leader has to be there.
+        let least = VmHeader { ram_list_offset: 0, third_offset: 1, device_offset: 1, eof_offset: 1, ..STV2 };
+        assert_eq!(read(&least), Ok(Some(least)));
+        for page_size in [1024, 65536] {
+            let header = VmHeader { page_size, ..STV2 };
+            assert_eq!(read(&header), Ok(Some(header)));
+        }
+    }
+
+    #[test]
+    fn what_is_short_or_has_another_magic_is_no_header() {
+        let bytes = STV2.encode();
+        assert_eq!(VmHeader::parse(&bytes[..47], 1 << 40).unwrap(), None);
+        let mut other = bytes.clone();
+        other[3] ^= 1;
+        assert_eq!(VmHeader::parse(&other, 1 << 40).unwrap(), None);
+    }
+
+    #[test]
+    fn impossible_fields_are_refused() {
+        for (page_size, text) in [(512, "0x200"), (131_072, "0x20000"), (4095, "0xfff"), (0, "0x0")] {
+            let expected = format!("snapshot page size {text}, expected a power of two, 1 KiB to 64 KiB");
+            assert_eq!(read(&VmHeader { page_size, ..STV2 }), Err(expected));
+        }
+        for header in [
+            VmHeader { ram_list_offset: STV2.third_offset, ..STV2 },
+            VmHeader { third_offset: STV2.device_offset + 1, ..STV2 },
+            VmHeader { device_offset: STV2.eof_offset + 1, ..STV2 },
+        ] {
+            let error = read(&header).unwrap_err();
+            assert_eq!(
+                error,
+                "snapshot header's eof offset 0x10000000000, expected offsets in order, inside the VM-state area"
+            );
+        }
+        assert!(VmHeader::parse(&STV2.encode(), STV2.eof_offset - 1).is_err());
+        assert!(VmHeader::parse(&STV2.encode(), STV2.eof_offset + 1).is_ok());
+    }
+}

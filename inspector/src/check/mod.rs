@@ -161,8 +161,12 @@ impl Visitor for Checker<'_> {
             Event::MappedBitmap { block, bits } => {
                 ram::mapped_bitmap(&mut report, item.offset, *block, bits, context);
             }
-            Event::Multifd(message) => self.multifd.message(&mut report, item.offset, message),
-            Event::MultifdData(data) => self.multifd.data(&mut report, item.offset, data, context),
+            Event::Multifd(message) => self.multifd.message(&mut report, item.offset, message, context),
+            Event::MultifdPages(pages) => {
+                for record in pages.records(context.page_size) {
+                    self.ram.page(&mut report, item.offset, &record, context, &self.postcopy);
+                }
+            }
             Event::ReturnPath(message) => self.return_path.message(&mut report, item.offset, message),
             Event::Opaque(bytes, why) => {
                 report.note("opaque", item.offset, format!("{} bytes not decoded: {why}", bytes.len()));

@@ -1,29 +1,27 @@
-//! Multifd channels: the data of each packet unpacks to its pages.
+//! Multifd channels: what a packet says of its pages, and in which order packets come.
 
 use super::Report;
-use crate::unpack::ChannelUnpacker;
 use crate::walk::Context;
-use migration_stream::ram::multifd::{Compression, Message};
+use migration_stream::ram::multifd::Message;
+use std::collections::BTreeMap;
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Multifd {
-    unpacker: ChannelUnpacker,
-    compression: Option<Compression>,
-    pages: usize,
-    last: Option<u64>,
-    failed: bool,
+    /// Number of the last packet with pages, by channel.
+    last: BTreeMap<Option<usize>, u64>,
 }
 
 const PATH: &str = "multifd channel";
 
 impl Multifd {
-    pub(super) fn message(&mut self, report: &mut Report<'_>, offset: u64, message: &Message<'_>) {
-        let Message::Packet(packet) = message else {
-            self.compression = None;
-            return;
-        };
-        self.compression = Some(packet.compression);
-        self.pages = packet.normal.len();
+    pub(super) fn message(
+        &mut self,
+        report: &mut Report<'_>,
+        offset: u64,
+        message: &Message<'_>,
+        context: Context<'_>,
+    ) {
+        let Message::Packet(packet) = message else { return };
         let has_pages = !packet.normal.is_empty() || !packet.zero.is_empty();
         if has_pages && packet.block.is_empty() {
             report.error("multifd-block", offset, PATH, "pages of a block without a name");
@@ -34,29 +32,10 @@ impl Multifd {
             report.warning("multifd-page-twice", offset, PATH, "a page comes twice in one packet");
         }
         if has_pages {
-            if self.last.is_some_and(|last| packet.number <= last) {
+            let last = self.last.insert(context.channel, packet.number);
+            if last.is_some_and(|last| packet.number <= last) {
                 let text = format!("packet {} behind a later one", packet.number);
                 report.warning("multifd-number", offset, PATH, text);
-            }
-            self.last = Some(packet.number);
-        }
-    }
-
-    pub(super) fn data(&mut self, report: &mut Report<'_>, offset: u64, data: &[u8], context: Context<'_>) {
-        let Some(compression) = self.compression else { return };
-        if self.failed {
-            return;
-        }
-        let expected = self.pages * context.page_size as usize;
-        match self.unpacker.packet(compression, data, expected) {
-            Ok(Some(_)) => {}
-            Ok(None) => {
-                let text = "packed by hardware (QPL, UADK or QATzip): not unpacked";
-                report.note("multifd-hardware", offset, text);
-            }
-            Err(text) => {
-                self.failed = true;
-                report.error("multifd-data", offset, PATH, text);
             }
         }
     }

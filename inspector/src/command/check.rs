@@ -6,6 +6,7 @@ use crate::check::Checker;
 use crate::cli::{CheckArgs, Format};
 use crate::error::Error;
 use crate::input::open;
+use crate::refcounts;
 use crate::walk::{Finding, Level, walk};
 
 /// Counts findings by level and writes them.
@@ -72,8 +73,11 @@ pub(super) fn run(args: &CheckArgs) -> Result<u8, Error> {
             take(found);
         });
     }
-    // What a damaged image would revert to is no stream to judge.
+    // What a damaged image would revert to is no stream to judge, and its tables are none to follow.
     if !broken {
+        if let Some(file) = &opened.image {
+            refcounts::check(file, &mut take);
+        }
         let mut checker = Checker::new(&opened, &mut take);
         walk(opened, &options, &mut checker, progress::bar())?;
         checker.finish();

@@ -18,7 +18,7 @@ pub(super) fn run(args: &CompatArgs) -> Result<u8, Error> {
         None => AllowList::default(),
     };
     let source = Shape::read(&args.source, &options)?;
-    let target = Shape::read(&args.target, &options)?;
+    let target = Shape::read(&args.target, &options.without_channels())?;
     let judgements = judge(&source, &target);
     let today = today();
     let mut output = Output::stdout();

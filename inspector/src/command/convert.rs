@@ -77,8 +77,9 @@ pub(super) fn run(args: &ConvertArgs) -> Result<u8, Error> {
     let input = Input::new(&args.source)?;
     // What cannot be loaded is not written; this also tells the page size.
     let before = input.load(&options)?;
-    if before.multifd {
-        let text = format!("{}: RAM travels on multifd channels, which are not here", before.name);
+    if before.multifd && options.channels.is_empty() {
+        let text =
+            format!("{}: RAM travels on multifd channels, which are not here (--channel)", before.name);
         return Err(Error::Usage(text));
     }
     options.page_size = Some(before.page_size);
@@ -87,16 +88,16 @@ pub(super) fn run(args: &ConvertArgs) -> Result<u8, Error> {
         std::fs::OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&args.output);
     let file = file.map_err(Error::io(&name))?;
     let mut new = NewFile { path: args.output.clone(), keep: false };
-    let mapped = |contents: &Contents| {
-        contents
+    // RAM that does not stand in the stream page by page has to be put there first.
+    let elsewhere = before.multifd
+        || before
             .configuration
             .as_ref()
-            .is_some_and(|configuration| configuration.has_capability("mapped-ram"))
-    };
+            .is_some_and(|configuration| configuration.has_capability("mapped-ram"));
     match args.to {
         Target::Stream => {
             let mut out = BufWriter::with_capacity(1 << 20, &file);
-            if mapped(&before) {
+            if elsewhere {
                 write_stream(&gather(input.open(&options)?, &options, progress::bar())?, &mut out)?;
             } else {
                 let mut source = SourceReader(input.open(&options)?.source);
@@ -107,7 +108,7 @@ pub(super) fn run(args: &ConvertArgs) -> Result<u8, Error> {
         Target::MappedRam => {
             write_mapped(&gather(input.open(&options)?, &options, progress::bar())?, &file)?;
         }
-        Target::Image if mapped(&before) => {
+        Target::Image if elsewhere => {
             let mut stream = tempfile::tempfile().map_err(Error::io("temporary file"))?;
             let parts = gather(input.open(&options)?, &options, progress::bar())?;
             let mut out = BufWriter::with_capacity(1 << 20, &stream);
@@ -123,8 +124,9 @@ pub(super) fn run(args: &ConvertArgs) -> Result<u8, Error> {
     }
     file.sync_all().map_err(Error::io(&name))?;
     drop(before);
+    let alone = options.without_channels();
     let after =
-        load_opened(open(&args.output, &options)?, &options, Some(RamFile::temporary()?), progress::bar())?;
+        load_opened(open(&args.output, &alone)?, &alone, Some(RamFile::temporary()?), progress::bar())?;
     same(&input.load(&options)?, &after)?;
     new.keep = true;
     Ok(0)

@@ -13,7 +13,7 @@ pub(super) fn run(args: &DiffArgs) -> Result<u8, Error> {
     }
     let options = args.input.options();
     let a = load(&args.a, &options, Some(RamFile::temporary()?), progress::bar())?;
-    let b = load(&args.b, &options, Some(RamFile::temporary()?), progress::bar())?;
+    let b = load(&args.b, &options.without_channels(), Some(RamFile::temporary()?), progress::bar())?;
     let mut output = Output::stdout();
     let mut differs = false;
     diff(&a, &b, &mut |line| {

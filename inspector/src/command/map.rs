@@ -5,9 +5,11 @@ use crate::cli::MapArgs;
 use crate::contents::{Contents, RamFile, load};
 use crate::error::Error;
 use crate::escape::terminal;
+use crate::input::OpenOptions;
 use crate::map::{Hot, html, picture, png, svg};
 use std::fs::File;
 use std::io::{BufWriter, Write};
+use std::path::Path;
 
 pub(super) fn run(args: &MapArgs) -> Result<u8, Error> {
     let ending = args.output.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
@@ -15,12 +17,13 @@ pub(super) fn run(args: &MapArgs) -> Result<u8, Error> {
         return Err(Error::Usage("the output's name ends in .png, .svg or .html".to_owned()));
     }
     let options = args.input.options();
-    let read = |path| -> Result<Contents, Error> {
-        load(path, &options, Some(RamFile::temporary()?.watching()), progress::bar())
+    let read = |path: &Path, options: &OpenOptions| -> Result<Contents, Error> {
+        load(path, options, Some(RamFile::temporary()?.watching()), progress::bar())
     };
-    let contents = read(&args.file)?;
-    let against = args.against.as_deref().map(read).transpose()?;
-    let hot = args.hot.as_deref().map(|path| Hot::read(path, &options)).transpose()?;
+    let contents = read(&args.file, &options)?;
+    let alone = options.without_channels();
+    let against = args.against.as_deref().map(|path| read(path, &alone)).transpose()?;
+    let hot = args.hot.as_deref().map(|path| Hot::read(path, &alone)).transpose()?;
     let picture = picture(&contents, against.as_ref(), &hot.unwrap_or_default())?;
     let name = terminal(args.output.as_os_str().as_encoded_bytes());
     let mut out = BufWriter::new(File::create(&args.output).map_err(Error::io(&name))?);

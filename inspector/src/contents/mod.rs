@@ -6,7 +6,7 @@ mod timeline;
 use crate::error::Error;
 use crate::input::{OpenOptions, Opened, open};
 use crate::map::Stretch;
-use crate::walk::{Context, Event, Finding, Flow, Item, Level, Progress, Visitor, walk};
+use crate::walk::{Context, Event, Finding, FirstError, Flow, Item, Progress, Visitor, walk};
 use migration_stream::device::{Decoded, State, decode};
 use migration_stream::{Configuration, RamBlock, Record};
 pub(crate) use ram::RamFile;
@@ -63,7 +63,7 @@ pub(crate) struct Contents {
 struct Loader {
     contents: Contents,
     timeline: Timeline,
-    problem: Option<Finding>,
+    problem: FirstError,
 }
 
 /// Loads `path`; `ram` takes its pages, if they are wanted.
@@ -89,11 +89,9 @@ pub(crate) fn load_opened(
 ) -> Result<Contents, Error> {
     let name = opened.name.clone();
     let contents = Contents { name: name.clone(), ram, ..Contents::default() };
-    let mut loader = Loader { contents, timeline: Timeline::default(), problem: None };
+    let mut loader = Loader { contents, timeline: Timeline::default(), problem: FirstError::default() };
     walk(opened, options, &mut loader, progress)?;
-    if let Some(problem) = loader.problem {
-        return Err(Error::Wrong(format!("{name}: {}", crate::command::finding_text(&problem))));
-    }
+    loader.problem.into_result(&name)?;
     if let Some(ram) = &mut loader.contents.ram {
         ram.flush().map_err(Error::io("writing RAM"))?;
     }
@@ -121,12 +119,8 @@ impl Loader {
             Record::Footer(_) => contents.footers = true,
             Record::VmDescription(json) => contents.vmdesc = Some(json.to_vec()),
             record => {
-                if let Some(ram) = &mut contents.ram
-                    && let Err(kind) = ram.record(record, context).map_err(Error::io("writing RAM"))?
-                {
-                    let path = "section \"ram\" > page record".to_owned();
-                    let error = migration_stream::Error { offset: item.offset, path, kind };
-                    return Err(Error::Wrong(format!("{}: {error}", contents.name)));
+                if let Some(ram) = &mut contents.ram {
+                    ram.take(&contents.name, item.offset, record, context)?;
                 }
             }
         }
@@ -136,7 +130,9 @@ impl Loader {
 
 impl Visitor for Loader {
     fn item(&mut self, item: &Item<'_>, context: Context<'_>) -> Flow {
-        self.timeline.item(item);
+        if context.channel.is_none() {
+            self.timeline.item(item);
+        }
         let contents = &mut self.contents;
         contents.page_size = context.page_size;
         if let Some(new @ [_, ..]) = context.blocks.get(contents.blocks.len()..) {
@@ -158,6 +154,10 @@ impl Visitor for Loader {
                 contents.multifd = true;
                 Ok(())
             }
+            Event::MultifdPages(pages) => match &mut contents.ram {
+                Some(ram) => ram.take_packet(&contents.name, item.offset, pages, context),
+                None => Ok(()),
+            },
             _ => Ok(()),
         };
         match result {
@@ -167,9 +167,6 @@ impl Visitor for Loader {
     }
 
     fn finding(&mut self, finding: Finding) -> Flow {
-        if finding.level == Level::Error && self.problem.is_none() {
-            self.problem = Some(finding);
-        }
-        ControlFlow::Continue(())
+        self.problem.take(finding)
     }
 }

@@ -1,8 +1,9 @@
 //! RAM in a file: every page at its place, whatever the order in which pages come; zero pages take no room.
 
+use crate::error::Error;
 use crate::pages::PageSet;
 use crate::stat::is_zero;
-use crate::walk::Context;
+use crate::walk::{Context, PacketPages};
 use migration_stream::ram::{compressed, xbzrle};
 use migration_stream::{ErrorKind, RamBlock, Record, UNKNOWN_LENGTH};
 use std::fs::File;
@@ -93,12 +94,39 @@ impl RamFile {
         self.written.is_incomplete() || self.written.contains(block, page)
     }
 
-    /// Takes a record, if it is a page.
-    pub(crate) fn record(
+    /// Takes what stands at `offset` of the input `name`, if it is a page.
+    pub(crate) fn take(
         &mut self,
+        name: &str,
+        offset: u64,
         record: &Record<'_>,
         context: Context<'_>,
-    ) -> io::Result<Result<(), ErrorKind>> {
+    ) -> Result<(), Error> {
+        self.record(record, context).map_err(Error::io("writing RAM"))?.map_err(|kind| {
+            let path = "section \"ram\" > page record".to_owned();
+            let error = migration_stream::Error { offset, path, kind };
+            Error::Wrong(format!("{name}: {error}"))
+        })
+    }
+
+    /// Takes the pages of a multifd packet.
+    pub(crate) fn take_packet(
+        &mut self,
+        name: &str,
+        offset: u64,
+        pages: &PacketPages<'_>,
+        context: Context<'_>,
+    ) -> Result<(), Error> {
+        // What is wrong with them stops the walk by itself; what is only not understood does not.
+        if pages.unpacked.is_none() {
+            let text = "pages on a multifd channel that nothing here can unpack";
+            return Err(Error::Usage(format!("{name}: {text}")));
+        }
+        pages.records(context.page_size).try_for_each(|record| self.take(name, offset, &record, context))
+    }
+
+    /// Takes a record, if it is a page.
+    fn record(&mut self, record: &Record<'_>, context: Context<'_>) -> io::Result<Result<(), ErrorKind>> {
         if self.places.len() < context.blocks.len() || self.page_size != context.page_size {
             self.learn(context.blocks, context.page_size);
         }
@@ -209,7 +237,7 @@ mod tests {
     #[test]
     fn the_last_record_of_a_page_wins_whatever_its_kind() {
         let blocks = [block(b"a"), block(b"b")];
-        let context = Context { blocks: &blocks, page_size: 4096, configuration: None };
+        let context = Context { blocks: &blocks, page_size: 4096, configuration: None, channel: None };
         let mut ram = RamFile::temporary().unwrap();
         let mut put = |record| ram.record(&record, context).unwrap().unwrap();
         put(Record::RamPage { block: 1, offset: 4096, named: true, data: &[7; 4096] });

@@ -3,7 +3,7 @@
 use crate::contents::RamFile;
 use crate::error::Error;
 use crate::input::{OpenOptions, Opened};
-use crate::walk::{Context, Event, Finding, Flow, Item, Level, Progress, Visitor, walk};
+use crate::walk::{Context, Event, Finding, FirstError, Flow, Item, Progress, Visitor, walk};
 use migration_stream::{Command, Configuration, RamBlock, Record, SectionId, put_section_header};
 use std::ops::ControlFlow;
 
@@ -44,7 +44,10 @@ enum Place {
 struct Gatherer {
     parts: Parts,
     place: Place,
-    problem: Option<Finding>,
+    problem: FirstError,
+    name: String,
+    /// Its multifd channels are there.
+    joined: bool,
 }
 
 /// Takes a stream apart.
@@ -58,12 +61,11 @@ pub(crate) fn gather(
     progress: Option<Progress>,
 ) -> Result<Parts, Error> {
     let name = opened.name.clone();
-    let mut gatherer = Gatherer::default();
+    let joined = !opened.channels.is_empty();
+    let mut gatherer = Gatherer { name: name.clone(), joined, ..Gatherer::default() };
     gatherer.parts.ram = Some(RamFile::temporary()?);
     walk(opened, options, &mut gatherer, progress)?;
-    if let Some(problem) = gatherer.problem {
-        return Err(Error::Wrong(format!("{name}: {}", crate::command::finding_text(&problem))));
-    }
+    gatherer.problem.into_result(&name)?;
     let mut parts = gatherer.parts;
     if parts.blocks.is_empty() || parts.tail.is_empty() {
         return Err(Error::Input { what: name, why: "no RAM, or no devices: nothing to convert".to_owned() });
@@ -98,7 +100,9 @@ impl Gatherer {
             }
             // What commands say is about the channel, and a destination without postcopy refuses them.
             Record::Command(_) => return Ok(()),
-            Record::RamMultifdFlush => return refuse("RAM travels on multifd channels, which are not here"),
+            Record::RamMultifdFlush if !self.joined => {
+                return refuse("RAM travels on multifd channels, which are not here");
+            }
             Record::SectionStart(header) if header.idstr == b"ram" => {
                 self.place = Place::Ram;
                 self.parts.ram_id = Some(header.section_id);
@@ -110,13 +114,8 @@ impl Gatherer {
             Record::Eof | Record::VmDescription(_) => self.place = Place::Device,
             _ => {}
         }
-        if let Some(ram) = &mut self.parts.ram
-            && let Err(kind) = ram.record(record, context).map_err(Error::io("writing RAM"))?
-        {
-            let path = "section \"ram\" > page record".to_owned();
-            return Err(Error::Wrong(
-                migration_stream::Error { offset: item.offset, path, kind }.to_string(),
-            ));
+        if let Some(ram) = &mut self.parts.ram {
+            ram.take(&self.name, item.offset, record, context)?;
         }
         if let Some(buffer) = self.buffer() {
             record.put(buffer, context.blocks);
@@ -156,6 +155,11 @@ impl Visitor for Gatherer {
                 }
                 Ok(())
             }
+            Event::MultifdPages(pages) if self.joined => match &mut self.parts.ram {
+                Some(ram) => ram.take_packet(&self.name, item.offset, pages, context),
+                None => Ok(()),
+            },
+            Event::Multifd(_) if self.joined => Ok(()),
             Event::Multifd(_) | Event::ReturnPath(_) => {
                 Err(Error::Usage("a channel beside the main stream has no other form".to_owned()))
             }
@@ -168,10 +172,7 @@ impl Visitor for Gatherer {
     }
 
     fn finding(&mut self, finding: Finding) -> Flow {
-        if finding.level == Level::Error && self.problem.is_none() {
-            self.problem = Some(finding);
-        }
-        ControlFlow::Continue(())
+        self.problem.take(finding)
     }
 }
 

@@ -17,14 +17,6 @@ fn line(kind: &'static str) -> Line {
     Line { offset: None, ..Line::new(0, 0, kind) }
 }
 
-fn name(bytes: &[u8]) -> Value {
-    Value::Name(bytes.to_vec())
-}
-
-fn optional(value: Option<Value>) -> Value {
-    value.unwrap_or(Value::Null)
-}
-
 /// Compares two contents; every difference goes to `emit`.
 pub(crate) fn diff(a: &Contents, b: &Contents, emit: &mut Emit<'_>) -> Result<(), Error> {
     machine(a, b, emit)?;
@@ -44,18 +36,18 @@ fn property(emit: &mut Emit<'_>, property: &'static str, a: Value, b: Value) -> 
 fn machine(a: &Contents, b: &Contents, emit: &mut Emit<'_>) -> Result<(), Error> {
     let both = |of: &dyn Fn(&Contents) -> Value| (of(a), of(b));
     let configuration = |of: &dyn Fn(&migration_stream::Configuration) -> Value| {
-        both(&|contents: &Contents| optional(contents.configuration.as_ref().map(of)))
+        both(&|contents: &Contents| Value::optional(contents.configuration.as_ref().map(of)))
     };
-    let (of_a, of_b) = configuration(&|configuration| name(&configuration.machine));
+    let (of_a, of_b) = configuration(&|configuration| Value::name(&configuration.machine));
     property(emit, "machine", of_a, of_b)?;
     let (of_a, of_b) = configuration(&|configuration| {
         let uuid = configuration.uuid.map(|uuid| snapshot_engine::uuid_text(&uuid).into_bytes());
-        optional(uuid.map(Value::Name))
+        Value::optional(uuid.map(Value::Name))
     });
     property(emit, "uuid", of_a, of_b)?;
     let (of_a, of_b) = configuration(&|configuration| {
         let names = configuration.capabilities.as_ref();
-        optional(names.map(|names| Value::List(names.iter().map(|name| self::name(name)).collect())))
+        Value::optional(names.map(|names| Value::List(names.iter().map(|name| Value::name(name)).collect())))
     });
     property(emit, "capabilities", of_a, of_b)?;
     let (of_a, of_b) = both(&|contents| Value::Decimal(contents.page_size.into()));

@@ -1,6 +1,6 @@
 //! Pages that differ, block by block.
 
-use super::{Emit, line, name};
+use super::{Emit, line};
 use crate::contents::{Contents, RamFile};
 use crate::error::Error;
 use crate::line::Value;
@@ -16,7 +16,7 @@ pub(crate) fn blocks(a: &Contents, b: &Contents, emit: &mut Emit<'_>) -> Result<
     for (number, block) in a.blocks.iter().enumerate() {
         let other = b.blocks.iter().position(|other| other.idstr == block.idstr);
         let Some(other) = other else {
-            emit(line("block").with("name", name(&block.idstr)).with("only", Value::Word("a")))?;
+            emit(line("block").with("name", Value::name(&block.idstr)).with("only", Value::Word("a")))?;
             continue;
         };
         attributes(block, &b.blocks[other], emit)?;
@@ -30,7 +30,7 @@ pub(crate) fn blocks(a: &Contents, b: &Contents, emit: &mut Emit<'_>) -> Result<
     }
     for block in &b.blocks {
         if !a.blocks.iter().any(|other| other.idstr == block.idstr) {
-            emit(line("block").with("name", name(&block.idstr)).with("only", Value::Word("b")))?;
+            emit(line("block").with("name", Value::name(&block.idstr)).with("only", Value::Word("b")))?;
         }
     }
     let common = |of: &Contents, other: &Contents| {
@@ -51,7 +51,8 @@ fn attributes(a: &RamBlock, b: &RamBlock, emit: &mut Emit<'_>) -> Result<(), Err
         ("physical_address", optional(a.guest_physical_address), optional(b.guest_physical_address)),
     ] {
         if of_a != of_b {
-            let line = line("block").with("name", name(&a.idstr)).with("property", Value::Word(property));
+            let line =
+                line("block").with("name", Value::name(&a.idstr)).with("property", Value::Word(property));
             emit(line.with("a", of_a).with("b", of_b))?;
         }
     }
@@ -76,7 +77,7 @@ fn pages(
         if ranges > RANGES_TOLD {
             return Ok(());
         }
-        let line = line("pages").with("block", name(&block.idstr)).with("start", Value::Hex(start));
+        let line = line("pages").with("block", Value::name(&block.idstr)).with("start", Value::Hex(start));
         emit(line.with("pages", Value::Decimal(count)))
     };
     let mut at = 0;
@@ -106,7 +107,8 @@ fn pages(
     end_run(&mut run, emit)?;
     if pages > 0 {
         let total = length / page_size;
-        let line = line("block_pages").with("block", name(&block.idstr)).with("pages", Value::Decimal(pages));
+        let line =
+            line("block_pages").with("block", Value::name(&block.idstr)).with("pages", Value::Decimal(pages));
         emit(line.with("of", Value::Decimal(total)).with("ranges", Value::Decimal(ranges)))?;
     }
     Ok(())

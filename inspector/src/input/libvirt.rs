@@ -54,6 +54,20 @@ impl LibvirtHeader {
         Ok(Self { version, data_bytes, was_running: word(8) != 0, format, complete, swapped })
     }
 
+    /// Why the stream behind the first `length` bytes cannot be read here, if so.
+    pub(super) fn unread(&self, length: usize) -> Option<String> {
+        let format = self.format_name();
+        let program = match self.format {
+            0 | 1 | 5 | 6 => return None,
+            2..=4 => format,
+            _ => return Some(format!("libvirt save image packed in an unknown way ({})", self.format)),
+        };
+        let first = length + 1;
+        Some(format!(
+            "libvirt save image packed as {format}: unpack what is behind the XML (tail -c +{first} FILE | {program} -dc)"
+        ))
+    }
+
     /// Name of the stream's packing.
     #[must_use]
     pub fn format_name(&self) -> &'static str {

@@ -9,6 +9,7 @@ mod wrapped;
 pub use detect::Kind;
 pub use libvirt::LibvirtHeader;
 pub use savevm::InternalSnapshot;
+pub(crate) use savevm::{L2_COMPRESSED, OFFSET_MASK, be};
 pub use source::{FileRange, RandomAccess, Source};
 pub use wrapped::Wrapper;
 
@@ -21,12 +22,14 @@ use snapshot_engine::RevertConfig;
 use source::Piped;
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What unpacking may give at most, unless an option says otherwise.
 pub const DEFAULT_MAX_UNPACKED_BYTES: u64 = 64 << 30;
 /// A stream in a libvirt save image in a gzip file: no more than that is looked into.
 const WRAPPERS_LIMIT: usize = 3;
+/// Channels that a source can have.
+const CHANNELS_LIMIT: usize = 255;
 
 /// How an input is to be read.
 #[derive(Debug, Clone)]
@@ -41,6 +44,8 @@ pub struct OpenOptions {
     pub max_unpacked_bytes: u64,
     /// Read images without their checksums.
     pub allow_unverified: bool,
+    /// Recorded multifd channels of the stream, in any order.
+    pub channels: Vec<PathBuf>,
 }
 
 impl Default for OpenOptions {
@@ -51,11 +56,18 @@ impl Default for OpenOptions {
             max_ram_bytes: migration_stream::DEFAULT_MAX_RAM_BYTES,
             max_unpacked_bytes: DEFAULT_MAX_UNPACKED_BYTES,
             allow_unverified: false,
+            channels: Vec::new(),
         }
     }
 }
 
 impl OpenOptions {
+    /// The same for another input: channels belong to one.
+    #[must_use]
+    pub fn without_channels(&self) -> Self {
+        Self { channels: Vec::new(), ..self.clone() }
+    }
+
     pub(crate) fn stream(&self) -> migration_stream::Options {
         migration_stream::Options { page_size: self.page_size, max_ram_bytes: self.max_ram_bytes }
     }
@@ -77,6 +89,8 @@ pub struct Opened {
     pub snapshots: Vec<InternalSnapshot>,
     /// The image itself, for what is checked beside the stream in it.
     pub image: Option<FileRange>,
+    /// The multifd channels of the stream that were given with it.
+    pub channels: Vec<Box<dyn Source>>,
     /// The bytes, from [`start`](Self::start) on. An image gives the stream that its snapshot reverts to.
     pub source: Box<dyn Source>,
 }
@@ -191,8 +205,7 @@ fn identify(name: String, mut stage: Stage, options: &OpenOptions) -> Result<Ope
                 return Err(Error::Input { what: name, why });
             }
             let xml = data[libvirt::HEADER_BYTES..].split(|&byte| byte == 0).next().unwrap_or_default();
-            if matches!(header.format, 2..=4 | 7..) {
-                let why = format!("libvirt save image packed as {}: unpack it first", header.format_name());
+            if let Some(why) = header.unread(length) {
                 return Err(Error::Input { what: name, why });
             }
             libvirt = Some((header, xml.to_vec()));
@@ -208,10 +221,36 @@ fn identify(name: String, mut stage: Stage, options: &OpenOptions) -> Result<Ope
             libvirt,
             snapshots: Vec::new(),
             image: None,
+            channels: Vec::new(),
             source: Box::new(Piped::new(Vec::new(), io::empty())),
         };
-        return finish(opened, stage, at, options);
+        let mut opened = finish(opened, stage, at, options)?;
+        opened.channels = channels(&opened, options)?;
+        return Ok(opened);
     }
+}
+
+/// Opens the channels that belong to a stream.
+fn channels(main: &Opened, options: &OpenOptions) -> Result<Vec<Box<dyn Source>>, Error> {
+    if !options.channels.is_empty() && main.kind != Kind::Stream {
+        let text =
+            format!("{}: a {}; multifd channels belong to a migration stream", main.name, main.kind.name());
+        return Err(Error::Usage(text));
+    }
+    if options.channels.len() > CHANNELS_LIMIT {
+        return Err(Error::Usage(format!("more than {CHANNELS_LIMIT} channels: their ids have one byte")));
+    }
+    let alone = options.without_channels();
+    let mut sources = Vec::new();
+    for path in &options.channels {
+        let channel = open(path, &alone)?;
+        if channel.kind != Kind::Multifd {
+            let why = format!("a {}, expected a multifd channel", channel.kind.name());
+            return Err(Error::Input { what: channel.name, why });
+        }
+        sources.push(channel.source);
+    }
+    Ok(sources)
 }
 
 /// Sets up the source of what was told.

@@ -10,9 +10,10 @@ use std::io;
 /// QEMU's own limits.
 const SNAPSHOT_LIMIT: u32 = 65536;
 const L1_LIMIT_BYTES: u64 = 32 << 20;
-/// Bits of an L1 or L2 entry that are an offset.
-const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
-const L2_COMPRESSED: u64 = 1 << 62;
+/// Bits of an entry of a table that are an offset.
+pub(crate) const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
+/// An L2 entry is of compressed data.
+pub(crate) const L2_COMPRESSED: u64 = 1 << 62;
 const L2_ZERO: u64 = 1;
 
 /// An internal snapshot.
@@ -40,7 +41,8 @@ pub(super) struct Qcow2 {
     snapshots_offset: u64,
 }
 
-fn be(bytes: &[u8]) -> u64 {
+/// A number in big-endian bytes.
+pub(crate) fn be(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 

@@ -30,6 +30,16 @@ pub(crate) enum Value {
 }
 
 impl Value {
+    /// Bytes of a stranger as a name.
+    pub(crate) fn name(bytes: &[u8]) -> Self {
+        Self::Name(bytes.to_vec())
+    }
+
+    /// What may not be there.
+    pub(crate) fn optional(value: Option<Self>) -> Self {
+        value.unwrap_or(Self::Null)
+    }
+
     pub(crate) fn text(&self, out: &mut String) {
         let _ = match self {
             Self::Decimal(number) => write!(out, "{number}"),
@@ -107,6 +117,14 @@ impl Line {
     pub(crate) fn with(mut self, key: &'static str, value: Value) -> Self {
         self.values.push((key, value));
         self
+    }
+
+    /// Says on which multifd channel beside the main stream it stands.
+    pub(crate) fn on_channel(self, channel: Option<usize>) -> Self {
+        match channel {
+            Some(number) => self.with("on_channel", Value::Decimal(number as u64)),
+            None => self,
+        }
     }
 
     pub(crate) fn text(&self) -> String {

@@ -4,7 +4,7 @@
 use crate::error::Error;
 use crate::escape::terminal;
 use crate::input::{Kind, OpenOptions, open};
-use crate::walk::{Context, Event, Finding, Flow, Item, Level, Visitor, walk};
+use crate::walk::{Context, Event, Finding, FirstError, Flow, Item, Visitor, walk};
 use migration_stream::RamBlock;
 use migration_stream::return_path::ReturnPathMessage;
 use snapshot_engine::{HOT_SET_LIMIT_BYTES, HotSet};
@@ -29,7 +29,7 @@ pub(crate) struct Hot {
     ranges: Vec<(Block, Range<u64>)>,
     /// The block that was named last.
     last: Option<Vec<u8>>,
-    problem: Option<Finding>,
+    problem: FirstError,
 }
 
 impl Hot {
@@ -54,10 +54,8 @@ impl Hot {
         }
         let mut hot = Self::default();
         walk(opened, options, &mut hot, None)?;
-        match hot.problem.take() {
-            Some(problem) => Err(Error::Wrong(format!("{name}: {}", crate::command::finding_text(&problem)))),
-            None => Ok(hot),
-        }
+        std::mem::take(&mut hot.problem).into_result(&name)?;
+        Ok(hot)
     }
 
     /// The ranges of one block, in bytes.
@@ -87,9 +85,6 @@ impl Visitor for Hot {
     }
 
     fn finding(&mut self, finding: Finding) -> Flow {
-        if finding.level == Level::Error && self.problem.is_none() {
-            self.problem = Some(finding);
-        }
-        ControlFlow::Continue(())
+        self.problem.take(finding)
     }
 }

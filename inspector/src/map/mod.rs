@@ -223,13 +223,13 @@ mod tests {
             guest_physical_address: None,
         };
         let blocks = [block];
-        let context = Context { blocks: &blocks, page_size: 4096, configuration: None };
+        let context = Context { blocks: &blocks, page_size: 4096, configuration: None, channel: None };
         let noise: Vec<u8> = (0..4096u32).map(|at| at.wrapping_mul(0x9e37_79b1).to_be_bytes()[0]).collect();
         let load = |pages: &[(u64, &[u8])]| {
             let mut ram = RamFile::temporary().unwrap().watching();
             for &(offset, data) in pages {
                 let record = Record::RamPage { block: 0, offset, named: true, data };
-                ram.record(&record, context).unwrap().unwrap();
+                ram.take("a", offset, &record, context).unwrap();
             }
             ram.flush().unwrap();
             let configuration = None;

@@ -3,12 +3,10 @@
 mod content;
 
 use crate::pages::PageSet;
-use crate::unpack::ChannelUnpacker;
-use crate::walk::{Context, Event, Finding, Flow, Item, Level, Visitor};
+use crate::walk::{Context, Event, Finding, Flow, Item, Level, PacketPages, Visitor};
 use content::Content;
 pub use content::ContentStat;
 pub(crate) use content::is_zero;
-use migration_stream::ram::multifd::{Compression, Message, Packet};
 use migration_stream::{RamBlock, Record, SectionId, UNKNOWN_LENGTH};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
@@ -77,7 +75,7 @@ pub struct Stat {
     pub machine: Option<String>,
     /// Target page size in bytes.
     pub page_size: u32,
-    /// Bytes of the unpacked stream.
+    /// Bytes of the unpacked stream, and of its multifd channels where they were given.
     pub bytes: u64,
     /// RAM blocks in the stream's order.
     pub blocks: Vec<BlockStat>,
@@ -98,7 +96,7 @@ pub struct Stat {
 }
 
 /// Counts what a walk comes across.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Counter {
     stat: Stat,
     seen: PageSet,
@@ -109,15 +107,6 @@ pub struct Counter {
     device: Option<usize>,
     content: Content,
     channel_blocks: HashMap<Vec<u8>, usize>,
-    unpacker: ChannelUnpacker,
-    /// How the data of the packet before is packed, and how many pages it has.
-    packed: Option<(Compression, usize)>,
-}
-
-impl std::fmt::Debug for Counter {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Counter").field("stat", &self.stat).finish_non_exhaustive()
-    }
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -173,29 +162,30 @@ impl Counter {
         }
     }
 
-    /// A packet of a multifd channel; a block is known by its name alone there.
-    fn packet(&mut self, packet: &Packet<'_>) {
-        self.packed = Some((packet.compression, packet.normal.len()));
-        let known = self.channel_blocks.get(packet.block).copied();
-        let number = known.unwrap_or(self.stat.blocks.len());
-        if known.is_none() && !packet.block.is_empty() && number < NAMES_LIMIT {
-            self.channel_blocks.insert(packet.block.to_vec(), number);
-            self.stat.blocks.push(BlockStat { name: text(packet.block), ..BlockStat::default() });
+    /// Pages of a multifd channel. Without its main stream a block is known by its name alone.
+    fn packet(&mut self, pages: &PacketPages<'_>, page_size: u32) {
+        let number = pages.block.unwrap_or_else(|| {
+            let next = self.stat.blocks.len();
+            if next >= NAMES_LIMIT {
+                return next;
+            }
+            let number = *self.channel_blocks.entry(pages.name.to_vec()).or_insert(next);
+            if number == next {
+                self.stat.blocks.push(BlockStat { name: text(pages.name), ..BlockStat::default() });
+            }
+            number
+        });
+        // The bytes of a page on a channel are those of its content, packed or not.
+        let bytes = (pages.data.len() as u64).checked_div(pages.normal.len() as u64).unwrap_or(0);
+        for &offset in pages.normal {
+            self.page(number, offset, bytes, |stat| stat.normal += 1);
         }
-        for &offset in &packet.normal {
-            self.page(number, offset, 0, |stat| stat.normal += 1);
-        }
-        for &offset in &packet.zero {
+        for &offset in pages.zero {
             self.page(number, offset, 0, |stat| stat.zero += 1);
         }
-    }
-
-    fn packet_data(&mut self, data: &[u8], page_size: usize) {
-        let Some((compression, pages)) = self.packed.take() else { return };
-        // What cannot be unpacked has no content to look at; `check` says why.
-        if let Ok(Some(unpacked)) = self.unpacker.packet(compression, data, pages * page_size) {
-            unpacked.chunks_exact(page_size).for_each(|page| self.content.page(page));
-        }
+        // What cannot be unpacked has no content to look at; the walk has said why.
+        let unpacked = pages.unpacked.unwrap_or_default();
+        unpacked.chunks_exact(page_size as usize).for_each(|page| self.content.page(page));
     }
 
     /// Counts a record to its section.
@@ -281,8 +271,8 @@ impl Visitor for Counter {
                     bytes: item.length,
                 });
             }
-            Event::Multifd(Message::Packet(packet)) => self.packet(packet),
-            Event::MultifdData(data) => self.packet_data(data, context.page_size as usize),
+            Event::MultifdPages(pages) => self.packet(pages, context.page_size),
+            _ if context.channel.is_some() => {}
             _ => {
                 if let Some(at) = self.current {
                     self.stat.sections[at].bytes += item.length;

@@ -47,7 +47,9 @@ pub enum Event<'a> {
     },
     /// A header of a multifd channel.
     Multifd(&'a multifd::Message<'a>),
-    /// The data of a multifd packet.
+    /// The pages of the multifd packet before, if it has any.
+    MultifdPages(PacketPages<'a>),
+    /// The state of a device on a multifd channel.
     MultifdData(&'a [u8]),
     /// A message on the return path.
     ReturnPath(&'a ReturnPathMessage<'a>),
@@ -57,6 +59,37 @@ pub enum Event<'a> {
     Opaque(&'a [u8], &'static str),
     /// What was passed over behind damage.
     Skipped,
+}
+
+/// The pages of a multifd packet.
+#[derive(Debug, Clone, Copy)]
+pub struct PacketPages<'a> {
+    /// Name of their block.
+    pub name: &'a [u8],
+    /// Its index in the block list, where the main stream is there and has it.
+    pub block: Option<usize>,
+    /// Byte offsets of the pages with content.
+    pub normal: &'a [u64],
+    /// Byte offsets of zero pages.
+    pub zero: &'a [u64],
+    /// What stands on the channel.
+    pub data: &'a [u8],
+    /// The pages with content, one after the other; none where they could not be unpacked.
+    pub unpacked: Option<&'a [u8]>,
+}
+
+impl<'a> PacketPages<'a> {
+    /// The pages as records of the main stream, if they have their place there.
+    pub fn records(&self, page_size: u32) -> impl Iterator<Item = Record<'a>> + use<'a> {
+        let placed = self.block.zip(self.unpacked);
+        let (normal, zero) = (self.normal, self.zero);
+        placed.into_iter().flat_map(move |(block, unpacked)| {
+            let pages = unpacked.chunks_exact(page_size as usize).zip(normal);
+            let pages =
+                pages.map(move |(data, &offset)| Record::RamPage { block, offset, named: false, data });
+            pages.chain(zero.iter().map(move |&offset| Record::RamZero { block, offset, named: false }))
+        })
+    }
 }
 
 /// How the end of a device section was found.
@@ -149,6 +182,34 @@ pub struct Context<'a> {
     pub page_size: u32,
     /// The configuration section.
     pub configuration: Option<&'a Configuration>,
+    /// The piece stands on this channel beside the main stream, counted as they were given; so its offset is one there.
+    pub channel: Option<usize>,
+}
+
+/// The first error of a walk: what a destination would refuse has no contents.
+#[derive(Debug, Default)]
+pub(crate) struct FirstError(Option<Finding>);
+
+impl FirstError {
+    /// Keeps a finding, if it is the first error.
+    pub(crate) fn take(&mut self, finding: Finding) -> Flow {
+        if finding.level == Level::Error {
+            self.0.get_or_insert(finding);
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// # Errors
+    ///
+    /// The error, of the input with this name.
+    pub(crate) fn into_result(self, name: &str) -> Result<(), crate::Error> {
+        match self.0 {
+            Some(finding) => {
+                Err(crate::Error::Wrong(format!("{name}: {}", crate::command::finding_text(&finding))))
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 /// Whether the walk goes on.

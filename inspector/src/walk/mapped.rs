@@ -23,7 +23,7 @@ fn truncated(walk: &StreamWalk<'_>) -> Error {
 
 fn fill(walk: &mut StreamWalk<'_>, needed: usize) -> Result<(), Stop> {
     let filled = walk.feed.fill(needed);
-    if filled.map_err(io(walk.feed))? { Ok(()) } else { Err(truncated(walk).into()) }
+    if filled.map_err(io(&walk.feed))? { Ok(()) } else { Err(truncated(walk).into()) }
 }
 
 /// Walks the list and the pages; the feed stands behind the header of the RAM section.
@@ -39,7 +39,7 @@ pub(super) fn walk(walk: &mut StreamWalk<'_>) -> Result<(), Stop> {
     let mut blocks: Vec<RamBlock> = Vec::new();
     while remaining > 0 {
         let filled = walk.feed.fill(ENTRY_LIMIT_BYTES);
-        filled.map_err(io(walk.feed))?;
+        filled.map_err(io(&walk.feed))?;
         let offset = walk.feed.offset();
         let (length, mapped) = entry(walk.feed.bytes(), offset, remaining, page_size)?;
         if blocks.iter().any(|block| block.idstr == mapped.block.idstr) {
@@ -77,7 +77,7 @@ fn room(walk: &mut StreamWalk<'_>, block: Option<usize>, in_block: u64, to: u64)
         length
     } else {
         let skipped = walk.feed.skip(length);
-        skipped.map_err(io(walk.feed))?
+        skipped.map_err(io(&walk.feed))?
     };
     let event = Event::MappedRoom { block, offset: in_block };
     let item = Item { offset, length: skipped, packaged: false, event };

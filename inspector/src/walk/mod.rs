@@ -1,19 +1,23 @@
 //! Walks over an input, piece by piece, in constant memory; the only place that knows how the kinds of input differ.
 
+mod answers;
 mod channel;
 mod event;
 mod feed;
+mod join;
 mod mapped;
 mod stream;
 mod tail;
 mod window;
 
-pub use event::{Border, Context, DeviceSection, Event, Finding, Flow, Item, Level, Visitor};
+pub(crate) use event::FirstError;
+pub use event::{Border, Context, DeviceSection, Event, Finding, Flow, Item, Level, PacketPages, Visitor};
 pub use feed::Progress;
 
 use crate::error::Error;
 use crate::input::{Kind, OpenOptions, Opened};
 use feed::Feed;
+use migration_stream::DEFAULT_PAGE_SIZE;
 use std::ops::ControlFlow;
 
 /// What stops a walk before its end.
@@ -40,7 +44,22 @@ fn go(flow: Flow) -> Result<(), Stop> {
     }
 }
 
-/// Walks over the whole input.
+/// Passes over all that is left behind an error, where there is no place at which reading could go on.
+fn skip_rest(feed: &mut Feed, visitor: &mut dyn Visitor, context: Context<'_>) -> Result<(), Stop> {
+    let from = feed.offset();
+    let rest = feed.keep_last(0);
+    rest.map_err(stream::io(feed))?;
+    let length = feed.offset() - from;
+    if length == 0 {
+        return Ok(());
+    }
+    let path = context.channel.map_or_else(String::new, |number| channel::path(Some(number)));
+    let text = format!("{length} bytes could not be read");
+    go(visitor.finding(Finding::new(Level::Note, from, &path, text)))?;
+    go(visitor.item(&Item { offset: from, length, packaged: false, event: Event::Skipped }, context))
+}
+
+/// Walks over the whole input, and over its multifd channels where they belong.
 ///
 /// # Errors
 ///
@@ -52,10 +71,14 @@ pub fn walk(
     progress: Option<Progress>,
 ) -> Result<(), Error> {
     let (name, kind, image) = (opened.name, opened.kind, opened.image.is_some());
-    let mut feed = Feed::new(opened.source, opened.start, progress);
+    let feed = Feed::new(opened.source, opened.start, progress);
+    let channels = opened.channels.into_iter().map(|source| Feed::new(source, 0, None)).collect();
+    let page_size = options.page_size.unwrap_or(DEFAULT_PAGE_SIZE);
+    let alone = Context { blocks: &[], page_size, configuration: None, channel: None };
     let result = match kind {
-        Kind::Multifd | Kind::ReturnPath => channel::walk(&mut feed, kind, options, visitor),
-        _ => stream::walk(&mut feed, kind, options, visitor),
+        Kind::Multifd => channel::walk(feed, visitor, alone),
+        Kind::ReturnPath => answers::walk(feed, visitor, alone),
+        _ => stream::walk(feed, channels, kind, options, visitor),
     };
     match result {
         Ok(()) => Ok(()),

@@ -2,6 +2,7 @@
 
 use super::event::{Border, Context, DeviceSection, Event, Finding, Item, Level, Visitor};
 use super::feed::Feed;
+use super::join::Join;
 use super::{Stop, go, mapped, tail};
 use crate::input::{Kind, OpenOptions};
 use migration_stream::device::{
@@ -23,7 +24,7 @@ const PACKAGED_HEADER_BYTES: u64 = 9;
 
 /// What a walk over a stream has at hand.
 pub(super) struct StreamWalk<'a> {
-    pub(super) feed: &'a mut Feed,
+    pub(super) feed: Feed,
     pub(super) decoder: Decoder,
     pub(super) visitor: &'a mut dyn Visitor,
     /// What the end of a file says of its devices, where it could be read beforehand.
@@ -32,6 +33,8 @@ pub(super) struct StreamWalk<'a> {
     pub(super) early: usize,
     /// The page size is not known, and no page has come yet.
     guesses: bool,
+    /// Its multifd channels, if they are there.
+    join: Option<Join>,
 }
 
 pub(super) fn context(decoder: &Decoder) -> Context<'_> {
@@ -39,6 +42,7 @@ pub(super) fn context(decoder: &Decoder) -> Context<'_> {
         blocks: decoder.blocks(),
         page_size: decoder.page_size(),
         configuration: decoder.configuration(),
+        channel: None,
     }
 }
 
@@ -48,13 +52,16 @@ pub(super) fn io(feed: &Feed) -> impl FnOnce(std::io::Error) -> Stop {
 }
 
 pub(super) fn walk(
-    feed: &mut Feed,
+    mut feed: Feed,
+    channels: Vec<Feed>,
     kind: Kind,
     options: &OpenOptions,
     visitor: &mut dyn Visitor,
 ) -> Result<(), Stop> {
     let start = feed.offset();
-    let description = described_at_the_end(feed).map_err(io(feed))?;
+    let description = described_at_the_end(&mut feed);
+    let description = description.map_err(io(&feed))?;
+    let join = (!channels.is_empty()).then(|| Join::new(channels));
     let mut stream = options.stream();
     if stream.page_size.is_none() {
         stream.page_size = description
@@ -69,7 +76,7 @@ pub(super) fn walk(
         _ => Decoder::new(stream),
     };
     let decoder = decoder.starting_at(start).accept_mapped_ram();
-    let mut walk = StreamWalk { feed, decoder, visitor, description, early: 0, guesses };
+    let mut walk = StreamWalk { feed, decoder, visitor, description, early: 0, guesses, join };
     match walk.run() {
         Err(Stop::Wrong(error)) => walk.resume(error),
         other => other,
@@ -99,6 +106,9 @@ impl StreamWalk<'_> {
                     let length = len as u64;
                     let item = |event| Item { offset, length, packaged: false, event };
                     let mut pages_follow = false;
+                    if let Some(join) = &mut self.join {
+                        join.before(&record, offset, self.visitor, context(&self.decoder))?;
+                    }
                     match record {
                         Record::DeviceTail => return tail::walk(self),
                         Record::EarlyDevices(bytes) => {
@@ -140,7 +150,7 @@ impl StreamWalk<'_> {
                 }
                 Step::Incomplete { .. } => {
                     let more = self.feed.more();
-                    if !more.map_err(io(self.feed))? {
+                    if !more.map_err(io(&self.feed))? {
                         return Ok(self.decoder.finish(self.feed.bytes())?);
                     }
                 }
@@ -152,7 +162,7 @@ impl StreamWalk<'_> {
     fn guess_page_size(&mut self) -> Result<(), Stop> {
         self.guesses = false;
         let filled = self.feed.fill(GUESS_BYTES);
-        filled.map_err(io(self.feed))?;
+        filled.map_err(io(&self.feed))?;
         let bytes = self.feed.bytes();
         let bytes = &bytes[..bytes.len().min(GUESS_BYTES)];
         if self.decoder.page_size_is_guessed()
@@ -171,7 +181,7 @@ impl StreamWalk<'_> {
         let truncated = matches!(error.kind, ErrorKind::Truncated { .. });
         let from = self.feed.offset();
         go(self.visitor.finding(error.into()))?;
-        self.feed.keep_last(KEPT_BYTES).map_err(io(self.feed))?;
+        self.feed.keep_last(KEPT_BYTES).map_err(io(&self.feed))?;
         let (kept, kept_at) = (self.feed.bytes(), self.feed.offset());
         let end = kept_at + kept.len() as u64;
         let found = find_vmdesc(kept)

@@ -10,7 +10,7 @@ use migration_stream::{Error, ErrorKind, Record, SectionHeader};
 pub(super) fn walk(walk: &mut StreamWalk<'_>) -> Result<(), Stop> {
     let offset = walk.decoder.offset();
     let read = walk.feed.all();
-    read.map_err(io(walk.feed))?;
+    read.map_err(io(&walk.feed))?;
     let bytes = walk.feed.bytes();
     let footers = walk.decoder.has_footers() != Some(false);
     let context = context(&walk.decoder);
@@ -84,9 +84,17 @@ pub(super) fn pieces(
                 if *by_anchor {
                     let name = crate::escape::terminal(described.idstr.as_bytes());
                     let path = format!("section {} \"{name}\"", section_id.0);
-                    let text = "the vmdesc describes another length (QEMU before 10.0 does that for arrays with NULL \
-                                pointers); the next section tells the end";
-                    go(visitor.finding(Finding::new(Level::Note, base + body.start as u64, &path, text)))?;
+                    let (level, text) = if described.state.may_be_inexact() {
+                        let text = "the vmdesc describes another length (QEMU before 10.0 does that for arrays with \
+                                    NULL pointers); the next section tells the end";
+                        (Level::Note, text)
+                    } else {
+                        // A destination reads no vmdesc, but it knows the length itself, and looks for the footer there.
+                        let text = "the vmdesc describes another length, and one of the two is wrong: with the length \
+                                    of this section a destination may refuse it; the next section tells the end";
+                        (Level::Warning, text)
+                    };
+                    go(visitor.finding(Finding::new(level, base + body.start as u64, &path, text)))?;
                 }
             }
         }

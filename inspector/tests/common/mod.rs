@@ -22,9 +22,14 @@ pub(crate) fn names() -> Vec<String> {
     names
 }
 
-/// A file of the corpus, unpacked.
+/// A stream of the corpus, unpacked.
 pub(crate) fn stream(name: &str) -> Vec<u8> {
-    let packed = std::fs::read(corpus().join(format!("{name}.bin.zst"))).expect("a file of the corpus");
+    unpacked(&format!("valid/{name}"))
+}
+
+/// A file of the corpus, unpacked, by its path there.
+pub(crate) fn unpacked(path: &str) -> Vec<u8> {
+    let packed = std::fs::read(corpus().join(format!("../{path}.bin.zst"))).expect("a file of the corpus");
     zstd::decode_all(&packed[..]).expect("packed with zstd")
 }
 

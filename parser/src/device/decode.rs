@@ -518,4 +518,143 @@ mod tests {
             r#""fields": [{"name": "a", "array_len": 18446744073709551615, "type": "uint8", "size": 0}]"#;
         assert!(lines(&[], fields).is_empty());
     }
+
+    #[test]
+    fn each_type_says_what_it_is() {
+        let check = |type_name: &str, bytes: &[u8], expected: &str| {
+            let size = bytes.len();
+            let fields = format!(r#""fields": [{{"name": "a", "type": "{type_name}", "size": {size}}}]"#);
+            assert_eq!(lines(bytes, &fields), [format!("a {expected}")], "{type_name}");
+        };
+        let eight = [0x80, 1, 2, 3, 4, 5, 6, 7];
+        check("bool", &[0], "Bool(false)");
+        check("uint8", &eight[..1], "Unsigned(128)");
+        check("uint16", &eight[..2], "Unsigned(32769)");
+        check("uint32 equal", &eight[..4], "Unsigned(2147549699)");
+        check("uint64", &eight, "Unsigned(9223655723807081991)");
+        check("int8", &eight[..1], "Signed(-128)");
+        check("int16", &eight[..2], "Signed(-32767)");
+        check("int32 le", &eight[..4], "Signed(-2147417597)");
+        check("int64", &eight, "Signed(-9223088349902469625)");
+        check("float64", &[0x3f, 0xf8, 0, 0, 0, 0, 0, 0], "Double(1.5)");
+        check("CPU_Double_U", &[0xc0, 0, 0, 0, 0, 0, 0, 0], "Double(-2.0)");
+        check("timer", &[0, 0, 0, 0, 0, 0, 1, 2], "Timer(Some(258))");
+        check("capability", &[2, b'a', b'b'], "Text([97, 98])");
+        check("str", &[0], "Text([])");
+        check("str", &[2, b'a'], r#"Undecoded("its length is not the one that it says")"#);
+        check("nullptr", b"0", "NullPointer");
+        check("unused_buffer", &[0; 3], "Unused");
+        check("bitmap", &eight, "Bitmap");
+        check("bitmap", &eight[1..], "Bytes");
+        check("buffer", &eight, "Bytes");
+        for type_name in ["bool", "uint8", "int16", "uint32", "int64", "float64", "timer"] {
+            check(type_name, &[1; 3], r#"Undecoded("its size is not the one of its type")"#);
+        }
+    }
+
+    #[test]
+    fn what_is_behind_nested_fields_is_told_and_counted() {
+        let fields = r#""fields": [{"name": "s", "type": "struct", "struct": {"vmsd_name": "t", "version": 1,
+            "fields": [{"name": "u", "type": "uint8", "size": 1}]}, "size": 4}]"#;
+        let behind = r#"s Undecoded("bytes behind the last nested field that is described")"#;
+        assert_eq!(lines(&[7, 1, 2, 3], fields), ["s.u Unsigned(7)", behind]);
+        let state = state(fields);
+        assert_eq!(decode(&[7, 1, 2, 3], &state).undecoded_bytes, 3);
+        assert_eq!(decode(&[7, 1, 2, 3, 4, 5], &state).undecoded_bytes, 5);
+    }
+
+    #[test]
+    fn limits_are_reached_before_they_are_passed() {
+        let numbers = |count: usize| {
+            let fields =
+                format!(r#""fields": [{{"name": "a", "array_len": {count}, "type": "uint16", "size": 2}}]"#);
+            decode(&vec![0; count * 2], &state(&fields)).fields.remove(0).value
+        };
+        assert!(matches!(numbers(LIST_LIMIT), Value::List(list) if list.len() == LIST_LIMIT));
+        assert_eq!(numbers(LIST_LIMIT + 1), Value::Bytes);
+        let name = "x".repeat(PATH_LIMIT_BYTES);
+        let named = format!(r#""fields": [{{"name": "{name}", "type": "uint8", "size": 1}}]"#);
+        assert_eq!(lines(&[9], &named), [format!("{name} Unsigned(9)")]);
+    }
+
+    #[test]
+    fn another_subsection_than_the_described_one_stays_bytes() {
+        let fields = r#""fields": [{"name": "b", "type": "uint8", "size": 1}],
+            "subsections": [{"vmsd_name": "d/s", "version": 2, "fields": [
+                {"name": "x", "type": "uint8", "size": 1}]}]"#;
+        let body = *b"\x2a\x05\x03d/s\0\x01\x02\x03\x09";
+        let whole = ["b Unsigned(42)", "d/s Subsection(66051)", "d/s.x Unsigned(9)"];
+        assert_eq!(lines(&body, fields), whole);
+        let other = ["b Unsigned(42)", r#"d/s Undecoded("no subsection where one is described")"#];
+        for at in [1, 2, 3, 5] {
+            let mut body = body;
+            body[at] ^= 1;
+            assert_eq!(lines(&body, fields), other, "byte {at}");
+        }
+        for cut in 2..body.len() - 2 {
+            assert_eq!(lines(&body[..cut], fields), other, "cut at {cut}");
+        }
+    }
+
+    const ELEMENT: &str =
+        r#""vmsd_name": "e", "version": 1, "fields": [{"name": "a", "type": "uint8", "size": 1}]"#;
+
+    #[test]
+    fn a_queue_that_ends_early_or_late_stays_bytes_from_there() {
+        let fields = |size: usize| {
+            format!(r#""fields": [{{"name": "q", "type": "qlist", {ELEMENT}, {ELEMENT}, "size": {size}}}]"#)
+        };
+        let behind = r#"q Undecoded("bytes behind the last nested field that is described")"#;
+        let first = ["q[0] Mark(1)", "q[0].a Unsigned(7)"];
+        assert_eq!(lines(&[1, 7, 0], &fields(3))[..2], first);
+        assert_eq!(lines(&[1, 7, 0], &fields(3))[2..], [behind]);
+        assert_eq!(lines(&[1, 7, 2, 8, 0], &fields(5))[2..], [behind]);
+        assert_eq!(lines(&[1, 7, 1, 8, 1], &fields(5))[4..], [behind]);
+        // The mark of the next field is none of the queue.
+        let next = format!(
+            r#""fields": [{{"name": "q", "type": "qlist", {ELEMENT}, "size": 2}},
+                {{"name": "b", "type": "uint8", "size": 1}}]"#
+        );
+        assert_eq!(lines(&[1, 7, 0], &next)[2..], ["b Unsigned(0)"]);
+    }
+
+    #[test]
+    fn the_keys_of_a_tree_may_be_structures_and_its_count_has_to_fit() {
+        let fields = |size: usize, nested: &[&str]| {
+            let nested = nested.join(", ");
+            format!(r#""fields": [{{"name": "t", "type": "gtree", {nested}, "size": {size}}}]"#)
+        };
+        let two = [ELEMENT, ELEMENT, ELEMENT, ELEMENT];
+        let body = [0, 0, 0, 2, 1, 10, 11, 1, 12, 13, 0];
+        assert_eq!(
+            lines(&body, &fields(11, &two)),
+            [
+                "t Mark(2)",
+                "t[0] Mark(1)",
+                "t[0].a Unsigned(10)",
+                "t[0].a Unsigned(11)",
+                "t[1] Mark(1)",
+                "t[1].a Unsigned(12)",
+                "t[1].a Unsigned(13)",
+                "t Mark(0)",
+            ]
+        );
+        let behind = r#"t Undecoded("bytes behind the last nested field that is described")"#;
+        let three = [0, 0, 0, 3, 1, 10, 11, 1, 12, 13, 0];
+        assert_eq!(lines(&three, &fields(11, &two)), ["t Mark(3)", behind]);
+        // Neither the count nor a key may reach into what follows.
+        let next = |size: usize| {
+            format!(
+                r#""fields": [{{"name": "t", "type": "gtree", {ELEMENT}, "size": {size}}},
+                {{"name": "b", "type": "buffer", "size": {}}}]"#,
+                15 - size
+            )
+        };
+        let one = [0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 5, 8, 0];
+        assert_eq!(lines(&one, &next(3)), [behind, "b Bytes"]);
+        assert_eq!(lines(&one, &next(12)), ["t Mark(1)", "t[0] Mark(1)", behind, "b Bytes"]);
+        assert_eq!(lines(&one, &next(14)).len(), 5);
+        let unmarked = [0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 5, 8, 0];
+        assert_eq!(lines(&unmarked, &fields(15, &[ELEMENT])), ["t Mark(1)", behind]);
+    }
 }

@@ -63,6 +63,12 @@ pub struct Field {
     pub nested: Vec<State>,
 }
 
+impl Field {
+    fn may_be_of_pointers(&self) -> bool {
+        matches!(self.array, Array::Len(2..)) && ["struct", "nullptr"].contains(&&self.type_name[..])
+    }
+}
+
 impl Description {
     /// Reads a vmdesc; `None` if it is no JSON, or describes no devices.
     #[must_use]
@@ -168,6 +174,15 @@ impl State {
         }
         Some(sum)
     }
+
+    /// Whether its length may differ from what is described although nothing is wrong: before 10.0 QEMU describes an array
+    /// of pointers by its first element, and where some of the pointers are NULL the others have another size.
+    #[must_use]
+    pub fn may_be_inexact(&self) -> bool {
+        self.payload_bytes().is_some()
+            && (self.fields.iter().any(Field::may_be_of_pointers)
+                || self.subsections.iter().any(Self::may_be_inexact))
+    }
 }
 
 #[cfg(test)]
@@ -221,5 +236,33 @@ mod tests {
         assert_eq!(Description::parse(text("1.5", "1").as_bytes()), None);
         let huge = Description::parse(text("18446744073709551615", "3").as_bytes()).unwrap();
         assert_eq!(huge.devices[0].state.payload_bytes(), None);
+    }
+
+    #[test]
+    fn an_element_without_an_index_goes_on_where_the_one_before_was() {
+        let fields = [("a", Some(0)), ("a", Some(1)), ("a", None), ("b", None), ("b", None), ("a", None)]
+            .map(|(name, index): (&str, Option<u32>)| {
+                let index = index.map_or(String::new(), |index| format!(r#""index": {index}, "#));
+                format!(r#"{{"name": "{name}", {index}"type": "uint8", "size": 1}}"#)
+            });
+        let json = format!(
+            r#"{{"devices": [{{"name": "d", "instance_id": 0, "fields": [{}]}}]}}"#,
+            fields.join(",")
+        );
+        let state = Description::parse(json.as_bytes()).unwrap().devices.remove(0).state;
+        let arrays: Vec<Array> = state.fields.into_iter().map(|field| field.array).collect();
+        let (index, single) = (Array::Index, Array::Single);
+        assert_eq!(arrays, [index(0), index(1), index(2), single, single, single]);
+    }
+
+    #[test]
+    fn a_subsection_has_a_header_before_its_fields() {
+        let json = br#"{"devices": [{"name": "d", "instance_id": 0,
+            "fields": [{"name": "a", "array_len": 3, "type": "uint16", "size": 2}],
+            "subsections": [{"vmsd_name": "d/sub", "version": 1,
+                "fields": [{"name": "b", "type": "uint8", "size": 1}]}]}]}"#;
+        let description = Description::parse(json).unwrap();
+        // Three numbers; mark, length, name, version; a byte.
+        assert_eq!(description.devices[0].state.payload_bytes(), Some(6 + 1 + 1 + 5 + 4 + 1));
     }
 }

@@ -121,22 +121,73 @@ mod tests {
         assert_eq!(guess(b"\xff\x00", true), [Guess::Opaque(0..2)]);
     }
 
+    fn section(id: u32, idstr: &[u8], version_id: u32, body: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        let header = SectionHeader { section_id: SectionId(id), idstr, instance_id: 0, version_id };
+        put_section_header(&mut out, true, &header);
+        out.extend_from_slice(body);
+        put_section_footer(&mut out, SectionId(id));
+        out
+    }
+
     #[test]
-    fn what_does_not_look_like_a_section_stays_whole() {
-        let section = |idstr: &[u8], version_id: u32| {
-            let mut bytes = Vec::new();
-            let header = SectionHeader { section_id: SectionId(7), idstr, instance_id: 0, version_id };
-            put_section_header(&mut bytes, true, &header);
-            bytes.push(1);
-            put_section_footer(&mut bytes, SectionId(7));
-            bytes
+    fn parts_have_their_places_and_an_end_mark_is_the_last() {
+        // What looks like a footer is none if something else follows.
+        let bytes =
+            [section(7, b"dev", 1, &[9, 0x7e, 0, 0, 0, 7, 9]), section(8, b"x", 1, &[]), vec![0]].concat();
+        let places = |parts: &[Guess<'_>]| -> Vec<Range<usize>> {
+            parts
+                .iter()
+                .flat_map(|part| match part {
+                    Guess::Device { head, body, footer, .. } => {
+                        vec![head.clone(), body.clone(), footer.clone()]
+                    }
+                    Guess::Command(_, range) | Guess::Eof(range) | Guess::Opaque(range) => {
+                        vec![range.clone()]
+                    }
+                })
+                .collect()
         };
-        let right = section(b"dev", 1);
-        assert!(matches!(guess(&right, true)[..], [Guess::Device { .. }]));
-        for wrong in
-            [section(b"d\x1bv", 1), section(b"dev", 1 << 16), right[..9].to_vec(), right[..14].to_vec()]
-        {
-            assert_eq!(guess(&wrong, true), [Guess::Opaque(0..wrong.len())]);
+        let parts = guess(&bytes, true);
+        assert_eq!(places(&parts), [0..17, 17..24, 24..29, 29..44, 44..44, 44..49, 49..50]);
+        assert_eq!(parts[2], Guess::Eof(49..50));
+        // An end mark before the end is none; then the footer before it is none either.
+        let more = [&bytes[..], &[0]].concat();
+        let parts = guess(&more, true);
+        assert_eq!((parts.len(), parts.last()), (2, Some(&Guess::Opaque(29..51))));
+        // Without the whole header behind it the first footer is none.
+        for cut in 30..49 {
+            let from = if cut < 44 { 0 } else { 29 };
+            assert_eq!(guess(&bytes[..cut], true).last(), Some(&Guess::Opaque(from..cut)), "cut at {cut}");
+        }
+        let mut command = section(7, b"dev", 1, &[]);
+        put_command(&mut command, &Command::Ping(3));
+        assert_eq!(places(&guess(&command, true)), [0..17, 17..17, 17..22, 22..31]);
+        command.truncate(30);
+        assert_eq!(guess(&command, true), [Guess::Opaque(0..30)]);
+    }
+
+    #[test]
+    fn a_header_of_a_strange_name_or_version_is_none() {
+        let check = |idstr: &[u8], version: u32, plausible: bool| {
+            let bytes = section(7, idstr, version, &[1]);
+            assert_eq!(
+                matches!(guess(&bytes, true)[..], [Guess::Device { .. }]),
+                plausible,
+                "{idstr:?} {version}"
+            );
+        };
+        check(b" ~", 0xffff, true);
+        check(b" ~", 0x1_0000, false);
+        check(b"a\x1f", 1, false);
+        check(b"a\x7f", 1, false);
+    }
+
+    #[test]
+    fn a_section_that_is_cut_stays_whole() {
+        let right = section(7, b"dev", 1, &[1]);
+        for cut in [9, 14] {
+            assert_eq!(guess(&right[..cut], true), [Guess::Opaque(0..cut)]);
         }
     }
 }

@@ -1,11 +1,9 @@
 //! Cuts a device tail into sections, and goes on behind damage where that is honest.
 
 use super::description::Device;
-use crate::decoder::VMDESC_LIMIT_BYTES;
 use crate::error::{Error, ErrorKind, name_text};
 use crate::section::{
-    QEMU_VM_EOF, QEMU_VM_SECTION_FOOTER, QEMU_VM_SECTION_FULL, QEMU_VM_VMDESCRIPTION, SectionHeader,
-    SectionId, section_header,
+    QEMU_VM_SECTION_FOOTER, QEMU_VM_SECTION_FULL, SectionHeader, SectionId, section_header,
 };
 use crate::span::Span;
 use std::collections::HashMap;
@@ -50,18 +48,9 @@ pub struct Walked {
 }
 
 /// The EOF and the vmdesc behind it that reach exactly to the end of `bytes`: where EOF stands.
-///
-/// The JSON has no control bytes, so the first match from behind is the only one that can be.
 #[must_use]
 pub fn find_vmdesc(bytes: &[u8]) -> Option<usize> {
-    let shortest = bytes.len().checked_sub(7)?;
-    (0..=shortest).rev().take(VMDESC_LIMIT_BYTES as usize).find(|&eof| {
-        let rest = &bytes[eof..];
-        rest[0] == QEMU_VM_EOF
-            && rest[1] == QEMU_VM_VMDESCRIPTION
-            && rest[6] == b'{'
-            && u32::from_be_bytes([rest[2], rest[3], rest[4], rest[5]]) as usize == rest.len() - 6
-    })
+    crate::tail::find_eof(bytes)
 }
 
 /// Walks `bytes`, device sections up to EOF, by the description of those that can come. `offset` is where they begin in
@@ -370,5 +359,70 @@ mod tests {
             walked.findings[0].to_string(),
             "offset 0x30: device 2 \"c\": described by the vmdesc, but not in the stream"
         );
+    }
+
+    #[test]
+    fn another_instance_is_another_device() {
+        let (mut bytes, description) = tail();
+        // Mark, id, name, instance: the first section's is its byte 10.
+        bytes[10] = 1;
+        let walked = walk(&bytes, 0x100, &description.devices, true, Some(0));
+        assert_eq!(names(&walked), ["skipped 0..24", "1", "2"]);
+        let findings: Vec<String> = walked.findings.iter().map(ToString::to_string).collect();
+        assert_eq!(findings, ["offset 0x100: device 0 \"a\": another device than the vmdesc has here"]);
+    }
+
+    #[test]
+    fn what_is_cut_off_is_reported_where_it_begins() {
+        let (bytes, description) = tail();
+        let check = |cut: usize, expected: &str| {
+            let walked = walk(&bytes[..cut], 0x100, &description.devices, true, Some(0));
+            assert_eq!(walked.findings.len(), 1);
+            assert_eq!(walked.findings[0].to_string(), expected);
+        };
+        check(30, "offset 0x118: device 1 \"b\": device section is cut off");
+        let neither = "its footer is neither where the vmdesc has it nor before the next section";
+        check(45, &format!("offset 0x127: device 1 \"b\": {neither}"));
+        let more = [&bytes[..], &[0; 3]].concat();
+        let walked = walk(&more, 0x100, &description.devices, true, Some(0));
+        assert_eq!(
+            walked.findings[0].to_string(),
+            "offset 0x148: 3 bytes behind the last device of the vmdesc"
+        );
+        assert_eq!(names(&walked), ["0", "1", "2", "skipped 72..75"]);
+    }
+
+    #[test]
+    fn without_footers_the_description_alone_tells_where_sections_end() {
+        let (bytes, description) = tail();
+        let bare: Vec<u8> = bytes.chunks(24).flat_map(|section| &section[..19]).copied().collect();
+        let walked = walk(&bare, 0, &description.devices, false, Some(0));
+        assert_eq!((walked.findings, walked.pieces.len()), (Vec::new(), 3));
+        assert!(
+            matches!(&walked.pieces[1], Piece::Device { body, footer, .. } if *body == (34..38) && *footer == (38..38))
+        );
+        let damaged = [&bare[..19], &[0], &bare[20..]].concat();
+        let walked = walk(&damaged, 0, &description.devices, false, Some(0));
+        assert_eq!(names(&walked), ["0", "skipped 19..57"]);
+    }
+
+    #[test]
+    fn only_so_many_sections_are_searched_for_their_ends() {
+        let (mut bytes, mut devices) = (Vec::new(), Vec::new());
+        for id in 0..70 {
+            let header =
+                SectionHeader { section_id: SectionId(id), idstr: b"d", instance_id: id, version_id: 1 };
+            put_section_header(&mut bytes, true, &header);
+            bytes.extend_from_slice(&[0xaa; 4]);
+            put_section_footer(&mut bytes, SectionId(id));
+            devices.push(format!(
+                r#"{{"name": "d", "instance_id": {id}, "fields": [{{"name": "x", "type": "uint8", "size": 1}}]}}"#
+            ));
+        }
+        let json = format!(r#"{{"devices": [{}]}}"#, devices.join(","));
+        let description = crate::device::Description::parse(json.as_bytes()).unwrap();
+        let walked = walk(&bytes, 0, &description.devices, true, Some(0));
+        let found = names(&walked).iter().filter(|name| name.ends_with('?')).count();
+        assert_eq!((found, walked.findings.len()), (ANCHORED_LIMIT, 6));
     }
 }

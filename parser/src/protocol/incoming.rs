@@ -204,22 +204,25 @@ mod tests {
     fn the_usual_order_is_accepted() {
         let mut incoming = Incoming::default();
         incoming.page(false).unwrap();
-        for command in [
-            ADVISE,
-            Command::OpenReturnPath,
-            discard(),
-            discard(),
-            Command::PostcopyListen,
-            Command::Ping(3),
-            Command::PostcopyRun,
+        assert!(!incoming.has_return_path());
+        for (command, state, postcopy) in [
+            (ADVISE, "ADVISE", false),
+            (Command::OpenReturnPath, "ADVISE", false),
+            (Command::Packaged(&[]), "ADVISE", false),
+            (discard(), "DISCARD", false),
+            (discard(), "DISCARD", false),
+            (Command::PostcopyListen, "LISTENING", true),
+            (Command::Ping(3), "LISTENING", true),
+            (Command::PostcopyRun, "RUNNING", true),
         ] {
             incoming.command(&command, false).unwrap();
+            assert_eq!((&incoming.state().to_string()[..], incoming.is_postcopy()), (state, postcopy));
         }
-        assert_eq!(incoming.state(), IncomingState::Running);
+        assert!(incoming.has_return_path());
         incoming.page(true).unwrap();
         assert!(incoming.page(false).is_err());
         incoming.end_of_stream(false).unwrap();
-        assert_eq!(incoming.state(), IncomingState::End);
+        assert_eq!((&incoming.state().to_string()[..], incoming.is_postcopy()), ("END", false));
         assert!(incoming.page(true).is_err());
     }
 
@@ -278,10 +281,14 @@ mod tests {
         }
         assert!(!incoming.clone().broken());
         incoming.command(&Command::PostcopyRun, true).unwrap();
-        assert!(incoming.broken());
+        let early = incoming.command(&Command::RecvBitmap(b"a"), false).unwrap_err();
+        assert_eq!(early.to_string(), "RECV_BITMAP in state RUNNING: postcopy is not paused");
+        assert!(!incoming.is_paused());
+        assert!(incoming.broken() && incoming.is_paused());
         assert!(incoming.page(true).is_err());
         incoming.command(&Command::RecvBitmap(b"a"), false).unwrap();
         incoming.command(&Command::PostcopyResume, false).unwrap();
+        assert!(!incoming.is_paused());
         incoming.page(true).unwrap();
     }
 }

@@ -113,6 +113,14 @@ mod tests {
     }
 
     #[test]
+    fn bits_behind_the_block_are_zero() {
+        let mut bytes = Vec::new();
+        put_received_bitmap(&mut bytes, 74, |page| page != 2);
+        let bits = [0xfb, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 3, 0, 0, 0, 0, 0, 0];
+        assert_eq!(bytes, [&16u64.to_be_bytes()[..], &bits, &END_MARK.to_be_bytes()].concat());
+    }
+
+    #[test]
     fn a_wrong_length_or_end_mark_is_refused() {
         let mut bytes = Vec::new();
         put_received_bitmap(&mut bytes, 64, |_| true);

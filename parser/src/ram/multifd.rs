@@ -87,7 +87,7 @@ pub enum Message<'a> {
 }
 
 /// Walks a channel, header by header; the data behind each is the caller's to take or to skip.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Channel {
     page_size: u32,
     greeted: bool,

@@ -366,6 +366,22 @@ impl AsFd for Userfault {
     }
 }
 
+/// Has `place` fill what is missing, from the bytes on that are done already, until it was not interrupted. False if a page
+/// is there already.
+fn until_placed(length: usize, mut place: impl FnMut(usize) -> (Result<(), Errno>, i64)) -> io::Result<bool> {
+    let mut done = 0;
+    while done < length {
+        match place(done) {
+            (Ok(()), _) => break,
+            // Interrupted; what was placed is told.
+            (Err(Errno::AGAIN), placed) => done += usize::try_from(placed).unwrap_or(0),
+            (Err(Errno::EXIST), _) => return Ok(false),
+            (Err(error), _) => return Err(error.into()),
+        }
+    }
+    Ok(true)
+}
+
 impl Userfault {
     /// Opens one with the features `wanted`, as far as the kernel has them.
     ///
@@ -457,8 +473,7 @@ impl Userfault {
     ///
     /// The kernel's.
     pub fn copy(&self, region: &Region, offset: usize, data: &[u8]) -> io::Result<bool> {
-        let mut done = 0;
-        while done < data.len() {
+        until_placed(data.len(), |done| {
             let range = region.range(offset + done, data.len() - done);
             let source = data[done..].as_ptr().addr() as u64;
             let mut argument =
@@ -466,15 +481,9 @@ impl Userfault {
             // SAFETY: UFFDIO_COPY takes this structure.
             let request = unsafe { Updater::<{ UFFDIO_COPY }, _>::new(&mut argument) };
             // SAFETY: it fills missing pages of the region only, which nobody can have read yet, from readable bytes.
-            match unsafe { ioctl(&self.fd, request) } {
-                Ok(()) => return Ok(true),
-                // Interrupted; what was copied is told.
-                Err(Errno::AGAIN) => done += usize::try_from(argument.copy).unwrap_or(0),
-                Err(Errno::EXIST) => return Ok(false),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(true)
+            let result = unsafe { ioctl(&self.fd, request) };
+            (result, argument.copy)
+        })
     }
 
     /// Places zero pages where they are missing, and wakes who waits. False if a page is there already.
@@ -483,21 +492,15 @@ impl Userfault {
     ///
     /// The kernel's: huge pages have no zero page.
     pub fn zero_page(&self, region: &Region, offset: usize, length: usize) -> io::Result<bool> {
-        let mut done = 0;
-        while done < length {
+        until_placed(length, |done| {
             let range = region.range(offset + done, length - done);
             let mut argument = uffdio_zeropage { range, mode: 0, zeropage: 0 };
             // SAFETY: UFFDIO_ZEROPAGE takes this structure.
             let request = unsafe { Updater::<{ UFFDIO_ZEROPAGE }, _>::new(&mut argument) };
             // SAFETY: it fills missing pages of the region only.
-            match unsafe { ioctl(&self.fd, request) } {
-                Ok(()) => return Ok(true),
-                Err(Errno::AGAIN) => done += usize::try_from(argument.zeropage).unwrap_or(0),
-                Err(Errno::EXIST) => return Ok(false),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(true)
+            let result = unsafe { ioctl(&self.fd, request) };
+            (result, argument.zeropage)
+        })
     }
 
     /// Has no more faults of the region reported, and wakes who waits: missing pages are zero from now on.

@@ -5,7 +5,7 @@
 
 mod scenario;
 
-pub use scenario::Scenario;
+pub use scenario::{Scenario, Size};
 
 use crate::checks::{Violation, accepted_only_if_complete};
 use crate::destination::Destination;
@@ -78,7 +78,7 @@ fn told(violation: &Violation) -> String {
 
 impl Run {
     fn everything(&mut self) -> Result<(), String> {
-        let scenario = Scenario::new(self.seed);
+        let scenario = Scenario::new(self.seed, Size::SMALL);
         let image = self.save(&scenario)?;
         self.precopy(&scenario, &image)?;
         self.postcopy(&scenario, &image)

@@ -8,8 +8,21 @@ use migration_stream::Options;
 use snapshot_engine::{PostcopyConfig, RevertConfig, SaveConfig};
 use snapshot_image::{Geometry, Identity};
 
-/// Blocks are cut to this many host pages: small worlds have more seeds in a minute.
-const HOST_PAGES: u64 = 24;
+/// How much a scenario may hold. Small worlds have more seeds in a minute.
+#[derive(Debug, Clone, Copy)]
+pub struct Size {
+    /// Host pages of a RAM block.
+    pub host_pages: u64,
+    /// What the guest touches at its destination.
+    pub touches: u64,
+}
+
+impl Size {
+    /// For campaigns.
+    pub const SMALL: Self = Self { host_pages: 24, touches: 150 };
+    /// For tests.
+    pub const LARGE: Self = Self { host_pages: 1000, touches: 300 };
+}
 
 /// A VM that has sent its stream, and what is to become of it.
 #[derive(Debug)]
@@ -25,7 +38,7 @@ pub struct Scenario {
 impl Scenario {
     /// The scenario of this seed.
     #[must_use]
-    pub fn new(seed: u64) -> Self {
+    pub fn new(seed: u64, size: Size) -> Self {
         let mut rng = Rng::new(seed ^ 0x9057);
         let mut config = VmConfig::random(seed);
         // Host pages are never smaller than target pages; most are of 4 KiB.
@@ -38,7 +51,7 @@ impl Scenario {
             .map(|_| if rng.chance(70) { smallest } else { smallest << rng.below(4) })
             .collect();
         for ((_, length), bytes) in config.blocks.iter_mut().zip(&host_page_bytes) {
-            *length = length.next_multiple_of(*bytes).min(bytes * (1 + rng.below(HOST_PAGES)));
+            *length = length.next_multiple_of(*bytes).min(bytes * (1 + rng.below(size.host_pages)));
         }
         let mut vm = Vm::new(config);
         let mut stream = Vec::new();
@@ -62,7 +75,7 @@ impl Scenario {
             seed,
             host_page_bytes,
             vcpus: 1 + rng.index(4),
-            touches: rng.below(150),
+            touches: rng.below(size.touches),
             device_touches: rng.below(6),
             preempt,
             // Without a machine type it is the newest.
@@ -97,6 +110,12 @@ impl Scenario {
     #[must_use]
     pub fn recovery(&self) -> PostcopyConfig {
         PostcopyConfig { recover: Some(self.uuid), record_ms: None, ..self.postcopy.clone() }
+    }
+
+    /// What its destination is like.
+    #[must_use]
+    pub fn destination_config(&self) -> &DestinationConfig {
+        &self.destination
     }
 
     /// A destination for it.

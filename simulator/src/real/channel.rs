@@ -92,14 +92,14 @@ impl Connection {
         Ok(Self::of(fd, Some(output), timeout, faults))
     }
 
-    /// Both ends of a connection within this process.
+    /// Both ends of a connection within this process, each with its longest wait and its faults.
     ///
     /// # Errors
     ///
     /// The kernel's.
-    pub fn pair(timeout: Duration, ours: &Faults, theirs: &Faults) -> io::Result<(Self, Self)> {
+    pub fn pair(ours: (Duration, &Faults), theirs: (Duration, &Faults)) -> io::Result<(Self, Self)> {
         let (a, b) = UnixStream::pair()?;
-        Ok((Self::of_one(a.into(), timeout, ours)?, Self::of_one(b.into(), timeout, theirs)?))
+        Ok((Self::of_one(a.into(), ours.0, ours.1)?, Self::of_one(b.into(), theirs.0, theirs.1)?))
     }
 
     /// Starts a command as QEMU's `exec:` does: what it writes comes to us, what we write it reads.

@@ -70,6 +70,9 @@ pub enum Error {
         /// How long.
         seconds: u64,
     },
+    /// What was asked for does not go together.
+    #[error("{0}")]
+    Incompatible(&'static str),
     /// Memory or devices are not what they should be.
     #[error("{0}")]
     Wrong(String),
@@ -88,6 +91,7 @@ impl Error {
                 | Self::Userfaultfd(_)
                 | Self::Snapshot(_)
                 | Self::Timeout { .. }
+                | Self::Incompatible(_)
                 | Self::Killed(_)
         )
     }

@@ -5,6 +5,7 @@
 
 use super::channel::Input;
 use super::error::{Error, at};
+use migration_stream::protocol::IncomingState;
 use migration_stream::{BlockList, SectionHeader};
 use migration_stream::{
     ChunkKind, Command, Decoder, DirtyBitmapChunk, Options, RamBlock, Record, SectionId, Step, put_command,
@@ -91,9 +92,12 @@ impl RecordStream {
         self.decoder.offset()
     }
 
-    /// Whether the input was silent for too long, rather than ended.
-    pub(super) fn timed_out(&self) -> bool {
-        self.timed_out
+    /// Why there is no more: the input was silent for too long, or it ended in `state`.
+    pub(super) fn ended(&self, state: IncomingState) -> Error {
+        if self.timed_out {
+            return Error::Timeout { what: "the stream", seconds: self.input.timeout().as_secs() };
+        }
+        Error::Closed { offset: self.offset(), state: state.to_string() }
     }
 
     pub(super) fn input(&self) -> &Input {

@@ -4,9 +4,9 @@ use crate::pair::{FaultsOf, TIMEOUT, check, destination, load, no_faults, run, s
 use std::collections::BTreeMap;
 use std::time::Duration;
 use vm_simulator::real::bitmaps::Node;
-use vm_simulator::real::destination::DestinationConfig;
+use vm_simulator::real::destination::{DestinationConfig, run as run_destination};
 use vm_simulator::real::source::{Mode, SourceBitmap, SourceConfig};
-use vm_simulator::real::{Error, Fault, Faults, Load, Workload};
+use vm_simulator::real::{Connection, Error, Fault, Faults, Load, Workload};
 
 const POSTCOPY: Mode = Mode::Postcopy { percent: 0, preempt: false };
 
@@ -141,20 +141,29 @@ fn bitmap_postcopy_that_breaks_loses_unfinished_bitmaps_only() {
 }
 
 #[test]
-fn a_silent_source_ends_the_wait() {
-    let faults: FaultsOf = Box::new(|_| (Faults::default(), Faults::new(&[Fault::Silent])));
-    let destination = DestinationConfig { faults: Faults::new(&[Fault::Silent]), ..destination() };
-    // Nobody writes: the source is never started.
-    let (ours, theirs) = vm_simulator::real::Connection::pair(
-        Duration::from_millis(50),
-        &Faults::default(),
-        &Faults::default(),
-    )
-    .unwrap();
+fn a_source_that_never_writes_ends_the_wait() {
+    let (none, short) = (Faults::default(), Duration::from_millis(50));
+    let (ours, theirs) = Connection::pair((TIMEOUT, &none), (short, &none)).unwrap();
     let mut theirs = Some(theirs);
-    let error = vm_simulator::real::destination::run(&destination, |_| {
+    let error = run_destination(&destination(), |_| {
         theirs.take().ok_or_else(|| std::io::ErrorKind::NotConnected.into())
     });
     assert!(matches!(error, Err(Error::Timeout { what: "the stream", .. })), "{error:?}");
-    drop((ours, faults));
+    drop(ours);
+}
+
+/// It starts the guest and then sends none of the pages that the guest waits for.
+#[test]
+fn a_source_that_falls_silent_ends_the_wait() {
+    if !userfaultfd_works() {
+        return;
+    }
+    let source = SourceConfig { faults: Faults::new(&[Fault::Silent]), ..source(POSTCOPY) };
+    let destination = DestinationConfig { timeout: Duration::from_millis(300), ..destination() };
+    let start = std::time::Instant::now();
+    let (sent, loaded) = run(&source, &destination, no_faults());
+    assert!(sent.is_err(), "{sent:?}");
+    let error = loaded.expect_err("pages that never came");
+    assert!(matches!(error, Error::Timeout { .. }), "{error}");
+    assert!(start.elapsed() < TIMEOUT / 2, "it waited for {:?}", start.elapsed());
 }

@@ -59,7 +59,7 @@ fn model(bytes: &[u8]) -> Model {
 /// Plays a recorded stream: the source does not listen, everything comes anyway.
 fn play(bytes: &[u8], config: &DestinationConfig) -> Result<DestinationOutcome, Error> {
     let none = Faults::default();
-    let (ours, theirs) = Connection::pair(TIMEOUT, &none, &none).unwrap();
+    let (ours, theirs) = Connection::pair((TIMEOUT, &none), (TIMEOUT, &none)).unwrap();
     let (_input, output, _) = ours.split();
     let mut output = output.unwrap();
     let mut theirs = Some(theirs);

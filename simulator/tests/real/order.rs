@@ -93,7 +93,7 @@ impl Stream {
     /// What a destination makes of it; the connection ends with the stream.
     fn load_into(self, config: &DestinationConfig) -> Result<DestinationOutcome, Error> {
         let none = Faults::default();
-        let (ours, theirs) = Connection::pair(TIMEOUT, &none, &none).unwrap();
+        let (ours, theirs) = Connection::pair((TIMEOUT, &none), (TIMEOUT, &none)).unwrap();
         let (_input, output, _) = ours.split();
         let mut output = output.unwrap();
         output.write_all(&self.0).unwrap();

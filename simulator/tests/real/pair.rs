@@ -53,14 +53,17 @@ pub(crate) fn no_faults() -> FaultsOf {
     Box::new(|_| Default::default())
 }
 
-/// Makes connections: the source's end here, the destination's end to the receiver.
-fn connector(faults: FaultsOf) -> (impl FnMut() -> io::Result<Connection> + Send, Receiver<Connection>) {
+/// Makes connections: the source's end here, to the receiver the destination's, which waits no longer than `patience`.
+fn connector(
+    faults: FaultsOf,
+    patience: Duration,
+) -> (impl FnMut() -> io::Result<Connection> + Send, Receiver<Connection>) {
     let (sender, receiver): (Sender<Connection>, _) = channel();
     let mut number = 0;
     let connect = move || {
         let (ours, theirs) = faults(number);
         number += 1;
-        let (source, destination) = Connection::pair(TIMEOUT, &ours, &theirs)?;
+        let (source, destination) = Connection::pair((TIMEOUT, &ours), (patience, &theirs))?;
         sender.send(destination).map_err(|_| io::ErrorKind::ConnectionRefused)?;
         Ok(source)
     };
@@ -73,7 +76,7 @@ pub(crate) fn run(
     destination: &DestinationConfig,
     faults: FaultsOf,
 ) -> (Result<SourceOutcome, Error>, Result<DestinationOutcome, Error>) {
-    let (connect, connections) = connector(faults);
+    let (connect, connections) = connector(faults, destination.timeout);
     std::thread::scope(|scope| {
         let source = scope.spawn(move || source::run(source, connect));
         let loaded = destination::run(destination, |_| {

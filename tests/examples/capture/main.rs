@@ -4,23 +4,23 @@
 //! page in a stream is the guest's own or zero.
 
 mod bare;
+mod keep;
+mod libvirt;
+mod multifd;
 
 use std::{
     fs,
-    io::Read,
     path::Path,
-    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
+use keep::keep;
 use serde_json::json;
 use snapshot_tests::{
     Binary, Boot, Config, Guest, Outcome, Qemu, Recorder, Version, Workload, corpus, image::qemu_img_or_skip,
 };
 
-/// Level of packing: small files matter, time does not.
-const LEVEL: i32 = 19;
 const MEMORY_MIB: u32 = 4;
 
 /// How a stream is taken.
@@ -231,6 +231,8 @@ const CAPTURES: &[Capture] = &[
         more: &["-chardev", "null,id=c0", "-device", "isa-serial,chardev=c0"],
         ..DEVICES
     },
+    Capture { name: "pc-virtio-gpu", more: &["-device", "virtio-gpu-pci"], ..DEVICES },
+    Capture { name: "q35-virtio-vga", machine: "q35", more: &["-device", "virtio-vga,romfile="], ..DEVICES },
     Capture { name: "pc-watchdog", more: &["-device", "i6300esb"], ..DEVICES },
     Capture { name: "pc-ib700", more: &["-device", "ib700"], ..DEVICES },
     Capture { name: "pc-pvpanic", more: &["-device", "pvpanic"], ..DEVICES },
@@ -286,11 +288,13 @@ fn main() {
     let _ = qemu_img_or_skip().expect("qemu-utils is needed");
     let only = std::env::args().nth(1);
     let missing = only.as_deref() == Some("--missing");
-    let wanted = |name: &str| match &only {
-        Some(_) if missing => !corpus::folder().join(format!("{name}.bin.zst")).exists(),
-        Some(part) => name.contains(part.as_str()),
+    // A path below the corpus, without `.bin.zst`.
+    let wanted_file = |path: &str| match &only {
+        Some(_) if missing => !corpus::root().join(format!("{path}.bin.zst")).exists(),
+        Some(part) => path.contains(part.as_str()),
         None => true,
     };
+    let wanted = |name: &str| wanted_file(&format!("valid/{name}"));
     for capture in CAPTURES {
         for &version in capture.versions {
             let name = format!("qemu-{}-{}", version.number(), capture.name);
@@ -300,7 +304,7 @@ fn main() {
             let binary = version.binary().expect("both QEMUs are needed: .ci/qemu");
             let folder = tempfile::tempdir().expect("a temporary folder");
             for (suffix, bytes) in capture.take(&binary, guest, folder.path()) {
-                keep(&format!("{name}{suffix}"), &bytes, &capture.described(version), folder.path());
+                keep(&format!("valid/{name}{suffix}"), &bytes, &capture.described(version));
             }
         }
     }
@@ -311,10 +315,14 @@ fn main() {
         }
         let folder = tempfile::tempdir().expect("a temporary folder");
         match machine.take(folder.path()) {
-            Some(bytes) => keep(&name, &bytes, &machine.described(), folder.path()),
+            Some(bytes) => keep(&format!("valid/{name}"), &bytes, &machine.described()),
             None => println!("{name}: not taken: this architecture's QEMU is not installed"),
         }
     }
+    for version in Version::ALL {
+        multifd::take(version, guest, &wanted_file);
+    }
+    libvirt::take(guest, &wanted_file);
 }
 
 impl Capture {
@@ -428,28 +436,4 @@ fn wait_rounds(source: &mut Qemu, rounds: u64) {
         assert!(Instant::now() < end && info["status"] != "failed", "no {rounds} rounds: {info}");
         thread::sleep(Duration::from_millis(5));
     }
-}
-
-/// Packs a stream into the corpus, with a line in the manifest.
-fn keep(name: &str, bytes: &[u8], described: &str, folder: &Path) {
-    let packed = zstd::encode_all(bytes, LEVEL).expect("memory is enough");
-    fs::write(corpus::folder().join(format!("{name}.bin.zst")), &packed).expect("the corpus can be written");
-    let plain = folder.join("plain");
-    fs::write(&plain, bytes).expect("a temporary file");
-    let file = fs::File::open(&plain).expect("just written");
-    let mut sum = Command::new("sha256sum").stdin(file).stdout(Stdio::piped()).spawn().expect("coreutils");
-    let mut text = String::new();
-    sum.stdout.take().expect("piped").read_to_string(&mut text).expect("hex digits");
-    assert!(sum.wait().expect("our own child").success(), "sha256sum");
-    println!("{name}: {} bytes, packed {}", bytes.len(), packed.len());
-    let sum = text.split_whitespace().next().expect("the sum");
-    let path = corpus::folder().join("../MANIFEST");
-    let mut manifest: Vec<String> =
-        fs::read_to_string(&path).unwrap_or_default().lines().map(str::to_owned).collect();
-    let line = format!("{sum}  {name}.bin  {described}");
-    match manifest.iter_mut().find(|old| old.split_whitespace().nth(1) == Some(&format!("{name}.bin"))) {
-        Some(old) => *old = line,
-        None => manifest.push(line),
-    }
-    fs::write(&path, manifest.join("\n") + "\n").expect("the corpus can be written");
 }

@@ -33,6 +33,16 @@ impl Base {
         self
     }
 
+    /// The only device, the end mark, and the vmdesc that describes this device.
+    pub(super) fn timer_and_end(&mut self) -> &mut Self {
+        let json = concat!(
+            r#"{"page_size": 4096, "devices": [{"name": "timer", "instance_id": 0, "vmsd_name": "timer", "#,
+            r#""version": 2, "fields": [{"name": "ticks", "array_len": 2, "type": "int64", "size": 8}]}]}"#
+        );
+        self.section(true, 10, b"timer", 2).put(&[0x11; 16]).footer(10).mark("eof").put(&[0, 6]).mark("json");
+        self.put(&u32::try_from(json.len()).expect("short").to_be_bytes()).put(json.as_bytes())
+    }
+
     pub(super) fn section(&mut self, full: bool, id: u32, idstr: &[u8], version_id: u32) -> &mut Self {
         let header = SectionHeader { section_id: SectionId(id), idstr, instance_id: 0, version_id };
         self.put_with(|out| put_section_header(out, full, &header))

@@ -77,13 +77,7 @@ fn iterables() -> Base {
     base.put_with(|out| put_storage_attributes(out, &StorageAttributes::EndOfSection)).footer(7);
     base.put(&[3, 0, 0, 0, 2]).put_with(|out| put_page_header(out, Some(b"pc.ram"), 0)).put(&[b'p'; 4096]);
     base.put_with(put_end_of_section).footer(2);
-    base.section(true, 10, b"timer", 2).put(&[0x11; 16]).footer(10).mark("eof").put(&[0]);
-    base.put(&[6]).mark("json");
-    let json = concat!(
-        r#"{"page_size": 4096, "devices": [{"name": "timer", "instance_id": 0, "vmsd_name": "timer", "#,
-        r#""version": 2, "fields": [{"name": "ticks", "array_len": 2, "type": "int64", "size": 8}]}]}"#
-    );
-    base.put(&u32::try_from(json.len()).expect("short").to_be_bytes()).put(json.as_bytes());
+    base.timer_and_end();
     base
 }
 

@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::json;
 use snapshot_tests::{
-    Binary, Config, Guest, Outcome, Qemu, Version, beside,
+    Binary, Config, Guest, Outcome, Qemu, Version, Workload, beside,
     image::{assert_whole, qemu_img, qemu_img_or_skip, run_tool, text},
     tool::qemu_snapshot,
     with_each_qemu,
@@ -52,8 +52,7 @@ struct Source<'a> {
 impl<'a> Source<'a> {
     /// [`None`] where this machine cannot do it.
     fn start(binary: &'a Binary, guest: &'a Guest, background: bool) -> Option<Self> {
-        let config =
-            Config { memory_mib: 32, workload: binary.version().precopy_workload(), ..Config::default() };
+        let config = Config { memory_mib: 32, workload: Workload::IDLE, ..Config::default() };
         let mut qemu = Qemu::start(binary, guest, config);
         qemu.console().wait_ready();
         qemu.console().wait_passes(1);

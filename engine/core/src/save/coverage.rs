@@ -51,3 +51,37 @@ impl Coverage {
         self.per_block.iter().position(|&seen| seen == 0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use snapshot_image::ImageBlock;
+
+    #[test]
+    fn each_page_counts_once() {
+        let block = |name: &[u8], pages: u64| ImageBlock {
+            name: name.to_vec(),
+            used_length: pages * 4096,
+            host_page_size: None,
+        };
+        let layout = RamLayout::new(vec![block(b"a", 3), block(b"b", 2)], 4096).unwrap();
+        let mut coverage = Coverage::new(&layout);
+        let said = |coverage: &Coverage| {
+            (coverage.seen_pages(), coverage.missing_pages(), coverage.untouched_block())
+        };
+        assert_eq!(coverage.total_pages(), 5);
+        assert_eq!(said(&coverage), (0, 5, Some(0)));
+        // The second block begins at the next MiB.
+        for (block, page, expected) in [
+            (0, 2, (1, 4, Some(1))),
+            (0, 2, (1, 4, Some(1))),
+            (0, 0, (2, 3, Some(1))),
+            (1, 257, (3, 2, None)),
+            (1, 256, (4, 1, None)),
+            (0, 1, (5, 0, None)),
+        ] {
+            coverage.insert(block, page);
+            assert_eq!(said(&coverage), expected, "page {page}");
+        }
+    }
+}

@@ -57,3 +57,39 @@ impl Tail {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_is_read_than_space_was_reserved_for() {
+        let mut tail = Tail::new(false);
+        tail.push(&vec![0; (512 - 64) << 10]).unwrap();
+        assert_eq!(tail.missing_capacity(), None);
+        tail.push(&[0]).unwrap();
+        assert_eq!(tail.missing_capacity(), Some(2 << 20));
+        tail.capacity = 2 << 20;
+        assert_eq!(tail.missing_capacity(), None);
+    }
+
+    #[test]
+    fn it_has_a_limit() {
+        // Memory that nobody touches.
+        let mut tail = Tail { bytes: vec![0; 256 << 20], ..Tail::new(false) };
+        tail.push(&[]).unwrap();
+        let error = tail.push(&[0]).unwrap_err();
+        assert_eq!(error.to_string(), "device sections: more than 268435456 bytes");
+    }
+
+    #[test]
+    fn it_looks_whole_when_the_vmdesc_is() {
+        let mut whole = vec![0x7e, 0, 0, 0, 4, 0, 6, 0, 0, 0, 12];
+        whole.extend_from_slice(br#"{"devices":1"#);
+        for cut in 0..=whole.len() {
+            let mut tail = Tail::new(false);
+            tail.push(&whole[..cut]).unwrap();
+            assert_eq!(tail.looks_whole(), cut == whole.len(), "{cut} bytes");
+        }
+    }
+}

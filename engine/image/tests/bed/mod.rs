@@ -7,7 +7,9 @@ mod file;
 mod places;
 
 pub(crate) use file::File;
-pub(crate) use places::{Part, Places};
+pub(crate) use places::Part;
+#[allow(unused_imports, reason = "each test program uses a part of it")]
+pub(crate) use places::Places;
 
 use migration_stream::{
     BlockList, Configuration, RAM_SECTION_VERSION, RamBlock, SectionHeader, SectionId, put_configuration,
@@ -73,25 +75,23 @@ pub(crate) fn content(third: &[u8]) -> Content {
     Content { leader, third: third.to_vec(), tail, blocks, ram }
 }
 
-/// The image of `content`, as [`SnapshotWriter`] makes it.
-pub(crate) fn write(content: &Content, geometry: Geometry) -> File {
+/// All that [`SnapshotWriter`] does for an image of `content`, if space for so much of the tail is reserved at first.
+pub(crate) fn steps(content: &Content, geometry: Geometry, tail_capacity: usize) -> Vec<Step> {
     let layout = RamLayout::new(content.blocks.clone(), 4096).unwrap();
     let writer = SnapshotWriter::create(geometry, layout.total_bytes()).unwrap();
-    let mut file = File::default();
-    write_with(writer, &mut file, content);
-    file
+    save(writer, content, tail_capacity)
 }
 
-/// Writes `content` into an image by this writer.
-pub(crate) fn write_with(mut writer: SnapshotWriter, file: &mut File, content: &Content) {
+/// All that this writer does.
+pub(crate) fn save(mut writer: SnapshotWriter, content: &Content, tail_capacity: usize) -> Vec<Step> {
     let layout = RamLayout::new(content.blocks.clone(), 4096).unwrap();
-    file.carry_out(writer.begin(Identity { uuid: *b"0123456789abcdef", created_unix_s: 1_700_000_000 }));
+    let mut steps = writer.begin(Identity { uuid: *b"0123456789abcdef", created_unix_s: 1_700_000_000 });
     let mut index = PageIndex::new();
     let cluster = writer.cluster_size();
     for (&page, bytes) in &content.ram {
         let guest = page * PAGE;
         let host = writer.host(GuestOffset(guest - guest % cluster)).unwrap();
-        file.carry_out([Step::Write { at: HostOffset(host.0 + guest % cluster), bytes: bytes.clone() }]);
+        steps.push(Step::Write { at: HostOffset(host.0 + guest % cluster), bytes: bytes.clone() });
         index.set(page, page_checksum(bytes));
     }
     let vm = VmState {
@@ -103,8 +103,24 @@ pub(crate) fn write_with(mut writer: SnapshotWriter, file: &mut File, content: &
         optional_fields: false,
         normal_pages: content.ram.len() as u64,
     };
-    file.carry_out(writer.reserve(vm, &layout, &Arc::new(index), content.tail.len() as u64).unwrap());
-    file.carry_out(writer.seal(&content.tail).unwrap());
+    steps.extend(writer.reserve(vm, &layout, &Arc::new(index), tail_capacity as u64).unwrap());
+    if content.tail.len() > tail_capacity {
+        steps.extend(writer.grow_tail(content.tail.len() as u64).unwrap());
+    }
+    steps.extend(writer.seal(&content.tail).unwrap());
+    steps
+}
+
+/// The image of `content`, as [`SnapshotWriter`] makes it.
+pub(crate) fn write(content: &Content, geometry: Geometry) -> File {
+    let mut file = File::default();
+    file.carry_out(steps(content, geometry, content.tail.len()));
+    file
+}
+
+/// Writes `content` into an image by this writer.
+pub(crate) fn write_with(writer: SnapshotWriter, file: &mut File, content: &Content) {
+    file.carry_out(save(writer, content, content.tail.len()));
 }
 
 /// Inspects as a save does.
@@ -132,7 +148,6 @@ pub(crate) fn read(file: &File, allow_unverified: bool) -> Result<(Content, Veri
     while let Open::Need(at, length) = reader.poll()? {
         need(&mut reader, at, length);
     }
-    assert!(matches!(reader.poll()?, Open::Ready), "what is open stays open");
     let layout = reader.layout().clone();
     let size = u64::from(layout.page_size());
     let count = layout.total_bytes().div_ceil(size);

@@ -18,14 +18,9 @@ pub(super) struct Coverage {
     pub(super) skipped_bytes: u64,
     /// The first place where a piece does not begin where the one before ends.
     pub(super) gap: Option<(u64, u64)>,
-    pub(super) errors: Vec<Finding>,
 }
 
 impl Coverage {
-    pub(super) fn starting_at(start: u64) -> Self {
-        Self { start, ..Self::default() }
-    }
-
     /// The end of the last piece.
     pub(super) fn end(&self) -> u64 {
         self.next.unwrap_or(self.start)
@@ -50,8 +45,8 @@ impl Coverage {
     }
 }
 
-impl Visitor for Coverage {
-    fn item(&mut self, item: &Item<'_>, _: Context<'_>) -> Flow {
+impl Coverage {
+    fn item(&mut self, item: &Item<'_>) {
         let expected = self.end();
         if item.offset != expected && self.gap.is_none() {
             self.gap = Some((expected, item.offset));
@@ -63,6 +58,31 @@ impl Visitor for Coverage {
             Event::Opaque(bytes, why) => *self.opaque.entry(why).or_default() += bytes.len() as u64,
             Event::Skipped => self.skipped_bytes += item.length,
             _ => {}
+        }
+    }
+}
+
+/// A stream and its multifd channels, each with offsets of its own.
+#[derive(Debug)]
+pub(super) struct Coverages {
+    pub(super) main: Coverage,
+    pub(super) channels: Vec<Coverage>,
+    pub(super) errors: Vec<Finding>,
+}
+
+impl Coverages {
+    /// Of a stream that begins at `start`, with so many channels.
+    pub(super) fn new(start: u64, channels: usize) -> Self {
+        let channels = std::iter::repeat_with(Coverage::default).take(channels).collect();
+        Self { main: Coverage { start, ..Coverage::default() }, channels, errors: Vec::new() }
+    }
+}
+
+impl Visitor for Coverages {
+    fn item(&mut self, item: &Item<'_>, context: Context<'_>) -> Flow {
+        match context.channel {
+            None => self.main.item(item),
+            Some(number) => self.channels[number].item(item),
         }
         ControlFlow::Continue(())
     }

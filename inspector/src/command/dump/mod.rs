@@ -8,8 +8,8 @@ use crate::cli::DumpArgs;
 use crate::error::Error;
 use crate::input::{Opened, open};
 use crate::line::{Line, Value, fields};
-use crate::walk::{Context, Event, Finding, Flow, Item, Level, Visitor, walk};
-use coverage::Coverage;
+use crate::walk::{Context, Event, Finding, Flow, Item, Level, PacketPages, Visitor, walk};
+use coverage::Coverages;
 use migration_stream::ram::multifd::Message;
 use migration_stream::return_path::ReturnPathMessage;
 use migration_stream::{Record, SectionId};
@@ -44,35 +44,44 @@ pub(super) fn run(args: &DumpArgs) -> Result<u8, Error> {
 
 fn coverage(args: &DumpArgs, opened: Opened, output: &mut Output) -> Result<u8, Error> {
     let options = args.input.options();
-    let mut coverage = Coverage::starting_at(opened.start);
-    let length = opened.source.length();
-    walk(opened, &options, &mut coverage, progress::bar())?;
-    let whole = length.is_none_or(|length| length == coverage.bytes());
-    let accounted =
-        coverage.gap.is_none() && whole && coverage.skipped_bytes == 0 && coverage.errors.is_empty();
-    let mut line = Line::new(coverage.end() - coverage.bytes(), coverage.bytes(), "coverage")
-        .with("bytes", Value::Decimal(coverage.bytes()))
-        .with("pieces", Value::Decimal(coverage.pieces))
-        .with("fields", Value::Decimal(coverage.fields))
-        .with("opaque_bytes", Value::Decimal(coverage.opaque.values().sum()))
-        .with("skipped_bytes", Value::Decimal(coverage.skipped_bytes))
-        .with("complete", Value::Bool(accounted));
-    if let Some((expected, found)) = coverage.gap {
-        line = line.with("gap", Value::List(vec![Value::Hex(expected), Value::Hex(found)]));
+    let mut coverages = Coverages::new(opened.start, opened.channels.len());
+    let lengths: Vec<_> =
+        std::iter::once(&opened.source).chain(&opened.channels).map(|source| source.length()).collect();
+    walk(opened, &options, &mut coverages, progress::bar())?;
+    let mut show = |line: Line| output.line(&if args.json { line.json() } else { line.text() });
+    let mut all_accounted = true;
+    let inputs = std::iter::once((None, &coverages.main))
+        .chain(coverages.channels.iter().enumerate().map(|(number, channel)| (Some(number), channel)));
+    for ((channel, coverage), length) in inputs.zip(lengths) {
+        let whole = length.is_none_or(|length| length == coverage.bytes());
+        let accounted = coverage.gap.is_none() && whole && coverage.skipped_bytes == 0;
+        all_accounted &= accounted;
+        let accounted = accounted && coverages.errors.is_empty();
+        let mut line = Line::new(coverage.end() - coverage.bytes(), coverage.bytes(), "coverage")
+            .on_channel(channel)
+            .with("bytes", Value::Decimal(coverage.bytes()))
+            .with("pieces", Value::Decimal(coverage.pieces))
+            .with("fields", Value::Decimal(coverage.fields))
+            .with("opaque_bytes", Value::Decimal(coverage.opaque.values().sum()))
+            .with("skipped_bytes", Value::Decimal(coverage.skipped_bytes))
+            .with("complete", Value::Bool(accounted));
+        if let Some((expected, found)) = coverage.gap {
+            line = line.with("gap", Value::List(vec![Value::Hex(expected), Value::Hex(found)]));
+        }
+        show(line)?;
+        for (why, bytes) in &coverage.opaque {
+            let line = Line { offset: None, ..Line::new(0, *bytes, "opaque") }
+                .on_channel(channel)
+                .with("bytes", Value::Decimal(*bytes))
+                .with("why", Value::Word(why));
+            show(line)?;
+        }
     }
-    output.line(&if args.json { line.json() } else { line.text() })?;
-    for (why, bytes) in &coverage.opaque {
-        let line = Line { offset: None, ..Line::new(0, *bytes, "opaque") }
-            .with("bytes", Value::Decimal(*bytes))
-            .with("why", Value::Word(why));
-        output.line(&if args.json { line.json() } else { line.text() })?;
-    }
-    for finding in &coverage.errors {
-        let line = finding_line(finding);
-        output.line(&if args.json { line.json() } else { line.text() })?;
+    for finding in &coverages.errors {
+        show(finding_line(finding))?;
     }
     output.flush()?;
-    Ok(u8::from(!accounted))
+    Ok(u8::from(!all_accounted || !coverages.errors.is_empty()))
 }
 
 /// What stands around the stream.
@@ -265,9 +274,12 @@ impl Dump<'_> {
         if let Event::Record(record) = &item.event {
             return self.record(item, record, context);
         }
-        let mapped = matches!(item.event, Event::MappedRoom { .. });
+        // `--at` means a place in the stream itself.
+        if self.args.at.is_some() && context.channel.is_some() {
+            return Ok(());
+        }
         self.end_run()?;
-        let line = |kind| Line::new(item.offset, item.length, kind);
+        let line = |kind| Line::new(item.offset, item.length, kind).on_channel(context.channel);
         match &item.event {
             Event::Device(section) => {
                 self.section = Some((section.header.section_id, section.header.idstr.to_vec()));
@@ -307,12 +319,15 @@ impl Dump<'_> {
                     .with("bits_set", Value::Decimal(records::ones(bits)));
                 self.show(line, Some(bits.to_vec()))
             }
-            Event::MappedRoom { block, offset } if mapped => {
+            Event::MappedRoom { block, offset } => {
                 let name = block.map_or(Value::Null, |block| records::block_name(context, block));
                 self.show(line("mapped_room").with("block", name).with("start", Value::Hex(*offset)), None)
             }
             Event::Multifd(message) => self.show(multifd_line(line, message), None),
-            Event::MultifdData(bytes) => self.show(line("multifd_data"), Some(bytes.to_vec())),
+            Event::MultifdPages(pages) if pages.data.is_empty() => Ok(()),
+            Event::MultifdPages(PacketPages { data, .. }) | Event::MultifdData(data) => {
+                self.show(line("multifd_data"), Some(data.to_vec()))
+            }
             Event::ReturnPath(message) => self.show(return_path_line(line("return_path"), message), None),
             Event::ReceivedBitmap(bits) => {
                 let line = line("received_bitmap").with("bits_set", Value::Decimal(records::ones(bits)));
@@ -322,7 +337,7 @@ impl Dump<'_> {
                 let line = line("opaque").with("value", Value::Bytes(bytes.to_vec()));
                 self.show(line.with("why", Value::Word(why)), None)
             }
-            _ => self.show(line("skipped"), None),
+            Event::Record(_) | Event::Skipped => self.show(line("skipped"), None),
         }
     }
 }

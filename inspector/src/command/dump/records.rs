@@ -7,26 +7,18 @@ use migration_stream::{
     StorageAttributes,
 };
 
-fn name(bytes: &[u8]) -> Value {
-    Value::Name(bytes.to_vec())
-}
-
-fn optional(value: Option<Value>) -> Value {
-    value.unwrap_or(Value::Null)
-}
-
 /// Name of a block by its index.
 pub(super) fn block_name(context: &Context<'_>, block: usize) -> Value {
-    name(context.blocks.get(block).map_or(&[][..], |block| &block.idstr))
+    Value::name(context.blocks.get(block).map_or(&[][..], |block| &block.idstr))
 }
 
 /// A block of the list.
 pub(super) fn block_line(offset: u64, length: u64, block: &RamBlock) -> Line {
     Line::new(offset, length, "block")
-        .with("name", name(&block.idstr))
+        .with("name", Value::name(&block.idstr))
         .with("bytes", Value::Hex(block.used_length))
-        .with("host_page_size", optional(block.host_page_size.map(Value::Hex)))
-        .with("physical_address", optional(block.guest_physical_address.map(Value::Hex)))
+        .with("host_page_size", Value::optional(block.host_page_size.map(Value::Hex)))
+        .with("physical_address", Value::optional(block.guest_physical_address.map(Value::Hex)))
 }
 
 /// The lines of a record that is no page.
@@ -86,24 +78,25 @@ fn configuration(line: Line, configuration: &Configuration) -> Line {
     let capabilities = configuration
         .capabilities
         .as_ref()
-        .map(|names| Value::List(names.iter().map(|capability| name(capability)).collect()));
-    line.with("machine", name(&configuration.machine))
+        .map(|names| Value::List(names.iter().map(|capability| Value::name(capability)).collect()));
+    line.with("machine", Value::name(&configuration.machine))
         .with(
             "target_page_bits",
-            optional(configuration.target_page_bits.map(|bits| Value::Decimal(bits.into()))),
+            Value::optional(configuration.target_page_bits.map(|bits| Value::Decimal(bits.into()))),
         )
-        .with("capabilities", optional(capabilities))
+        .with("capabilities", Value::optional(capabilities))
         .with(
             "uuid",
-            optional(
+            Value::optional(
                 configuration.uuid.map(|uuid| Value::Name(snapshot_engine::uuid_text(&uuid).into_bytes())),
             ),
         )
 }
 
 fn dirty_bitmap(line: Line, chunk: &DirtyBitmapChunk<'_>) -> Line {
-    let line =
-        line.with("node", optional(chunk.node.map(name))).with("bitmap", optional(chunk.bitmap.map(name)));
+    let line = line
+        .with("node", Value::optional(chunk.node.map(Value::name)))
+        .with("bitmap", Value::optional(chunk.bitmap.map(Value::name)));
     match &chunk.kind {
         ChunkKind::Start { granularity, flags } => line
             .with("chunk", Value::Word("start"))
@@ -114,7 +107,7 @@ fn dirty_bitmap(line: Line, chunk: &DirtyBitmapChunk<'_>) -> Line {
             .with("chunk", Value::Word(if bits.is_some() { "bits" } else { "zeroes" }))
             .with("first_sector", Value::Decimal(*first_sector))
             .with("sectors", Value::Decimal((*sectors).into()))
-            .with("bits_set", optional(bits.map(|bits| Value::Decimal(ones(bits))))),
+            .with("bits_set", Value::optional(bits.map(|bits| Value::Decimal(ones(bits))))),
         ChunkKind::EndOfSection => line.with("chunk", Value::Word("end")),
     }
 }
@@ -129,7 +122,7 @@ fn block_migration(line: Line, record: &BlockMigration<'_>) -> Line {
         BlockMigration::Chunk { sector, device, data } => line
             .with("record", Value::Word(if data.is_some() { "data" } else { "zero" }))
             .with("sector", Value::Decimal(*sector))
-            .with("device", name(device)),
+            .with("device", Value::name(device)),
         BlockMigration::Progress(percent) => {
             line.with("record", Value::Word("progress")).with("percent", Value::Decimal(*percent))
         }
@@ -168,16 +161,19 @@ fn command(line: Line, command: &Command<'_>) -> Line {
     match command {
         Command::Ping(value) => line.with("value", Value::Hex((*value).into())),
         Command::PostcopyAdvise(advise) => line
-            .with("page_sizes", optional(advise.map(|advise| Value::Hex(advise.page_size_summary))))
-            .with("target_page_size", optional(advise.map(|advise| Value::Decimal(advise.target_page_size)))),
+            .with("page_sizes", Value::optional(advise.map(|advise| Value::Hex(advise.page_size_summary))))
+            .with(
+                "target_page_size",
+                Value::optional(advise.map(|advise| Value::Decimal(advise.target_page_size))),
+            ),
         Command::PostcopyRamDiscard { block, ranges } => {
             let ranges = ranges
                 .iter()
                 .map(|range| Value::List(vec![Value::Hex(range.start), Value::Hex(range.length)]));
-            line.with("block", name(block)).with("ranges", Value::List(ranges.collect()))
+            line.with("block", Value::name(block)).with("ranges", Value::List(ranges.collect()))
         }
         Command::Packaged(package) => line.with("bytes", Value::Decimal(package.len() as u64)),
-        Command::RecvBitmap(block) => line.with("block", name(block)),
+        Command::RecvBitmap(block) => line.with("block", Value::name(block)),
         _ => line,
     }
 }

@@ -54,7 +54,7 @@ fn measure(arguments: &Arguments, strategy: Strategy, rate: Option<u64>) -> Resu
     };
     let failed = |error| Failure::Job(Error::Io { step: "connect", error });
     let none = Faults::default();
-    let (ours, theirs) = Connection::pair(TIMEOUT, &none, &none).map_err(failed)?;
+    let (ours, theirs) = Connection::pair((TIMEOUT, &none), (TIMEOUT, &none)).map_err(failed)?;
     let mut ours = Some(ours);
     std::thread::scope(|scope| {
         let reader = scope.spawn(move || read_all(theirs, rate));

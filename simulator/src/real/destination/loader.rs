@@ -80,14 +80,7 @@ impl<'a> Loader<'a> {
                 lock(&self.incoming).end_of_stream(false).map_err(out_of_order(at))?;
                 Ok(Loaded::Everything)
             }
-            End::Broken | End::Input if stream.timed_out() => {
-                let seconds = stream.input().timeout().as_secs();
-                Err(Error::Timeout { what: "the stream", seconds })
-            }
-            End::Broken | End::Input => {
-                let state = lock(&self.incoming).state().to_string();
-                Err(Error::Closed { offset: stream.offset(), state })
-            }
+            End::Broken | End::Input => Err(stream.ended(lock(&self.incoming).state())),
         }
     }
 

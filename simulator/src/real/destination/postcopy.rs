@@ -215,8 +215,7 @@ fn listen_thread(
             Ok(Heard::Resume) => {}
             Ok(Heard::Broken) if shared.state() == IncomingState::Listening => {
                 // Before RUN there is nothing to be recovered.
-                let state = IncomingState::Listening.to_string();
-                shared.fail(Error::Closed { offset: stream.offset(), state });
+                shared.fail(stream.ended(IncomingState::Listening));
                 return None;
             }
             Ok(heard) => return Some(heard),

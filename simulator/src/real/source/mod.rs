@@ -176,11 +176,16 @@ struct Source<'a> {
 ///
 /// # Errors
 ///
-/// Those of the peer and of the kernel.
+/// Those of the peer and of the kernel; before the VM is made, what does not go together.
 pub fn run(
     config: &SourceConfig,
     mut connect: impl FnMut() -> io::Result<Connection>,
 ) -> Result<SourceOutcome, Error> {
+    if matches!(config.mode, Mode::Background { .. }) && !config.bitmaps.is_empty() {
+        return Err(Error::Incompatible(
+            "a background snapshot has no dirty bitmaps (QEMU refuses the pair as well)",
+        ));
+    }
     let mut memory = GuestMemory::new();
     for (name, length) in &config.blocks {
         memory.add(name, *length, config.memory, config.host_page).map_err(at("memory of a RAM block"))?;

@@ -53,7 +53,7 @@ impl Source<'_> {
             sender.raw(&leader(self.config, &memory, Advice::Ram))?;
             let names: Vec<_> = self.config.blocks.iter().map(|(name, _)| name.clone()).collect();
             let mut urgent = if preempt {
-                serving.ear.wait("PONG 1", timeout, |heard| heard.pongs.contains(&1).then_some(()))?;
+                serving.ear.wait("PONG 1", timeout, |heard| heard.pong_1.then_some(()))?;
                 let output = self.extra(connect)?;
                 Some(Sender::new(output, names.clone(), false, None))
             } else {

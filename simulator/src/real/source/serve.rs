@@ -56,7 +56,8 @@ pub(super) struct Heard {
     /// Host pages, by block and number.
     pub(super) requests: VecDeque<(usize, usize)>,
     pub(super) request_count: u64,
-    pub(super) pongs: Vec<u32>,
+    /// The destination has read the leader.
+    pub(super) pong_1: bool,
     pub(super) shut: Option<u32>,
     pub(super) resumed: bool,
     /// Received bitmaps, in the order of their arrival.
@@ -166,7 +167,7 @@ fn messages(input: &mut Input, memory: &GuestMemory, ear: &Ear) -> Result<(), Er
             let mut heard = ear.lock();
             match message {
                 ReturnPathMessage::Shut(value) => heard.shut = Some(value),
-                ReturnPathMessage::Pong(value) => heard.pongs.push(value),
+                ReturnPathMessage::Pong(value) => heard.pong_1 |= value == 1,
                 ReturnPathMessage::RequestPages { block, start, length } => {
                     let pages = requested(memory, &mut current, block, start, length)?;
                     heard.request_count += 1;
@@ -176,6 +177,9 @@ fn messages(input: &mut Input, memory: &GuestMemory, ear: &Ear) -> Result<(), Er
                 }
                 ReturnPathMessage::ReceivedBitmap(name) => {
                     let block = memory.find(name).ok_or_else(|| unknown(name))?;
+                    if heard.bitmaps.len() >= memory.blocks().len() {
+                        return Err(Error::ReturnPath("more received bitmaps than blocks".to_owned()));
+                    }
                     bitmap = Some((block, ReceivedBitmap::new(memory.blocks()[block].pages())));
                 }
                 ReturnPathMessage::ResumeAck(1) => heard.resumed = true,

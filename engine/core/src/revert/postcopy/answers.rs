@@ -187,6 +187,27 @@ mod tests {
     }
 
     #[test]
+    fn an_error_says_where_its_message_begins() {
+        let (layout, pages) = bed();
+        let mut answers = Answers::default();
+        for (message, wanted) in [
+            (ReturnPathMessage::Pong(3), Answer::Pong(3)),
+            (ReturnPathMessage::ResumeAck(1), Answer::ResumeAck),
+            (ReturnPathMessage::SwitchoverAck, Answer::Other),
+        ] {
+            let mut bytes = Vec::new();
+            put_return_path_message(&mut bytes, &message);
+            answers.push(&bytes);
+            assert_eq!(answers.next(&layout, &pages).unwrap(), Some(wanted));
+        }
+        let mut bytes = Vec::new();
+        put_return_path_message(&mut bytes, &ReturnPathMessage::ResumeAck(2));
+        answers.push(&bytes);
+        let error = answers.next(&layout, &pages).unwrap_err();
+        assert_eq!(error.to_string(), "return path: offset 0x14: RESUME_ACK 2, expected 1");
+    }
+
+    #[test]
     fn impossible_requests_are_refused() {
         let (layout, pages) = bed();
         let check = |bytes: &[u8], expected: &str| {

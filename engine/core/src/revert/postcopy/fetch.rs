@@ -43,16 +43,18 @@ pub(crate) enum Looked {
 
 /// A range of host pages of one block.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Window {
+pub(crate) struct Window<'a> {
     pub(crate) first: HostPage,
     pub(crate) count: u64,
+    /// Take only these.
+    pub(crate) only: Option<&'a Bits>,
     /// Take no more than this many that are not zero.
     pub(crate) most: u64,
 }
 
 /// Looks for host pages with content that are not in `claimed`, and adds them there.
 pub(crate) fn look(
-    window: Window,
+    window: Window<'_>,
     pages: &HostPages,
     claimed: &mut Bits,
     image: &mut Image,
@@ -72,7 +74,8 @@ pub(crate) fn look(
         |page: &PresentPage| HostPage(window.first.0 + (page.page - first_page) * page_bytes / bytes);
     let mut wanted: VecDeque<HostPage> = VecDeque::new();
     for page in found.iter().map(host_page) {
-        if wanted.back() != Some(&page) && !claimed.has(page.0) {
+        let is_asked_for = window.only.is_none_or(|only| only.has(page.0));
+        if wanted.back() != Some(&page) && is_asked_for && !claimed.has(page.0) {
             if wanted.len() as u64 >= window.most {
                 break;
             }

@@ -109,7 +109,9 @@ mod tests {
         hot.add(0, 0, 4096);
         hot.add(0, 4096, 4096);
         hot.add(1, 4096, 4096);
-        assert_eq!(hot.runs.len(), 2);
+        let ranges: Vec<_> = hot.ranges().collect();
+        assert_eq!(ranges, [(0, 0, 8192), (1, 4096, 4096)]);
+        assert_eq!(hot.uuid(), [7; 16]);
         let bytes = hot.to_bytes();
         assert_eq!(HotSet::parse(&bytes).unwrap(), hot);
         for at in 0..bytes.len() {
@@ -118,5 +120,27 @@ mod tests {
             assert!(HotSet::parse(&damaged).is_err(), "byte {at}");
             assert!(HotSet::parse(&bytes[..at]).is_err(), "cut at {at}");
         }
+    }
+
+    #[test]
+    fn what_goes_on_where_the_last_range_ended_makes_it_longer() {
+        let mut hot = HotSet::new([0; 16]);
+        for (block, offset) in [(0, 0), (0, 1), (0, 2), (0, 4), (1, 5), (0, 3), (0, 2)] {
+            hot.add(block, offset * 4096, 4096);
+        }
+        let pages: Vec<_> =
+            hot.ranges().map(|(block, offset, length)| (block, offset / 4096, length / 4096)).collect();
+        assert_eq!(pages, [(0, 0, 3), (0, 4, 1), (1, 5, 1), (0, 3, 1), (0, 2, 1)]);
+    }
+
+    #[test]
+    fn a_full_one_takes_no_more_ranges_and_is_a_file_that_may_be() {
+        let mut hot = HotSet::new([0; 16]);
+        (0..HOT_SET_LIMIT_BYTES as u64 / 20).for_each(|number| hot.add(0, number * 8192, 4096));
+        let bytes = 8 + 16 + hot.runs.len() * RUN_BYTES + 4;
+        assert!(bytes <= HOT_SET_LIMIT_BYTES && bytes + RUN_BYTES > HOT_SET_LIMIT_BYTES, "{bytes} bytes");
+        let last = hot.runs[hot.runs.len() - 1];
+        hot.add(0, last.offset + 4096, 4096);
+        assert_eq!(hot.runs[hot.runs.len() - 1], Run { length: 8192, ..last });
     }
 }

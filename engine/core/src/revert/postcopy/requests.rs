@@ -85,6 +85,21 @@ mod tests {
     }
 
     #[test]
+    fn a_page_that_was_put_back_is_the_next_one() {
+        let mut requests = Requests::new(10);
+        requests.push(3..5);
+        let sent = Bits::new(10);
+        let page = requests.pop(&sent).unwrap();
+        assert_eq!(page, HostPage(3));
+        requests.put_back(page);
+        assert_eq!(requests.pop(&sent), Some(HostPage(3)));
+        assert!(!requests.is_empty());
+        assert_eq!(requests.pop(&sent), Some(HostPage(4)));
+        assert_eq!(requests.pop(&sent), None);
+        assert!(requests.is_empty());
+    }
+
+    #[test]
     fn a_flood_is_answered_in_bounded_memory() {
         let total = 200_000;
         let mut requests = Requests::new(total);
@@ -93,7 +108,8 @@ mod tests {
                 requests.push((page * 7 + round) % total..(page * 7 + round) % total + 1);
             }
         }
-        assert!(requests.in_order.len() <= IN_ORDER);
+        assert_eq!(requests.in_order.len(), IN_ORDER);
+        assert!(!requests.is_empty());
         let mut sent = Bits::new(total);
         let mut count = 0;
         while let Some(page) = requests.pop(&sent) {

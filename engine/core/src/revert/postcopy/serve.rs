@@ -62,8 +62,10 @@ pub(crate) struct Serve {
     /// The walk through all of RAM.
     cursor: u64,
     total: u64,
-    /// To be sent before the guest runs, zero pages too.
-    hot: VecDeque<Range<u64>>,
+    /// To be sent before the guest runs, zero pages too; in the order of RAM, since all of them come before it runs.
+    hot: Bits,
+    /// The first of these that has not been looked up.
+    hot_cursor: u64,
     /// Non-zero pages that are still to be sent before the guest runs.
     share_pages: u64,
     pub(crate) nonzero_pages: u64,
@@ -93,7 +95,8 @@ impl Serve {
             near: VecDeque::new(),
             cursor: 0,
             total,
-            hot: VecDeque::new(),
+            hot: Bits::new(total),
+            hot_cursor: 0,
             share_pages: 0,
             nonzero_pages: 0,
             summary: PostcopySummary::default(),
@@ -126,9 +129,15 @@ impl Serve {
             };
             let end = run.offset.saturating_add(run.length).min(known.used_length);
             if run.offset < end {
-                self.hot.push_back(pages.at(block, run.offset).0..pages.at(block, end - 1).0 + 1);
+                self.hot.insert_all(pages.at(block, run.offset).0..pages.at(block, end - 1).0 + 1);
             }
         }
+        self.hot.remove(self.before_end());
+    }
+
+    /// The next page of the hot set to be looked up.
+    fn next_hot(&self) -> Option<u64> {
+        self.hot.next_present(self.hot_cursor)
     }
 
     /// Sends the next of what is to be there before the guest runs.
@@ -138,7 +147,10 @@ impl Serve {
             advanced = true;
         }
         while with.pool.taken_bytes() < READ_AHEAD_BYTES && self.fetches.len() < FETCHES {
-            let started = if self.hot.is_empty() { self.start_share(with)? } else { self.start_hot(with)? };
+            let started = match self.next_hot() {
+                Some(page) => self.start_hot(page, with)?,
+                None => self.start_share(with)?,
+            };
             match started {
                 Some(Started::Yes | Started::No) => advanced = true,
                 Some(Started::Wait) | None => break,
@@ -149,7 +161,7 @@ impl Serve {
 
     /// All of it has been handed out.
     pub(crate) fn is_before_over(&self) -> bool {
-        self.hot.is_empty()
+        self.next_hot().is_none()
             && (self.share_pages == 0 || self.cursor + 1 >= self.total)
             && self.fetches.is_empty()
     }
@@ -159,19 +171,13 @@ impl Serve {
         self.total.saturating_sub(1)
     }
 
-    fn start_hot(&mut self, with: &mut Means<'_>) -> Result<Option<Started>, Failure> {
+    /// Looks up the hot set from `page` on.
+    fn start_hot(&mut self, page: u64, with: &mut Means<'_>) -> Result<Option<Started>, Failure> {
         if with.output.unsent_bytes(Lane::Main) >= BEFORE_BYTES {
             return Ok(None);
         }
-        let end = self.before_end();
-        let Some(range) = self.hot.front().map(|range| range.start..range.end.min(end)) else {
-            return Ok(None);
-        };
-        if range.is_empty() {
-            self.hot.pop_front();
-            return Ok(Some(Started::No));
-        }
-        let window = window(range.clone(), with.pages, u64::MAX);
+        let window =
+            Window { only: Some(&self.hot), ..window(page..self.before_end(), with.pages, u64::MAX) };
         let upto = match look(window, with.pages, &mut self.claimed, with.image, with.pool)? {
             Looked::Need(at, length) => {
                 with.output.actions.extend(with.image.read(at, length, with.pool));
@@ -185,14 +191,13 @@ impl Serve {
             }
         };
         // A zero page that is touched would be requested like any other.
-        for page in range.start..upto {
+        while let Some(page) = self.next_hot().filter(|&page| page < upto) {
             if self.claimed.insert(page) {
                 self.send_zero(HostPage(page), Lane::Main, with);
             }
+            self.hot_cursor = page + 1;
         }
-        if let Some(front) = self.hot.front_mut() {
-            front.start = upto;
-        }
+        self.hot_cursor = upto;
         Ok(Some(Started::Yes))
     }
 
@@ -217,7 +222,7 @@ impl Serve {
     }
 
     /// Looks at the window that begins at the cursor, and moves the cursor behind what was taken of it.
-    fn start_window(&mut self, window: Window, with: &mut Means<'_>) -> Result<Started, Failure> {
+    fn start_window(&mut self, window: Window<'_>, with: &mut Means<'_>) -> Result<Started, Failure> {
         match look(window, with.pages, &mut self.claimed, with.image, with.pool)? {
             Looked::Need(at, length) => {
                 with.output.actions.extend(with.image.read(at, length, with.pool));
@@ -273,7 +278,7 @@ impl Serve {
                 self.requests.put_back(page);
                 break;
             }
-            let window = Window { first: page, count: 1, most: 1 };
+            let window = Window { first: page, count: 1, only: None, most: 1 };
             match look(window, with.pages, &mut self.claimed, with.image, with.pool)? {
                 Looked::Need(at, length) => {
                     with.output.actions.extend(with.image.read(at, length, with.pool));
@@ -432,11 +437,11 @@ impl Serve {
 }
 
 /// The start of a range: as much of it as one read covers, in one block.
-fn window(range: Range<u64>, pages: &HostPages, most: u64) -> Window {
+fn window(range: Range<u64>, pages: &HostPages, most: u64) -> Window<'static> {
     let first = HostPage(range.start);
     let (block, _) = pages.locate(first);
     let block = pages.of_block(block);
     let end = range.end.min(block.first + block.count);
     let count = (end - range.start).min((FETCH_BYTES / block.bytes).max(1));
-    Window { first, count, most }
+    Window { first, count, only: None, most }
 }

@@ -1,0 +1,183 @@
+//! Whether the refcounts of a QCOW2 image are what its tables refer to, as `qemu-img check` asks.
+//!
+//! References are counted for a window of the file's clusters at a time, and all tables are read once for each window: so
+//! memory is bounded by the window, a table's piece and a refcount block, 18 MiB in all, whatever the image's size.
+
+mod header;
+mod references;
+
+use crate::input::{RandomAccess, be};
+use crate::walk::{Finding, Level};
+use header::Header;
+use references::{Reference, References};
+use std::collections::BTreeMap;
+
+/// Clusters whose references are counted at once: 16 MiB of counters; 256 GiB in clusters of 64 KiB.
+const WINDOW_CLUSTERS: u64 = 4 << 20;
+/// Windows that are looked at; a file that needs more is not an image of this world, or is sparse.
+const WINDOWS_LIMIT: u64 = 64;
+/// Findings of one kind that are told one by one.
+const TOLD: u64 = 20;
+const PATH: &str = "refcounts";
+
+/// Reads; what is cut off by the end of the file is an error.
+fn read(file: &dyn RandomAccess, at: u64, length: impl TryInto<usize>) -> Result<Vec<u8>, String> {
+    let mut bytes = vec![0; length.try_into().unwrap_or(usize::MAX)];
+    // The file may end inside the last cluster.
+    if at >= file.size_bytes() {
+        return Err(format!("a table at {at:#x}, behind the end of the file"));
+    }
+    file.read_at(at, &mut bytes).map_err(|error| format!("offset {at:#x}: {error}"))?;
+    Ok(bytes)
+}
+
+/// Says what of the refcounts of the image in `file` is wrong: too low is an error, for the cluster would be given away while
+/// it is in use; too high is a warning, for it is only lost.
+pub fn check(file: &dyn RandomAccess, found: &mut dyn FnMut(Finding)) {
+    let result = Header::read(file).and_then(|header| {
+        if header.dirty {
+            let text =
+                "not looked at: the image was not closed, and they are made anew when it is written to";
+            found(Finding::new(Level::Note, None, PATH, text));
+            return Ok(());
+        }
+        Checker { file, header: &header, block: None, told: BTreeMap::new(), found: &mut *found }.run()
+    });
+    if let Err(text) = result {
+        found(Finding::new(Level::Error, None, PATH, text));
+    }
+}
+
+struct Checker<'a> {
+    file: &'a dyn RandomAccess,
+    header: &'a Header,
+    /// The refcount block that was read last, and its number.
+    block: Option<(u64, Option<Vec<u8>>)>,
+    told: BTreeMap<&'static str, (Level, u64)>,
+    found: &'a mut dyn FnMut(Finding),
+}
+
+impl Checker<'_> {
+    fn run(mut self) -> Result<(), String> {
+        let clusters = self.file.size_bytes().div_ceil(self.header.cluster_bytes());
+        let windows = clusters.div_ceil(WINDOW_CLUSTERS);
+        if windows > WINDOWS_LIMIT {
+            let text = format!("not looked at: {clusters} clusters");
+            (self.found)(Finding::new(Level::Note, None, PATH, text));
+            return Ok(());
+        }
+        for window in 0..windows {
+            let first = window * WINDOW_CLUSTERS;
+            self.window(first, WINDOW_CLUSTERS.min(clusters - first))?;
+        }
+        for (kind, (level, count)) in self.told.iter().filter(|(_, (_, count))| *count > TOLD) {
+            let text = format!("{kind}: {} more", count - TOLD);
+            (self.found)(Finding::new(*level, None, PATH, text));
+        }
+        Ok(())
+    }
+
+    fn say(&mut self, level: Level, kind: &'static str, at: u64, text: &str) {
+        let (_, told) = self.told.entry(kind).or_insert((level, 0));
+        *told += 1;
+        if *told <= TOLD {
+            (self.found)(Finding::new(level, at, PATH, format!("{kind}: {text}")));
+        }
+    }
+
+    /// Counts what refers to clusters from `first` on, and compares.
+    fn window(&mut self, first: u64, count: u64) -> Result<(), String> {
+        let mut counted = vec![0_u32; usize::try_from(count).unwrap_or(0)];
+        let (file, header) = (self.file, self.header);
+        References::walk(file, header, &mut |reference| {
+            self.reference(&reference, first, &mut counted);
+            Ok(())
+        })?;
+        for (cluster, &counted) in (first..).zip(&counted) {
+            let refcount = self.refcount(cluster)?;
+            let at = cluster * header.cluster_bytes();
+            if refcount < u64::from(counted) {
+                let text = format!("{refcount}, and {counted} references");
+                self.say(Level::Error, "refcount too low", at, &text);
+            } else if refcount > u64::from(counted) {
+                let text = format!("{refcount}, and {counted} references");
+                self.say(Level::Warning, "leaked cluster", at, &text);
+            }
+        }
+        Ok(())
+    }
+
+    fn reference(&mut self, reference: &Reference, first: u64, counted: &mut [u32]) {
+        let cluster = self.header.cluster_bytes();
+        let place = reference.place;
+        let in_file = self.file.size_bytes().next_multiple_of(cluster);
+        // Once is enough for what has no cluster.
+        let once = first == 0;
+        if reference.aligned && !place.at.is_multiple_of(cluster) {
+            if once {
+                let text = format!("{} at {:#x}", reference.structure, place.at);
+                self.say(Level::Error, "not at the start of a cluster", reference.from, &text);
+            }
+            return;
+        }
+        if place.at.checked_add(place.bytes).is_none_or(|end| end > in_file) {
+            if once {
+                let text = format!("{} at {:#x}", reference.structure, place.at);
+                self.say(Level::Error, "behind the end of the file", reference.from, &text);
+            }
+            return;
+        }
+        let clusters = place.at / cluster..=(place.at + place.bytes - 1) / cluster;
+        for number in clusters.clone() {
+            let place = number.checked_sub(first).and_then(|number| usize::try_from(number).ok());
+            if let Some(count) = place.and_then(|place| counted.get_mut(place)) {
+                *count = count.saturating_add(1);
+            }
+        }
+        let here = (first..first + counted.len() as u64).contains(clusters.start());
+        if let Some(copied) = reference.copied.filter(|_| here) {
+            // A block that cannot be read is told where clusters are compared.
+            let refcount = self.refcount(*clusters.start()).unwrap_or(0);
+            if copied != (refcount == 1) || copied && !reference.aligned {
+                let text = format!(
+                    "{} at {:#x} has refcount {refcount}, its entry is {}marked as the only one",
+                    reference.structure,
+                    place.at,
+                    if copied { "" } else { "not " }
+                );
+                self.say(Level::Error, "wrong mark", reference.from, &text);
+            }
+        }
+    }
+
+    /// What the image says of a cluster.
+    fn refcount(&mut self, cluster: u64) -> Result<u64, String> {
+        let header = self.header;
+        let per_block = (header.cluster_bytes() * 8) >> header.refcount_order;
+        let number = cluster / per_block;
+        if self.block.as_ref().is_none_or(|(held, _)| *held != number) {
+            self.block = Some((number, self.read_block(number)?));
+        }
+        let Some((_, Some(block))) = &self.block else { return Ok(0) };
+        let (bits, index) = (1_u64 << header.refcount_order, cluster % per_block);
+        let at = usize::try_from(index * bits / 8).unwrap_or(0);
+        Ok(if bits < 8 {
+            u64::from(block[at] >> (index * bits % 8)) & ((1 << bits) - 1)
+        } else {
+            be(&block[at..at + usize::try_from(bits / 8).unwrap_or(1)])
+        })
+    }
+
+    /// A refcount block; none where everything in it is free, or where its place is none.
+    fn read_block(&self, number: u64) -> Result<Option<Vec<u8>>, String> {
+        let (table, cluster) = (self.header.refcount_table, self.header.cluster_bytes());
+        if number * 8 >= table.bytes {
+            return Ok(None);
+        }
+        let at = be(&read(self.file, table.at + number * 8, 8)?);
+        if at == 0 || !at.is_multiple_of(cluster) || at >= self.file.size_bytes() {
+            return Ok(None);
+        }
+        read(self.file, at, cluster).map(Some)
+    }
+}
