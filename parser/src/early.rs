@@ -35,8 +35,6 @@ pub(crate) enum Stop {
 const START_TAIL: &[u8] = b"\x03ram\0\0\0\0\0\0\0\x04";
 /// Mark and id.
 const FOOTER_BYTES: usize = 5;
-/// A header is no longer: id, name, instance, version.
-const HEADER_LIMIT_BYTES: usize = 4 + 256 + 8;
 /// Other iterables, whose START may come first.
 const OTHERS: [(&[u8], u32); 4] =
     [(b"dirty-bitmap", 1), (b"block", 1), (b"spapr/htab", 1), (b"s390-storage_attributes", 0)];
@@ -114,7 +112,7 @@ impl Next<'_> {
             QEMU_VM_SECTION_PART | QEMU_VM_SECTION_END => self.part(rest),
             QEMU_VM_SECTION_START => match section_header(Span::new(rest, 0)) {
                 Ok((_, header)) if OTHERS.contains(&(header.idstr, header.version_id)) => Candidate::Yes(0),
-                Err(nom::Err::Incomplete(_)) if rest.len() < HEADER_LIMIT_BYTES => Candidate::NeedMore,
+                Err(nom::Err::Incomplete(_)) => Candidate::NeedMore,
                 _ => Candidate::No,
             },
             _ => Candidate::No,

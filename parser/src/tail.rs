@@ -80,7 +80,7 @@ pub fn cut<'a>(tail: &'a [u8], offset: u64, decoder: &Decoder) -> Result<Tail<'a
         .ok_or_else(|| wrong(eof + 6, "the vmdesc is not a description of devices".to_owned()))
         .and_then(|vmdesc| {
             let early = walk_early(decoder, &vmdesc, footers)?;
-            walk(&tail[..eof], offset, &vmdesc.devices[early..], footers)
+            walk(&tail[..eof], offset, &vmdesc.devices, early, footers)
         });
     match walked {
         Ok(sections) => Ok(Tail { sections: Some(sections), finding: None, eof, trailer }),
@@ -135,7 +135,7 @@ fn walk_early(decoder: &Decoder, vmdesc: &VmDescription, footers: bool) -> Resul
         match section_bytes(&vmdesc.devices[..count], footers) {
             Some(length) if length < bytes.len() as u64 => {}
             Some(length) if length == bytes.len() as u64 => {
-                return walk(bytes, offset, &vmdesc.devices[..count], footers).map(|_| count);
+                return walk(bytes, offset, &vmdesc.devices[..count], 0, footers).map(|_| count);
             }
             _ => break,
         }
@@ -152,16 +152,17 @@ fn section_bytes(devices: &[DescribedDevice], footers: bool) -> Option<u64> {
     })
 }
 
-/// Walks device sections by their description.
+/// Walks device sections by their description, from device `first` on.
 fn walk<'a>(
     bytes: &'a [u8],
     offset: u64,
     devices: &[DescribedDevice],
+    first: usize,
     footers: bool,
 ) -> Result<Vec<(SectionHeader<'a>, Range<usize>)>, Error> {
-    let mut sections = Vec::with_capacity(devices.len());
+    let mut sections = Vec::with_capacity(devices.len() - first);
     let mut at = 0;
-    for (number, device) in devices.iter().enumerate() {
+    for (number, device) in devices.iter().enumerate().skip(first) {
         let path = format!("device {number} \"{}\"", name_text(&device.idstr));
         let wrong = |at: usize, text: &str| Error {
             offset: offset + at as u64,

@@ -289,12 +289,6 @@ impl Decoder {
         Err(Error { offset: self.offset + rest.len() as u64, path: self.path(), kind })
     }
 
-    /// An error of a page's content, found by whoever decodes it.
-    #[must_use]
-    pub fn page_error(&self, offset: u64, kind: ErrorKind) -> Error {
-        Error { offset, path: self.path(), kind }
-    }
-
     fn located(&self, reject: Reject) -> Error {
         Error { offset: reject.offset, path: self.path(), kind: *reject.kind }
     }

@@ -317,6 +317,10 @@ mod tests {
         let mut damaged = bytes[..bytes.len() / 3 + 9].to_vec();
         damaged[3] ^= 0x10;
         assert_eq!(said(&damaged, true).len(), 1, "{:?}", said(&damaged, true));
+        // The same, where the walk goes on in between.
+        let mut damaged = bytes[..bytes.len() / 3 * 2].to_vec();
+        damaged[3] ^= 0x10;
+        assert_eq!(said(&damaged, true).len(), 1, "{:?}", said(&damaged, true));
         // Without footers there is nothing to begin at again.
         let walked = walk(&bytes, 0, &description.devices, false, None);
         assert_eq!(names(&walked), [format!("skipped 0..{}", bytes.len())]);
