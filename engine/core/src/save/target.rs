@@ -148,7 +148,7 @@ mod tests {
                     assert!(finder.done(id, Some(Completed::Plain), &mut pool));
                 }
                 Found::Action(Action::NextData { id, from }) => {
-                    let data = (from.0 < file.len() as u64).then(|| from.0..file.len() as u64);
+                    let data = (from.0 < file.len() as u64).then_some(from.0..file.len() as u64);
                     assert!(finder.done(id, Some(Completed::Data(data)), &mut pool));
                 }
                 Found::Action(other) => panic!("{other:?}"),
