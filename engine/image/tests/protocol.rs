@@ -2,7 +2,7 @@
 
 mod bed;
 
-use bed::{Content, File, content, inspect, read, save, steps};
+use bed::{Content, File, content, content_of, inspect, read, save, steps};
 use snapshot_image::{
     Geometry, Identity, ImageError, Inspection, PageIndex, RamLayout, SnapshotWriter, Step, Verification,
     VmState,
@@ -162,4 +162,16 @@ fn an_image_made_beforehand_is_used_if_it_is_large_enough() {
     file.carry_out(steps);
     let (found, verification) = read(&file, false).unwrap();
     assert!(found == content && verification == Verification::Verified);
+}
+
+/// Leaves have the checksums of 8192 pages, index pages those of 4096 leaves: 128 GiB of RAM.
+#[test]
+fn ram_of_several_index_pages_is_read_back() {
+    let far = 4097 * 8192;
+    for nonzero in [&[(0, 0), (0, 5), (0, far), (0, far + 63)][..], &[(0, far + 1)]] {
+        let content = content_of(b"", &[(b"pc.ram", far + 64)], nonzero);
+        let file = carried_out(&steps(&content, SMALL, 16 << 10));
+        let (found, verification) = read(&file, false).unwrap();
+        assert!(found == content && verification == Verification::Verified);
+    }
 }

@@ -42,9 +42,19 @@ pub(crate) struct Content {
 
 /// A content of two blocks with pages here and there, and a third region if it is to be in the `STV2` form.
 pub(crate) fn content(third: &[u8]) -> Content {
-    let blocks: Vec<ImageBlock> = [(&b"pc.ram"[..], 40 * PAGE), (b"/rom@etc/acpi/tables", 3 * PAGE)]
+    let blocks = [(&b"pc.ram"[..], 40), (b"/rom@etc/acpi/tables", 3)];
+    content_of(third, &blocks, &[(0, 0), (0, 1), (0, 17), (0, 39), (1, 0), (1, 2)])
+}
+
+/// A content of blocks with so many pages, of which these (number of the block, page in it) are not zero.
+pub(crate) fn content_of(third: &[u8], blocks: &[(&[u8], u64)], nonzero: &[(usize, u64)]) -> Content {
+    let blocks: Vec<ImageBlock> = blocks
         .iter()
-        .map(|&(name, used_length)| ImageBlock { name: name.to_vec(), used_length, host_page_size: None })
+        .map(|&(name, pages)| ImageBlock {
+            name: name.to_vec(),
+            used_length: pages * PAGE,
+            host_page_size: None,
+        })
         .collect();
     let mut leader = Vec::new();
     put_file_header(&mut leader);
@@ -67,7 +77,7 @@ pub(crate) fn content(third: &[u8]) -> Content {
     put_section_footer(&mut leader, SectionId(2));
     let layout = RamLayout::new(blocks.clone(), 4096).unwrap();
     let mut ram = BTreeMap::new();
-    for (block, page) in [(0, 0), (0, 1), (0, 17), (0, 39), (1, 0), (1, 2)] {
+    for &(block, page) in nonzero {
         let number = layout.page(layout.guest(block, page * PAGE));
         ram.insert(number, (0..PAGE).map(|at| (at * 7 + number + at / 251).to_le_bytes()[0] | 1).collect());
     }
