@@ -189,4 +189,29 @@ mod tests {
              more than is left of the list's sum",
         );
     }
+
+    #[test]
+    fn the_list_begins_with_the_sum_of_all_lengths() {
+        let total = |word: u64, page_size| {
+            list_total(word.to_be_bytes(), 0x20, page_size).map_err(|error| error.to_string())
+        };
+        assert_eq!(total(0x1_2345_6000 | RAM_SAVE_FLAG_MEM_SIZE, 4096), Ok(0x1_2345_6000));
+        assert_eq!(total(0x1_2345_0000 | RAM_SAVE_FLAG_MEM_SIZE, 65536), Ok(0x1_2345_0000));
+        for word in [0x1000, 0x1000 | 8, 0x1000 | RAM_SAVE_FLAG_MEM_SIZE | 0x800] {
+            let error = total(word, 4096).unwrap_err();
+            assert!(error.starts_with("offset 0x20: mapped-ram block list: "), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_next_entry_is_behind_the_last_page() {
+        let block = RamBlock {
+            idstr: b"a".to_vec(),
+            used_length: 0x3000,
+            host_page_size: None,
+            guest_physical_address: None,
+        };
+        let entry = MappedBlock { block, bitmap_offset: 0x100, bitmap_bytes: 8, pages_offset: 0x10_0000 };
+        assert_eq!(entry.end(), 0x10_3000);
+    }
 }

@@ -311,4 +311,30 @@ mod tests {
         );
         check(&[0; 64], "offset 0x40: multifd channel: multifd magic 0x0, expected 0x11223344");
     }
+
+    #[test]
+    fn the_state_of_a_device_has_a_name_and_a_length() {
+        let bytes = |name: &[u8], data: u32| {
+            let mut bytes = vec![0x11, 0x22, 0x33, 0x44, 0, 0, 0, 1, 0, 0, 0, 0x40];
+            bytes.extend_from_slice(name);
+            bytes.resize(12 + 256, 0);
+            bytes.extend_from_slice(&7u32.to_be_bytes());
+            bytes.extend_from_slice(&data.to_be_bytes());
+            bytes
+        };
+        let device = bytes(b"dev", 16 << 20);
+        let mut channel = Channel::new(4096);
+        channel.step(&hello()).unwrap().unwrap();
+        assert_eq!(channel.step(&device[..275]).unwrap(), None);
+        let state = DeviceState { idstr: b"dev", instance_id: 7, data_bytes: 16 << 20 };
+        assert_eq!(channel.step(&device).unwrap(), Some((276, Message::DeviceState(state))));
+        assert_eq!(channel.offset(), 64 + 276 + (16 << 20));
+        let error = second(&bytes(&[b'n'; 256], 0)).unwrap_err().to_string();
+        assert!(error.starts_with("offset 0x4c: multifd channel: multifd idstr length 0x100, "), "{error}");
+        let error = second(&bytes(b"dev", (16 << 20) + 1)).unwrap_err().to_string();
+        assert!(
+            error.starts_with("offset 0x150: multifd channel: multifd data length 0x1000001, "),
+            "{error}"
+        );
+    }
 }
