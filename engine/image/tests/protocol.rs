@@ -167,7 +167,7 @@ fn an_image_made_beforehand_is_used_if_it_is_large_enough() {
 /// Leaves have the checksums of 8192 pages, index pages those of 4096 leaves: 128 GiB of RAM.
 #[test]
 fn ram_of_several_index_pages_is_read_back() {
-    let far = 4097 * 8192;
+    let far = 4098 * 8192;
     for nonzero in [&[(0, 0), (0, 5), (0, far), (0, far + 63)][..], &[(0, far + 1)]] {
         let content = content_of(b"", &[(b"pc.ram", far + 64)], nonzero);
         let file = carried_out(&steps(&content, SMALL, 16 << 10));
