@@ -170,6 +170,23 @@ impl Qemu {
         info["status"].as_str().unwrap_or("none").to_owned()
     }
 
+    /// Waits until the guest runs: a source says that its migration has failed before it starts its guest again.
+    ///
+    /// # Panics
+    ///
+    /// If it does not within a minute, or QEMU is gone.
+    pub fn wait_running(&mut self) {
+        let end = Instant::now() + Duration::from_secs(60);
+        loop {
+            let state = self.run_state();
+            if state == "running" {
+                return;
+            }
+            assert!(Instant::now() < end, "{}: {state}, expected running: {}", self.version(), self.stderr());
+            thread::sleep(POLL);
+        }
+    }
+
     /// Waits until the migration is in this state.
     ///
     /// # Panics

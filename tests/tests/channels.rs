@@ -238,7 +238,7 @@ fn ignored_shared_ram_is_refused_by_name() {
         assert!(matches!(outcome, Outcome::Failed(_)), "{outcome:?}: {}", source.stderr());
         let words = source.stderr();
         assert!(words.contains("x-ignore-shared") && words.contains("\"pc.ram\""), "{words}");
-        assert_eq!(source.run_state(), "running");
+        source.wait_running();
         source.console().wait_passes(2);
     });
 }

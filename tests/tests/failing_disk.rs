@@ -225,7 +225,7 @@ fn failing_disk_fails_the_migration_and_the_guest_goes_on() {
                 let words = source.stderr();
                 assert!(matches!(outcome, Outcome::Failed(_)), "{failing:?} {good}: {outcome:?}: {words}");
                 assert!(words.contains("error: ") && words.contains("(os error "), "{words}");
-                assert_eq!(source.run_state(), "running", "{words}");
+                source.wait_running();
                 source.console().wait_passes(2);
                 disk.remount();
                 assert!(!image.exists(), "a failed save left an image");

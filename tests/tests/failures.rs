@@ -38,7 +38,7 @@ fn assert_failed(source: &mut Qemu, outcome: &Outcome, image: &Path, wanted: &st
     let words = source.stderr();
     assert!(matches!(outcome, Outcome::Failed(_)), "{outcome:?}: {words}");
     assert!(words.contains(wanted), "no {wanted:?} in: {words}");
-    assert_eq!(source.run_state(), "running", "{words}");
+    source.wait_running();
     source.console().wait_passes(2);
     if image.exists() {
         let output = run_tool(["--revert".as_ref(), image.as_os_str()], None);

@@ -87,7 +87,7 @@ impl<'a> Source<'a> {
         if source.qemu.wait_save(Duration::from_secs(60)) == Outcome::Completed && !source.background {
             source.qemu.execute("cont", json!({}));
         }
-        assert_eq!(source.qemu.run_state(), "running");
+        source.qemu.wait_running();
         source.qemu.console().wait_passes(1);
         Some(source)
     }
