@@ -11,7 +11,7 @@ use migration_stream::protocol::put_received_bitmap;
 use migration_stream::return_path::{ReturnPathMessage, put_return_path_message};
 use snapshot_engine::{Event, Lane, PostcopyConfig, SaveMachine};
 use std::sync::LazyLock;
-use vm_simulator::explore::Scenario;
+use vm_simulator::explore::{Scenario, Size};
 use vm_simulator::{Fault, SimFile, World};
 
 /// What goes on in every dialogue.
@@ -64,9 +64,9 @@ struct Setting {
 
 /// VMs of several kinds, saved: small ones, of which there are many in a second.
 static SAMPLES: LazyLock<Vec<(Scenario, SimFile, Pages)>> = LazyLock::new(|| {
-    let small = |seed: &u64| Scenario::new(*seed).stream().len() < 200_000;
+    let small = |seed: &u64| Scenario::new(*seed, Size::SMALL).stream().len() < 200_000;
     let samples = (0..).filter(small).take(8).map(|seed| {
-        let scenario = Scenario::new(seed);
+        let scenario = Scenario::new(seed, Size::SMALL);
         let mut machine = SaveMachine::new(scenario.save_config(None));
         let mut world = World::new(seed, None, scenario.stream().to_vec(), Fault::None);
         world.run(&mut machine);
