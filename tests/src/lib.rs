@@ -59,4 +59,5 @@ pub use qmp::{Qmp, QmpError};
 pub use recorder::{ChannelRecorder, Recorder, Recording};
 pub use saved::{Saved, Server, save_after_a_pass};
 pub use small_disk::SmallDisk;
+pub use tool::Target;
 pub use version::{Binary, Version};

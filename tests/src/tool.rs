@@ -71,3 +71,29 @@ fn build(package: &str, binary: &str) -> PathBuf {
     assert!(output.status.success(), "{cargo:?}: {}", String::from_utf8_lossy(&output.stderr));
     folder.join(binary)
 }
+
+/// Where a save puts its snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// `--create`: there is none.
+    New,
+    /// `--overwrite`: it replaces one.
+    Old,
+    /// An image that was made beforehand.
+    Prepared,
+}
+
+impl Target {
+    /// Each of them.
+    pub const ALL: [Self; 3] = [Self::New, Self::Old, Self::Prepared];
+
+    /// What the tool is told.
+    #[must_use]
+    pub const fn option(self) -> &'static [&'static str] {
+        match self {
+            Self::New => &["--create"],
+            Self::Old => &["--overwrite"],
+            Self::Prepared => &[],
+        }
+    }
+}

@@ -7,7 +7,7 @@ use std::{env, fs, path::Path, process::Output};
 
 use migration_stream::{Options, SliceReader};
 use snapshot_tests::{
-    Config, Failing, FailingDisk, Outcome, Qemu, Saved, ToImage, Workload, corpus,
+    Config, Failing, FailingDisk, Outcome, Qemu, Saved, Target, ToImage, Workload, corpus,
     image::{assert_whole, qemu_img, qemu_img_or_skip, run_tool, text},
     ram::{assert_same, contents},
     tool::qemu_snapshot,
@@ -55,26 +55,6 @@ fn save(options: &[&str], image: &Path, way: &str, stream: &Path) -> Output {
 
 fn revert(image: &Path, way: &str) -> Output {
     run_tool(["--revert", &format!("{},{way}", image.display())], None)
-}
-
-/// What a save is told, and what it finds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Target {
-    New,
-    Old,
-    Prepared,
-}
-
-impl Target {
-    const ALL: [Self; 3] = [Self::New, Self::Old, Self::Prepared];
-
-    const fn option(self) -> &'static [&'static str] {
-        match self {
-            Self::New => &["--create"],
-            Self::Old => &["--overwrite"],
-            Self::Prepared => &[],
-        }
-    }
 }
 
 #[test]

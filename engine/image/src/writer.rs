@@ -75,18 +75,7 @@ impl SnapshotWriter {
     ///
     /// None today; the geometry is valid by construction.
     pub fn create(geometry: Geometry, ram_bytes: u64) -> Result<Self, ImageError> {
-        let header = Header {
-            geometry,
-            size: ram_bytes.next_multiple_of(geometry.cluster_bytes()),
-            l1_entries: 0,
-            l1_offset: 0,
-            refcount_table_offset: 0,
-            refcount_table_clusters: 0,
-            compatible: 0,
-            autoclear: 0,
-            extension: None,
-            checksum_fits: true,
-        };
+        let header = Header::new(geometry, ram_bytes.next_multiple_of(geometry.cluster_bytes()));
         let identity = Identity { uuid: [0; 16], created_unix_s: 0 };
         Ok(Self { tables: Tables::create(header), new_file: true, identity, placed: None })
     }

@@ -3,10 +3,9 @@
 #[path = "bed/mod.rs"]
 mod bed;
 
-use bed::{PAGE, Places, content, inspect, read, write, write_with};
+use bed::{PAGE, Places, content, inspect, read, vm_state, write, write_with};
 use snapshot_image::{
-    Geometry, GuestOffset, Identity, ImageBlock, ImageError, Inspection, PageIndex, RamLayout,
-    SnapshotWriter, VmState,
+    Geometry, GuestOffset, Identity, ImageBlock, ImageError, Inspection, PageIndex, RamLayout, SnapshotWriter,
 };
 use std::sync::Arc;
 
@@ -17,24 +16,17 @@ fn block(name: &[u8], used_length: u64) -> ImageBlock {
     ImageBlock { name: name.to_vec(), used_length, host_page_size: None }
 }
 
-fn vm_state() -> VmState {
-    VmState {
-        leader: vec![1; 100],
-        third: Vec::new(),
-        ram_list_offset: 20,
-        ram_start_is_last: true,
-        footers: true,
-        optional_fields: false,
-        normal_pages: 0,
-    }
-}
-
 /// A writer that has reserved space for a device tail of this length.
 fn reserved(geometry: Geometry, tail_capacity: u64) -> Result<SnapshotWriter, ImageError> {
     let layout = RamLayout::new(vec![block(b"pc.ram", 16 * PAGE)], 4096)?;
     let mut writer = SnapshotWriter::create(geometry, layout.total_bytes())?;
     writer.begin(Identity { uuid: [7; 16], created_unix_s: 0 });
-    let steps = writer.reserve(vm_state(), &layout, &Arc::new(PageIndex::new()), tail_capacity)?;
+    let steps = writer.reserve(
+        vm_state(vec![1; 100], Vec::new(), 0),
+        &layout,
+        &Arc::new(PageIndex::new()),
+        tail_capacity,
+    )?;
     assert!(steps.count() > 0);
     Ok(writer)
 }

@@ -2,10 +2,9 @@
 
 mod bed;
 
-use bed::{Content, File, content, content_of, inspect, read, save, steps};
+use bed::{Content, File, content, content_of, inspect, read, save, steps, vm_state};
 use snapshot_image::{
     Geometry, Identity, ImageError, Inspection, PageIndex, RamLayout, SnapshotWriter, Step, Verification,
-    VmState,
 };
 use std::sync::Arc;
 
@@ -104,15 +103,7 @@ fn reserved(tail_capacity: u64) -> SnapshotWriter {
     let layout = RamLayout::new(content.blocks, 4096).unwrap();
     let mut writer = SnapshotWriter::create(SMALL, layout.total_bytes()).unwrap();
     writer.begin(Identity { uuid: [1; 16], created_unix_s: 0 });
-    let vm = VmState {
-        leader: content.leader,
-        third: Vec::new(),
-        ram_list_offset: 20,
-        ram_start_is_last: true,
-        footers: true,
-        optional_fields: false,
-        normal_pages: 0,
-    };
+    let vm = vm_state(content.leader, Vec::new(), 0);
     drop(writer.reserve(vm, &layout, &Arc::new(PageIndex::new()), tail_capacity).unwrap());
     writer
 }

@@ -10,36 +10,13 @@ use std::{
 
 use serde_json::json;
 use snapshot_tests::{
-    Binary, Config, Guest, Outcome, Qemu, Version, Workload, beside,
+    Binary, Config, Guest, Outcome, Qemu, Target, Version, Workload, beside,
     image::{assert_whole, qemu_img, qemu_img_or_skip, run_tool, text},
     tool::qemu_snapshot,
     with_each_qemu,
 };
 
 use crate::{Moments, give, kills, name, pipe};
-
-/// Where the snapshot goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Into {
-    /// `--create`: there is none.
-    New,
-    /// `--overwrite`: it replaces one.
-    Old,
-    /// An image that was made beforehand.
-    Prepared,
-}
-
-impl Into {
-    const ALL: [Self; 3] = [Self::New, Self::Old, Self::Prepared];
-
-    const fn option(self) -> &'static [&'static str] {
-        match self {
-            Self::New => &["--create"],
-            Self::Old => &["--overwrite"],
-            Self::Prepared => &[],
-        }
-    }
-}
 
 /// A guest that is saved again and again.
 struct Source<'a> {
@@ -146,11 +123,11 @@ fn killed_saves(binary: &Binary, guest: &Guest, background: bool, part: u64) {
     fs::create_dir(&work).expect("our own folder");
     let image = work.join("image");
     for _ in 0..kills(4, part) {
-        let into = Into::ALL[moments.rng.index(3)];
+        let into = Target::ALL[moments.rng.index(3)];
         match into {
-            Into::New => {}
-            Into::Old => drop(fs::copy(&old_image, &image).expect("a small file")),
-            Into::Prepared => {
+            Target::New => {}
+            Target::Old => drop(fs::copy(&old_image, &image).expect("a small file")),
+            Target::Prepared => {
                 let path = image.to_str().expect("a UTF-8 path");
                 qemu_img(&program, ["create", "-q", "-f", "qcow2", "-o", "cluster_size=1M", path, "128M"]);
             }
@@ -160,15 +137,17 @@ fn killed_saves(binary: &Binary, guest: &Guest, background: bool, part: u64) {
         assert!(struck || beside::end(&mut tool).success(), "{what}, {into:?}: {}", source.words());
         let found = image.exists().then(|| reverted(&image)).flatten();
         match &found {
-            Some(found) if into == Into::Old && *found == old => assert!(struck, "{what}: replaced nothing"),
+            Some(found) if into == Target::Old && *found == old => {
+                assert!(struck, "{what}: replaced nothing")
+            }
             Some(_) => assert_whole(&image, None),
             None => {
                 assert!(struck, "{what}, {into:?}: reported as done, but there is nothing");
-                assert_ne!(into, Into::Old, "{what}: the old snapshot is gone");
+                assert_ne!(into, Target::Old, "{what}: the old snapshot is gone");
             }
         }
         // What is left in the image does not stop the next save.
-        if into == Into::Prepared && found.is_none() {
+        if into == Target::Prepared && found.is_none() {
             let output = run_when_free("--overwrite", &image, Some(&input));
             assert!(output.status.success(), "{what}: {}", text(&output));
             assert!(

@@ -80,6 +80,22 @@ fn damaged(at: u64, what: impl Into<String>) -> ImageError {
 }
 
 impl Header {
+    /// Of an image without any table, for a virtual disk of `size` bytes.
+    pub(crate) fn new(geometry: Geometry, size: u64) -> Self {
+        Self {
+            geometry,
+            size,
+            l1_entries: 0,
+            l1_offset: 0,
+            refcount_table_offset: 0,
+            refcount_table_clusters: 0,
+            compatible: 0,
+            autoclear: 0,
+            extension: None,
+            checksum_fits: true,
+        }
+    }
+
     /// Whether the autoclear feature bit says that nobody wrote to the image since.
     pub(crate) fn is_untouched(&self) -> bool {
         self.autoclear >> AUTOCLEAR_SNAPSHOT_BIT & 1 == 1

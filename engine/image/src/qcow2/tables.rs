@@ -315,18 +315,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     fn header(refcount_order: u32, size: u64) -> Header {
-        Header {
-            geometry: Geometry { cluster_bits: 16, refcount_order },
-            size,
-            l1_entries: 0,
-            l1_offset: 0,
-            refcount_table_offset: 0,
-            refcount_table_clusters: 0,
-            compatible: 0,
-            autoclear: 0,
-            extension: None,
-            checksum_fits: true,
-        }
+        Header::new(Geometry { cluster_bits: 16, refcount_order }, size)
     }
 
     /// Follows the tables from the header on, as any reader of the file does: every cluster that they name is counted

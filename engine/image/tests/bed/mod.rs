@@ -92,6 +92,19 @@ pub(crate) fn steps(content: &Content, geometry: Geometry, tail_capacity: usize)
     save(writer, content, tail_capacity)
 }
 
+/// The description of a VM state whose RAM list stands where [`content`] puts it.
+pub(crate) fn vm_state(leader: Vec<u8>, third: Vec<u8>, normal_pages: u64) -> VmState {
+    VmState {
+        leader,
+        third,
+        ram_list_offset: 20,
+        ram_start_is_last: true,
+        footers: true,
+        optional_fields: false,
+        normal_pages,
+    }
+}
+
 /// All that this writer does.
 pub(crate) fn save(mut writer: SnapshotWriter, content: &Content, tail_capacity: usize) -> Vec<Step> {
     let layout = RamLayout::new(content.blocks.clone(), 4096).unwrap();
@@ -104,15 +117,7 @@ pub(crate) fn save(mut writer: SnapshotWriter, content: &Content, tail_capacity:
         steps.push(Step::Write { at: HostOffset(host.0 + guest % cluster), bytes: bytes.clone() });
         index.set(page, page_checksum(bytes));
     }
-    let vm = VmState {
-        leader: content.leader.clone(),
-        third: content.third.clone(),
-        ram_list_offset: 20,
-        ram_start_is_last: true,
-        footers: true,
-        optional_fields: false,
-        normal_pages: content.ram.len() as u64,
-    };
+    let vm = vm_state(content.leader.clone(), content.third.clone(), content.ram.len() as u64);
     steps.extend(writer.reserve(vm, &layout, &Arc::new(index), tail_capacity as u64).unwrap());
     if content.tail.len() > tail_capacity {
         steps.extend(writer.grow_tail(content.tail.len() as u64).unwrap());
