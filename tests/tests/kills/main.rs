@@ -57,11 +57,12 @@ impl Moments {
         let started = Instant::now();
         let moment = self
             .whole
-            .mul_f64(1.1)
+            .mul_f64(if self.few() { 0.5 } else { 1.1 })
             .mul_f64(f64::from(u32::try_from(self.rng.below(10_000)).expect("small")) / 1e4);
         while started.elapsed() < moment {
             if tool.try_wait().expect("our own child").is_some() {
-                self.whole = (self.whole + started.elapsed()) / 2;
+                let last = started.elapsed();
+                self.whole = if self.few() { last } else { (self.whole + last) / 2 };
                 self.done += 1;
                 return false;
             }
@@ -73,10 +74,16 @@ impl Moments {
         struck
     }
 
+    /// Most came too late, and say nothing: the next one comes early in what the last run took, which may have been far
+    /// less than the first one.
+    fn few(&self) -> bool {
+        self.struck * 2 <= self.done
+    }
+
     /// The kills have to have come while the tool ran, or they say nothing.
     fn assert_struck(&self, what: &str) {
         println!("{what}: {} kills in the run, {} behind its end", self.struck, self.done);
-        assert!(self.struck * 3 >= self.struck + self.done, "{} kills, {} too late", self.struck, self.done);
+        assert!(self.struck * 2 >= self.done, "{} kills, {} too late", self.struck, self.done);
     }
 }
 
