@@ -59,17 +59,13 @@ fn pieces(tail: &[u8], offset: u64, decoder: &Decoder) -> Result<VecDeque<Piece>
         }
         (None, Some(finding)) => return Err(finding),
         (None, None) => {
-            // No vmdesc: everything before EOF is one blob behind the first section's header.
-            let header = if tail.first() == Some(&crate::section::QEMU_VM_SECTION_FULL) {
-                match crate::section::section_header(crate::span::Span::new(&tail[1..], offset + 1)) {
-                    Ok((rest, _)) => 0..tail.len() - rest.bytes.len(),
-                    Err(_) => 0..0,
-                }
-            } else {
-                0..0
-            };
-            if header.end > 0 {
-                pieces.push_back(Piece::Full { body: header.end..cut.eof, header });
+            // No vmdesc: everything before EOF, if anything, is one blob behind the first section's header.
+            if let Some((_, blob)) = tail[..cut.eof].split_first()
+                && let Ok((body, _)) =
+                    crate::section::section_header(crate::span::Span::new(blob, offset + 1))
+            {
+                let start = cut.eof - body.bytes.len();
+                pieces.push_back(Piece::Full { header: 0..start, body: start..cut.eof });
             }
         }
     }

@@ -9,7 +9,7 @@ use crate::section::{
     QEMU_VM_EOF, QEMU_VM_SECTION_FOOTER, QEMU_VM_SECTION_FULL, QEMU_VM_VMDESCRIPTION, SectionHeader,
     section_footer, section_header,
 };
-use crate::span::Span;
+use crate::span::{Reject, Span};
 use crate::vmdesc::{DescribedDevice, VmDescription};
 use std::ops::Range;
 
@@ -63,6 +63,18 @@ pub fn cut<'a>(tail: &'a [u8], offset: u64, decoder: &Decoder) -> Result<Tail<'a
         if !ends_with_footer(&tail[..eof], footers) {
             return Err(truncated());
         }
+        check_begin(&tail[..eof], offset)?;
+        if let Some((_, section)) = tail[..eof].split_first() {
+            match section_header(Span::new(section, offset + 1)) {
+                Ok(_) => {}
+                Err(nom::Err::Incomplete(_)) => return Err(truncated()),
+                Err(
+                    nom::Err::Error(Reject { offset, kind }) | nom::Err::Failure(Reject { offset, kind }),
+                ) => {
+                    return Err(Error { offset, path: String::new(), kind: *kind });
+                }
+            }
+        }
         if decoder.early_devices().is_some() {
             return Err(wrong(
                 eof,
@@ -74,6 +86,7 @@ pub fn cut<'a>(tail: &'a [u8], offset: u64, decoder: &Decoder) -> Result<Tail<'a
     if !ends_with_footer(&tail[..eof], footers) {
         return Err(wrong(eof, "EOF without a section footer before it".to_owned()));
     }
+    check_begin(&tail[..eof], offset)?;
     let json = eof + 6..tail.len();
     let trailer = Trailer::Vmdesc(json.clone());
     let walked = VmDescription::parse(&tail[json])
@@ -126,6 +139,14 @@ fn ends_with_footer(sections: &[u8], footers: bool) -> bool {
     sections.is_empty()
         || !footers
         || (sections.len() >= 5 && sections[sections.len() - 5] == QEMU_VM_SECTION_FOOTER)
+}
+
+/// An EOF that stands first ends the stream, whatever follows.
+fn check_begin(sections: &[u8], offset: u64) -> Result<(), Error> {
+    if sections.first() != Some(&QEMU_VM_EOF) {
+        return Ok(());
+    }
+    Err(Error { offset: offset + 1, path: String::new(), kind: ErrorKind::TrailingBytes })
 }
 
 /// Confirms the device sections before RAM; returns how many of the described devices they are.
@@ -276,6 +297,28 @@ mod tests {
 
     fn vmdesc(devices: &[String]) -> String {
         format!(r#"{{"page_size":4096,"devices":[{}]}}"#, devices.join(","))
+    }
+
+    #[test]
+    fn what_is_no_section_before_eof_is_refused() {
+        let json = vmdesc(&[]);
+        let device = device(b"a", 1, &[], true);
+        let behind_eof = [&[QEMU_VM_EOF][..], &device].concat();
+        let error_of =
+            |tail: &[u8]| cut(tail, 0x100, &Decoder::new(Options::default())).unwrap_err().to_string();
+        for tail in [with_vmdesc(&behind_eof, &json), [&behind_eof[..], &[QEMU_VM_EOF]].concat()] {
+            assert_eq!(error_of(&tail), "offset 0x101: bytes behind the end of the stream");
+        }
+        // Without a vmdesc the first header is all that can be known of the sections.
+        for (length, expected) in [
+            (0, "offset 0x105: idstr of length 0"),
+            (200, "offset 0x11b: truncated: the stream ends inside the device tail"),
+        ] {
+            let tail = [&[QEMU_VM_SECTION_FULL, 0, 0, 0, 1, length][..], &device, &[QEMU_VM_EOF]].concat();
+            assert!(error_of(&tail).starts_with(expected), "{}", error_of(&tail));
+        }
+        let nothing = cut(&[QEMU_VM_EOF], 0, &Decoder::new(Options::default())).unwrap();
+        assert_eq!((nothing.eof, nothing.trailer), (0, Trailer::NoVmdesc));
     }
 
     #[test]

@@ -333,6 +333,11 @@ fn tail(r: &mut Recipes) {
     r.insert("trailing-byte", "a byte behind the vmdesc", "end of file", b"\0");
     r.insert("trailing-stream", "another stream behind the vmdesc", "end of file", b"QEVM\0\0\0\x03");
     r.insert("after-eof", "a section behind EOF", "vmdesc", &[2, 0, 0, 0, 2]);
+    r.insert("eof-before-devices", "EOF before the devices", "device", &[0]);
+    r.make("eof-before-devices-no-vmdesc", "EOF before the devices, and no vmdesc", |bytes, base| {
+        bytes.truncate(base.at("eof") + 1);
+        bytes.insert(base.at("device"), 0);
+    });
     r.set("eof-other", "another byte instead of EOF", ("eof", 0), &[1]);
     r.set("last-footer-mark", "no footer before EOF", ("second footer", 0), &[0]);
     r.set("vmdesc-length-0", "a vmdesc of no bytes", ("vmdesc", 1), &[0; 4]);
