@@ -143,10 +143,18 @@ impl Inspector {
             if let Some(at) = self.vm_header_place(&header)? {
                 let bytes = ready!(self.inbox.take(at, VM_HEADER_LIMIT_BYTES as u64));
                 let area = geometry.l1_span_bytes();
-                // A header that does not add up is a snapshot that went wrong, not somebody's disk.
-                if !matches!(VmHeader::parse(&bytes, area), Ok(None)) {
-                    let uuid = header.extension.map(|extension| extension.uuid);
-                    return Ok(Lookup::Ready(Some(Inspect::Done(Inspection::Snapshot(geometry, uuid)))));
+                let extension = header.extension;
+                let found = match VmHeader::parse(&bytes, area) {
+                    // The image's header says so one flush before this one is there, and since then nobody wrote.
+                    Ok(None) if header.is_untouched() && header.checksum_fits => {
+                        extension.map(|_| Inspection::Interrupted(geometry))
+                    }
+                    Ok(None) => None,
+                    // One that does not add up is a snapshot that went wrong, not somebody's disk.
+                    _ => Some(Inspection::Snapshot(geometry, extension.map(|extension| extension.uuid))),
+                };
+                if let Some(found) = found {
+                    return Ok(Lookup::Ready(Some(Inspect::Done(found))));
                 }
             }
             self.vm_header_checked = true;

@@ -38,7 +38,7 @@ fn hostile_headers_are_refused() {
     );
     check(
         |file, _| file.put_be64(24, 0),
-        "the image holds data at guest offset 0x0 that is no snapshot; it is left alone",
+        "an interrupted save",
         "not a complete snapshot: it has no VM-state header",
     );
     check(

@@ -74,7 +74,7 @@ fn hostile_vm_state_headers_are_refused() {
             let at = places.get("VM-state header").at;
             file.put_be32(at, 0)
         },
-        "the image holds data at guest offset 0x0 that is no snapshot; it is left alone",
+        "an interrupted save",
         "not a complete snapshot: it has no VM-state header",
     );
     check(
