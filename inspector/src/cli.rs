@@ -9,7 +9,8 @@ use std::path::PathBuf;
 ///
 /// A FILE is told by its content: a migration stream (also mapped-ram, and behind somebody else's bytes), an image of
 /// qemu-snapshot or of the original tool, a qcow2 image with internal snapshots, a libvirt save image, a recorded multifd
-/// channel, return path, postcopy recovery connection or preempt channel; any of them packed with gzip or zstd. - is stdin.
+/// channel, return path, postcopy recovery connection or preempt channel; any of them packed with gzip, bzip2, xz, lzop
+/// or zstd. - is stdin.
 #[derive(Debug, Parser)]
 #[command(name = "snapinspect", version, after_help = EXIT_STATUS)]
 pub struct Cli {
@@ -102,7 +103,7 @@ pub struct InputArgs {
     /// The most RAM that is accepted, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = migration_stream::DEFAULT_MAX_RAM_BYTES)]
     pub max_ram: u64,
-    /// The most that unpacking gzip or zstd may give, in bytes
+    /// The most that unpacking may give, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_MAX_UNPACKED_BYTES)]
     pub max_unpacked: u64,
     /// A recorded multifd channel of FILE, to be put together with it; once for each (of two files: of the first)

@@ -54,18 +54,10 @@ impl LibvirtHeader {
         Ok(Self { version, data_bytes, was_running: word(8) != 0, format, complete, swapped })
     }
 
-    /// Why the stream behind the first `length` bytes cannot be read here, if so.
-    pub(super) fn unread(&self, length: usize) -> Option<String> {
-        let format = self.format_name();
-        let program = match self.format {
-            0 | 1 | 5 | 6 => return None,
-            2..=4 => format,
-            _ => return Some(format!("libvirt save image packed in an unknown way ({})", self.format)),
-        };
-        let first = length + 1;
-        Some(format!(
-            "libvirt save image packed as {format}: unpack what is behind the XML (tail -c +{first} FILE | {program} -dc)"
-        ))
+    /// Why the stream behind the XML cannot be read here, if so.
+    pub(super) fn unread(&self) -> Option<String> {
+        let known = self.format <= 6;
+        (!known).then(|| format!("libvirt save image packed in an unknown way ({})", self.format))
     }
 
     /// Name of the stream's packing.

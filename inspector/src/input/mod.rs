@@ -2,6 +2,7 @@
 
 mod detect;
 mod libvirt;
+mod lzop;
 mod savevm;
 mod source;
 mod wrapped;
@@ -205,7 +206,7 @@ fn identify(name: String, mut stage: Stage, options: &OpenOptions) -> Result<Ope
                 return Err(Error::Input { what: name, why });
             }
             let xml = data[libvirt::HEADER_BYTES..].split(|&byte| byte == 0).next().unwrap_or_default();
-            if let Some(why) = header.unread(length) {
+            if let Some(why) = header.unread() {
                 return Err(Error::Input { what: name, why });
             }
             libvirt = Some((header, xml.to_vec()));
@@ -344,8 +345,6 @@ fn split(stage: Stage, length: usize) -> io::Result<(Vec<u8>, Stage)> {
 fn unknown(head: &[u8]) -> String {
     let looks = match head {
         [] => return "empty".to_owned(),
-        [0xfd, b'7', b'z', b'X', ..] => " (xz)",
-        [b'B', b'Z', b'h', ..] => " (bzip2)",
         [0x7f, b'E', b'L', b'F', ..] => " (ELF)",
         [b'K', b'D', b'M', b'V', ..] => " (vmdk)",
         [b'{', ..] => " (JSON: of use for compat only)",

@@ -57,14 +57,21 @@ pub(super) fn recipes() -> Recipes {
     r.set("length-max", "XML of 2^32 - 1 bytes (CVE-2013-4535)", ("length", 0), &[0xff; 4]);
     r.make("xml-no-end", "XML without its NUL", |bytes, base| bytes[base.at("stream") - 1] = b' ');
     r.set("xml-escapes", "XML that writes to a terminal", ("xml", 0), b"\x1b]0;title\x07\x1b[2J");
-    for (name, change, format) in [
-        ("format-bzip2", "a stream packed as bzip2", 2_u32),
-        ("format-xz", "a stream packed as xz", 3),
-        ("format-lzop", "a stream packed as lzop", 4),
-        ("format-7", "an unknown packing", 7),
-        ("format-max", "packing 2^32 - 1", u32::MAX),
-    ] {
+    for (name, change, format) in
+        [("format-7", "an unknown packing", 7), ("format-max", "packing 2^32 - 1", u32::MAX)]
+    {
         r.set(name, change, ("format", 0), &format.to_le_bytes());
+    }
+    for (name, change, format, start) in [
+        ("format-bzip2", "nothing but the start of a bzip2 stream", 2_u32, &b"BZh91AY&SY"[..]),
+        ("format-xz", "nothing but the start of an xz stream", 3, b"\xfd7zXZ\0\0\x04\xe6\xd6\xb4\x46"),
+        ("format-lzop", "nothing but the start of an lzop stream", 4, b"\x89LZO\0\r\n\x1a\n\x10\x40"),
+    ] {
+        r.make(name, change, |bytes, base| {
+            bytes[base.at("format")..][..4].copy_from_slice(&format.to_le_bytes());
+            bytes.truncate(base.at("stream"));
+            bytes.extend_from_slice(start);
+        });
     }
     r.set("stream-magic", "something else behind the XML", ("stream", 0), b"QEVN");
     r.set("stream-damaged", "a section that has not started", ("end", 4), &[9]);
