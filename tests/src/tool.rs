@@ -33,7 +33,7 @@ pub fn build_folder() -> PathBuf {
 #[must_use]
 pub fn qemu_snapshot() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| build("qemu-snapshot", "qemu-snapshot"))
+    BUILT.get_or_init(|| build("qemu-snapshot"))
 }
 
 /// Path of the `snapinspect` binary, as [`qemu_snapshot`].
@@ -44,7 +44,7 @@ pub fn qemu_snapshot() -> &'static Path {
 #[must_use]
 pub fn snapinspect() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| build("snapinspect", "snapinspect"))
+    BUILT.get_or_init(|| build("snapinspect"))
 }
 
 /// Path of the `snapsim` binary, as [`qemu_snapshot`].
@@ -55,13 +55,14 @@ pub fn snapinspect() -> &'static Path {
 #[must_use]
 pub fn snapsim() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| build("vm-simulator", "snapsim"))
+    BUILT.get_or_init(|| build("snapsim"))
 }
 
-fn build(package: &str, binary: &str) -> PathBuf {
+/// With the features that the whole workspace needs, as cargo builds the tests: what they depend on is not built twice.
+fn build(binary: &str) -> PathBuf {
     let folder = build_folder();
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "--package", package, "--bin", binary]);
+    cargo.args(["build", "--quiet", "--workspace", "--bin", binary]);
     cargo.arg("--target-dir").arg(folder.parent().expect("a profile's folder lies in the target folder"));
     if folder.ends_with("release") {
         cargo.arg("--release");
