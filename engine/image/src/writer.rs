@@ -10,7 +10,7 @@
 //! 3. [`reserve`](SnapshotWriter::reserve): tables, leader, third region, index; placeholders for all that is not known
 //!    yet; flush. From here on nothing needs new space.
 //! 4. [`seal`](SnapshotWriter::seal): device tail, root, and the header that says "complete", flush. After a crash here
-//!    there is still no VM-state header: not a complete snapshot.
+//!    there is still no VM-state header: not a complete snapshot, but what an interrupted save left.
 //! 5. The VM-state header, flush: the commit point. A new file is then renamed over the old one, which makes *that*
 //!    the commit point.
 

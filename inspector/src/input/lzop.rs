@@ -33,7 +33,7 @@ pub(super) struct LzopReader<R> {
 }
 
 fn damaged(what: impl std::fmt::Display) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("lzop: {what}"))
+    io::Error::new(io::ErrorKind::InvalidData, what.to_string())
 }
 
 impl<R: Read> LzopReader<R> {
@@ -260,13 +260,13 @@ mod tests {
         let mut method = file(0x1040, 0, &[]);
         method[15] = 9;
         for (packed, expected) in [
-            (block(u32::MAX, 1), "lzop: a block of 4294967295 bytes in 1, at most 16777216 can be"),
-            (block(5, 6), "lzop: a block of 5 bytes in 6, at most 16777216 can be"),
-            (method, "lzop: method 9, expected 1 to 3 (LZO1X)"),
-            (file(0x1040, FILTER, &[]), "lzop: a filter, which is not supported"),
-            ([file(0x1040, 0, &[]), b"x".to_vec()].concat(), "lzop: something else behind the end of a file"),
-            (file(0x1040, FLAGS, &[(&[0; 511], &PACKED)]), "lzop: output overrun"),
-            (file(0x1040, FLAGS, &[(&[0; 513], &PACKED)]), "lzop: a block of 512 bytes, expected 513"),
+            (block(u32::MAX, 1), "a block of 4294967295 bytes in 1, at most 16777216 can be"),
+            (block(5, 6), "a block of 5 bytes in 6, at most 16777216 can be"),
+            (method, "method 9, expected 1 to 3 (LZO1X)"),
+            (file(0x1040, FILTER, &[]), "a filter, which is not supported"),
+            ([file(0x1040, 0, &[]), b"x".to_vec()].concat(), "something else behind the end of a file"),
+            (file(0x1040, FLAGS, &[(&[0; 511], &PACKED)]), "output overrun"),
+            (file(0x1040, FLAGS, &[(&[0; 513], &PACKED)]), "a block of 512 bytes, expected 513"),
         ] {
             assert_eq!(unpacked(&packed).unwrap_err(), expected);
         }

@@ -76,20 +76,25 @@ impl Wrapper {
                 Box::new(decoder)
             }
         };
-        Ok(Box::new(Capped { unpacked, left: limit, limit }))
+        Ok(Box::new(Capped { unpacked, wrapper: self, left: limit, limit }))
     }
 }
 
 /// Fails instead of giving more than its limit: a few KiB can unpack to anything.
 struct Capped {
     unpacked: Box<dyn Read>,
+    wrapper: Wrapper,
     left: u64,
     limit: u64,
 }
 
 impl Read for Capped {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let bytes = self.unpacked.read(out)? as u64;
+        let read = self.unpacked.read(out).map_err(|error| match error.kind() {
+            io::ErrorKind::Interrupted => error,
+            kind => io::Error::new(kind, format!("cannot unpack {}: {error}", self.wrapper.name())),
+        });
+        let bytes = read? as u64;
         if bytes > self.left {
             let text = format!("unpacks to more than {} bytes (--max-unpacked)", self.limit);
             return Err(io::Error::other(text));
