@@ -168,8 +168,9 @@ pub enum Action {
         /// then these.
         body: Option<Body>,
     },
-    /// Let no more than about this many bytes pile up between the main lane and the peer: shrink the output pipe
-    /// (`F_SETPIPE_SZ`) or socket buffer (`SO_SNDBUF`), as far as the system allows it. Not answered.
+    /// Let no more than about this many bytes pile up between the main lane and the peer: set the size of the output pipe
+    /// (`F_SETPIPE_SZ`) or socket buffer (`SO_SNDBUF`), as far as the system allows it. A later one replaces it. Not
+    /// answered.
     LimitOutput {
         /// What may pile up.
         bytes: usize,

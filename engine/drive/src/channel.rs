@@ -278,10 +278,13 @@ impl Channel {
         self.input.is_some() && self.input_kind != Kind::Other
     }
 
-    /// Shrinks what may pile up on the way out; false while more is there.
+    /// Sets what may pile up on the way out; false while more is there.
     pub(crate) fn limit_output(&self, bytes: usize) -> bool {
         match (&self.output, self.output_kind) {
-            (Some(fd), Kind::Pipe) => rustix::pipe::fcntl_setpipe_size(fd, bytes).is_ok(),
+            // Any other refusal is for good.
+            (Some(fd), Kind::Pipe) => {
+                rustix::pipe::fcntl_setpipe_size(fd, bytes) != Err(rustix::io::Errno::BUSY)
+            }
             (Some(fd), Kind::Socket) => {
                 let _ = sockopt::set_socket_send_buffer_size(fd, bytes);
                 true

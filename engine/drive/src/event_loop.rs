@@ -62,7 +62,7 @@ struct Run<'a> {
     holding: bool,
     /// How long input is left alone before the next read.
     leave_alone: Option<Duration>,
-    /// The output pipe is still to be shrunk to this size.
+    /// The output pipe is still to get this size.
     limiting: Option<usize>,
     wake: Option<u64>,
     done: VecDeque<(IoId, Result<Completed, IoError>)>,
@@ -170,11 +170,18 @@ impl Run<'_> {
                 }
             }
             Action::LimitOutput { bytes } => {
-                self.limiting = (!self.driver.channel.limit_output(bytes)).then_some(bytes);
+                self.limiting = Some(bytes);
+                self.limit_output();
             }
             Action::WakeAt { tick_ms } => self.wake = tick_ms,
             Action::Announce(_) | Action::Finish => {}
         }
+    }
+
+    /// A pipe cannot get smaller than what is in it, and would not be emptier while it is kept full: until then nothing
+    /// is written. The peer has more to read than it would have otherwise.
+    fn limit_output(&mut self) {
+        self.limiting = self.limiting.filter(|bytes| !self.driver.channel.limit_output(*bytes));
     }
 
     fn submit(&mut self, id: IoId, work: Work) {
@@ -302,11 +309,6 @@ impl Run<'_> {
                 machine.handle(Event::OutputFailed(io_error(&error.into())), &mut self.pool);
             }
         }
-        if let Some(bytes) = self.limiting
-            && self.driver.channel.limit_output(bytes)
-        {
-            self.limiting = None;
-        }
     }
 
     /// Waits until there is something to tell: as a rule one system call, which also says what it is.
@@ -324,6 +326,9 @@ impl Run<'_> {
         let mut until = at_the_latest;
         if let Some(wake) = self.wake {
             until = until.min(self.start + Duration::from_millis(wake));
+        }
+        if self.limiting.is_some() {
+            until = Instant::now();
         }
         while self.is_in_dialogue() {
             // To be woken up takes longer than the next request.
@@ -346,14 +351,17 @@ impl Run<'_> {
 
     /// Waits until something can be done, at most `time`.
     fn poll(&mut self, time: Duration) -> io::Result<Ready> {
+        self.limit_output();
         let channel = &self.driver.channel;
+        // Without a flag it still tells that the peer has gone.
+        let main = if self.limiting.is_some() { PollFlags::empty() } else { PollFlags::OUT };
         let signal = self.driver.disk.signal();
         let signals = self.driver.signals.as_ref().map(AsFd::as_fd);
         let wanted = [
             (Some(signal), true, PollFlags::IN),
             (channel.input(), self.reading.is_some(), PollFlags::IN),
             (channel.input(), self.driver.listens && !self.answers_ended, PollFlags::IN),
-            (channel.output(Lane::Main), !self.output[0].pieces.is_empty(), PollFlags::OUT),
+            (channel.output(Lane::Main), !self.output[0].pieces.is_empty(), main),
             (channel.output(Lane::Preempt), !self.output[1].pieces.is_empty(), PollFlags::OUT),
             (signals, !self.interrupted, PollFlags::IN),
             (channel.listener(), true, PollFlags::IN),

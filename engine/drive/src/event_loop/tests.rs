@@ -75,6 +75,8 @@ struct Send {
     length: u64,
     at: u64,
     sent: u64,
+    /// From so many bytes on no more than that may pile up.
+    limits: VecDeque<(u64, usize)>,
     events: Vec<String>,
 }
 
@@ -111,6 +113,9 @@ impl Machine for Send {
             }
             Event::Sent { bytes, .. } => {
                 self.sent += bytes;
+                if let Some((_, bytes)) = self.limits.pop_front_if(|(from, _)| *from <= self.sent) {
+                    self.actions.push_back(Action::LimitOutput { bytes });
+                }
                 if self.sent == self.at + BUFFER_BYTES as u64 {
                     self.at = self.sent;
                     pool.release(self.buffer.take().unwrap());
@@ -230,8 +235,13 @@ fn output_reaches_a_slow_reader_whole() {
                 std::thread::sleep(Duration::from_micros(50));
             }
         });
-        let mut machine = Send { length: bytes.len() as u64, ..Send::default() };
+        let limits = VecDeque::from([(100_000, 4 << 10), (500_000, 64 << 10), (900_000, 16 << 10)]);
+        let mut machine = Send { length: bytes.len() as u64, limits, ..Send::default() };
         run(&mut machine, &mut driver, |_| (), |_| ()).unwrap();
+        if kind == "pipe" {
+            let output = driver.channel.output(Lane::Main).unwrap();
+            assert_eq!(rustix::pipe::fcntl_getpipe_size(output).unwrap(), 16 << 10);
+        }
         drop(driver);
         assert!(machine.events.is_empty(), "{:?}", machine.events);
         assert!(reader.join().unwrap() == bytes, "{kind}");

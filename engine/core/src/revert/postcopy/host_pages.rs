@@ -86,6 +86,11 @@ impl HostPages {
         self.blocks[block]
     }
 
+    /// Size of one in bytes.
+    pub(crate) fn bytes(&self, page: HostPage) -> u64 {
+        self.blocks[self.locate(page).0].bytes
+    }
+
     /// Block and byte offset.
     pub(crate) fn locate(&self, page: HostPage) -> (usize, u64) {
         let block = self.blocks.partition_point(|block| block.first <= page.0).saturating_sub(1);

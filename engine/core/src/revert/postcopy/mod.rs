@@ -3,12 +3,14 @@
 //! # The way of a postcopy revert (ms 6.5)
 //!
 //! 1. *Advise*: the leader, page sizes, and the return path is opened.
-//! 2. *Before*: the hot set and the chosen share of non-zero pages are sent. One host page is always held back.
+//! 2. *Before*: the hot set and the chosen share of non-zero pages are sent. One host page is always held back; it is
+//!    discarded first if there are only the scattered pages of a hot set.
 //! 3. *Tables*: the rest of the image's metadata is verified, while a damage costs no running guest.
 //! 4. *Discards*: third region, then every host page that was not sent is announced to come again ([`discards`]).
 //! 5. *Package*: LISTEN, devices, PING, RUN, as one blob. The destination loads it while it already requests pages.
-//! 6. *Serve*: requested pages first ([`requests`]), their neighbourhood next, the rest in order ([`serve`]). Zero pages
-//!    are sent only when requested: what is missing at the end is zero at the destination.
+//! 6. *Serve*: requested pages first ([`requests`]), their neighbourhood next, the rest in order ([`serve`]), in pieces as
+//!    large as the requests allow ([`pace`]). Zero pages are sent only when requested: what is missing at the end is zero at
+//!    the destination.
 //! 7. *End*: all pages are sent, and the PING behind the devices was answered. End mark; SHUT is waited for.
 //!
 //! A *recovery* begins by asking what the destination has ([`recovery`]), and goes on with step 6.
@@ -22,6 +24,7 @@ mod discards;
 mod fetch;
 mod host_pages;
 pub(crate) mod hot_set;
+mod pace;
 pub(crate) mod recovery;
 mod requests;
 mod serve;
@@ -48,8 +51,6 @@ use snapshot_image::Open;
 const PING_LOADED: u32 = 3;
 /// The driver has no more than this of the discards.
 const UNSENT_DISCARD_BYTES: u64 = 256 << 10;
-/// What may pile up between us and the destination while it may wait for a page.
-const PILE_BYTES: usize = 16 << 10;
 /// The last machine version whose destinations end the preempt channel by an end-of-section mark
 /// (`x-preempt-pre-7-2`, hw/core/machine.c).
 const PREEMPT_EOS_UP_TO: (u32, u32) = (7, 2);
@@ -90,7 +91,7 @@ enum Stage {
     Recover(Recovery),
     Before,
     Tables,
-    Discards(Discards),
+    Discards,
     Serve,
     /// The end mark is out; the destination has not confirmed it.
     Ended,
@@ -106,6 +107,7 @@ pub(crate) struct Postcopy {
     leader: Leader,
     pub(crate) emitter: Emitter,
     pages: HostPages,
+    discards: Discards,
     serve: Serve,
     answers: Answers,
     /// The devices are loaded.
@@ -155,13 +157,17 @@ impl Postcopy {
             put_command(&mut out, &Command::OpenReturnPath);
             Stage::Before
         };
+        // A profile of another snapshot says nothing of this one; and a new one has to have all that was in an old one.
+        let fits = |hot: &&HotSet| Some(hot.uuid()) == snapshot.uuid && config.record_ms.is_none();
+        let hot = config.hot_set.as_ref().filter(fits).filter(|_| config.recover.is_none());
+        let mut discards = Discards::new(&pages);
+        if hot.is_some() && config.percent == 0 {
+            discards.put_last(&pages, layout, &mut out);
+        }
         output.send(Lane::Main, Header::Long(out), None);
         let lane = if config.preempt { Lane::Preempt } else { Lane::Main };
         let mut serve = Serve::new(&pages, lane);
         if config.recover.is_none() {
-            // A profile of another snapshot says nothing of this one; and a new one has to have all that was in an old one.
-            let fits = |hot: &&HotSet| Some(hot.uuid()) == snapshot.uuid && config.record_ms.is_none();
-            let hot = config.hot_set.as_ref().filter(fits);
             serve.plan_before(config.percent, hot, snapshot, layout, &pages);
         }
         // What the guest touches can be recorded only if it has to ask for it.
@@ -178,6 +184,7 @@ impl Postcopy {
             preempt_ended: false,
             leader,
             pages,
+            discards,
             serve,
             answers: Answers::default(),
             running: config.recover.is_some(),
@@ -218,7 +225,7 @@ impl Postcopy {
         match self.stage {
             Stage::Recover(_) | Stage::Ended => true,
             Stage::Serve => !self.running,
-            Stage::Before | Stage::Tables | Stage::Discards(_) | Stage::Done => false,
+            Stage::Before | Stage::Tables | Stage::Discards | Stage::Done => false,
         }
     }
 
@@ -269,16 +276,17 @@ impl Postcopy {
                     // Third region: dirty bitmaps are complete before the switch.
                     let third = with.image.reader.snapshot().third.clone();
                     with.output.send(Lane::Main, Header::Long(third), None);
-                    self.stage = Stage::Discards(Discards::default());
+                    self.stage = Stage::Discards;
                     Ok(true)
                 }
             },
-            Stage::Discards(discards) => {
+            Stage::Discards => {
                 if with.output.unsent_bytes(Lane::Main) >= UNSENT_DISCARD_BYTES {
                     return Ok(false);
                 }
                 let mut out = Vec::new();
-                if discards.put_next(&self.serve.sent, &self.pages, with.image.reader.layout(), &mut out) {
+                if self.discards.put_next(&self.serve.sent, &self.pages, with.image.reader.layout(), &mut out)
+                {
                     with.output.send(Lane::Main, Header::Long(out), None);
                     return Ok(true);
                 }
@@ -309,7 +317,7 @@ impl Postcopy {
         // Told before it is needed: from the package on the guest can run, and depend on a recovery.
         output.actions.push_back(Action::Announce(Milestone::Serving { uuid: snapshot.uuid }));
         output.send(Lane::Main, Header::Long(out), None);
-        output.actions.push_back(Action::LimitOutput { bytes: PILE_BYTES });
+        output.actions.push_back(Action::LimitOutput { bytes: self.serve.pace.pile_bytes() });
         self.packaged = true;
         self.stage = Stage::Serve;
         Ok(())
@@ -363,7 +371,7 @@ impl Postcopy {
                     if !matches!(&self.stage, Stage::Recover(recovery) if recovery.may_resume()) {
                         return Err(unasked("RESUME_ACK"));
                     }
-                    output.actions.push_back(Action::LimitOutput { bytes: PILE_BYTES });
+                    output.actions.push_back(Action::LimitOutput { bytes: self.serve.pace.pile_bytes() });
                     let uuid = image.reader.snapshot().uuid;
                     output.actions.push_back(Action::Announce(Milestone::Serving { uuid }));
                     self.stage = Stage::Serve;

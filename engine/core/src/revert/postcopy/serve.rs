@@ -4,10 +4,11 @@ use super::PostcopySummary;
 use super::fetch::{Fetch, Looked, Window, look};
 use super::host_pages::{HostPage, HostPages};
 use super::hot_set::HotSet;
+use super::pace::Pace;
 use super::requests::Requests;
 use crate::bits::Bits;
 use crate::failure::Failure;
-use crate::machine::{IoId, Lane};
+use crate::machine::{Action, IoId, Lane};
 use crate::pool::Pool;
 use crate::revert::emit::Emitter;
 use crate::revert::metadata::Image;
@@ -23,9 +24,8 @@ const FETCH_BYTES: u64 = 512 << 10;
 const READ_AHEAD_BYTES: usize = 8 << 20;
 /// And while there are fewer than this.
 const FETCHES: usize = 64;
-/// Pages that nobody waits for are handed out while the driver has less than this, and up to this much at once.
-const BACKGROUND_BYTES: u64 = 16 << 10;
-/// The same, before the guest runs.
+/// Before the guest runs pages are handed out while the driver has less than this, and up to this much at once. Later
+/// that is [`Pace`]'s.
 const BEFORE_BYTES: u64 = 2 << 20;
 /// Requested pages are handed out while the driver has less than this: a peer that asks for everything at once does not
 /// fill the memory.
@@ -59,6 +59,7 @@ pub(crate) struct Serve {
     fetches: VecDeque<Fetch>,
     requests: Requests,
     near: VecDeque<Range<u64>>,
+    pub(crate) pace: Pace,
     /// The walk through all of RAM.
     cursor: u64,
     total: u64,
@@ -93,6 +94,7 @@ impl Serve {
             fetches: VecDeque::new(),
             requests: Requests::new(total),
             near: VecDeque::new(),
+            pace: Pace::default(),
             cursor: 0,
             total,
             hot: Bits::new(total),
@@ -250,8 +252,13 @@ impl Serve {
             return Ok(advanced);
         }
         let waited_for = self.fetches.iter().any(Fetch::is_wanted);
-        if !waited_for && with.output.unsent_bytes(Lane::Main) < BACKGROUND_BYTES {
-            advanced |= self.send_batch(BACKGROUND_BYTES, with)?;
+        let batch = self.pace.batch_bytes();
+        if !waited_for && with.output.unsent_bytes(Lane::Main) < batch && self.send_batch(batch, with)? {
+            self.pace.sent(batch);
+            advanced = true;
+        }
+        if let Some(bytes) = self.pace.change_of_pile() {
+            with.output.actions.push_back(Action::LimitOutput { bytes });
         }
         if with.pool.taken_bytes() < READ_AHEAD_BYTES && self.fetches.len() < FETCHES {
             advanced |= self.start_background(with)?;
@@ -271,6 +278,7 @@ impl Serve {
             && let Some(page) = self.requests.pop(&self.sent)
         {
             if self.claimed.has(page.0) {
+                self.pace.requested(page.0, with.pages.bytes(page));
                 self.fetches.iter_mut().any(|fetch| fetch.want(page));
                 continue;
             }
@@ -296,6 +304,7 @@ impl Serve {
                     with.output.actions.push_back(action);
                 }
             }
+            self.pace.requested(page.0, with.pages.bytes(page));
             self.add_neighbourhood(page, with.pages);
             advanced = true;
         }
