@@ -103,17 +103,25 @@ pub(crate) fn run<M: Machine>(
     machine.handle(Event::Tick { now_ms: 0 }, &mut run.pool);
     let mut shown = Instant::now();
     loop {
-        while let Some(action) = machine.poll(&mut run.pool) {
+        let mut more = false;
+        while !more && let Some(action) = machine.poll(&mut run.pool) {
             match action {
                 Action::Finish => {
                     progress(machine);
                     return Ok(());
                 }
                 Action::Announce(milestone) => announce(milestone),
+                action @ Action::Read { .. } if run.driver.listens => {
+                    // From the page cache it is read before this returns. The peer may wait for what is ready to leave, and
+                    // ask for more meanwhile.
+                    run.write_outputs(machine, [run.limiting.is_none(), true]);
+                    run.start(action);
+                    more = true;
+                }
                 action => run.start(action),
             }
         }
-        let ready = run.wait(shown + PROGRESS_INTERVAL)?;
+        let ready = if more { run.poll(Duration::ZERO)? } else { run.wait(shown + PROGRESS_INTERVAL)? };
         run.tell(machine, &ready);
         if shown.elapsed() >= PROGRESS_INTERVAL {
             progress(machine);
@@ -226,8 +234,13 @@ impl Run<'_> {
         if ready.input {
             self.read_input(machine);
         }
+        self.write_outputs(machine, ready.output);
+    }
+
+    /// Writes what the chosen lanes take at once.
+    fn write_outputs<M: Machine>(&mut self, machine: &mut M, lanes: [bool; 2]) {
         for lane in [Lane::Preempt, Lane::Main] {
-            if ready.output[lane as usize] {
+            if lanes[lane as usize] && !self.output[lane as usize].pieces.is_empty() {
                 self.write_output(machine, lane);
             }
         }

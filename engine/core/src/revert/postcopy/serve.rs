@@ -19,7 +19,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 /// One background read covers up to this much RAM.
-const FETCH_BYTES: u64 = 512 << 10;
+const FETCH_BYTES: u64 = 128 << 10;
 /// Reads are started while buffers hold less than this.
 const READ_AHEAD_BYTES: usize = 8 << 20;
 /// And while there are fewer than this.
@@ -260,8 +260,9 @@ impl Serve {
         if let Some(bytes) = self.pace.change_of_pile() {
             with.output.actions.push_back(Action::LimitOutput { bytes });
         }
-        if with.pool.taken_bytes() < READ_AHEAD_BYTES && self.fetches.len() < FETCHES {
-            advanced |= self.start_background(with)?;
+        // What is to leave first, or is waited for, is on its way before more is read.
+        if !advanced && with.pool.taken_bytes() < READ_AHEAD_BYTES && self.fetches.len() < FETCHES {
+            advanced = self.start_background(with)?;
         }
         Ok(advanced)
     }
