@@ -35,13 +35,13 @@ pub struct Tail<'a> {
     pub trailer: Trailer,
 }
 
-/// Cuts `tail`, which begins at stream offset `offset`, behind what `decoder` has walked.
+/// Where the device sections of `tail` end, which begins at stream offset `offset`, behind what `decoder` has walked; and how
+/// the stream ends there. The sections themselves are not looked at.
 ///
 /// # Errors
 ///
-/// `Truncated` or `Tail` when the end is not there: EOF, the footer before it, the vmdesc in its full length. A vmdesc
-/// that does not describe the sections is no error but a finding, except where device sections before RAM depend on it.
-pub fn cut<'a>(tail: &'a [u8], offset: u64, decoder: &Decoder) -> Result<Tail<'a>, Error> {
+/// `Truncated` or `Tail` when the end is not there: EOF, the footer before it, the vmdesc in its full length.
+pub fn end(tail: &[u8], offset: u64, decoder: &Decoder) -> Result<(usize, Trailer), Error> {
     let footers = decoder.has_footers() != Some(false);
     let wrong = |at: usize, text: String| Error {
         offset: offset + at as u64,
@@ -81,20 +81,36 @@ pub fn cut<'a>(tail: &'a [u8], offset: u64, decoder: &Decoder) -> Result<Tail<'a
                 "device sections before RAM, and no vmdesc that confirms their end".to_owned(),
             ));
         }
-        return Ok(Tail { sections: None, finding: None, eof, trailer: Trailer::NoVmdesc });
+        return Ok((eof, Trailer::NoVmdesc));
     };
     if !ends_with_footer(&tail[..eof], footers) {
         return Err(wrong(eof, "EOF without a section footer before it".to_owned()));
     }
     check_begin(&tail[..eof], offset)?;
-    let json = eof + 6..tail.len();
-    let trailer = Trailer::Vmdesc(json.clone());
-    let walked = VmDescription::parse(&tail[json])
-        .ok_or_else(|| wrong(eof + 6, "the vmdesc is not a description of devices".to_owned()))
-        .and_then(|vmdesc| {
-            let early = walk_early(decoder, &vmdesc, footers)?;
-            walk(&tail[..eof], offset, &vmdesc.devices, early, footers)
-        });
+    Ok((eof, Trailer::Vmdesc(eof + 6..tail.len())))
+}
+
+/// Cuts `tail`, which begins at stream offset `offset`, behind what `decoder` has walked.
+///
+/// # Errors
+///
+/// Those of [`end`]. A vmdesc that does not describe the sections is no error but a finding, except where device sections
+/// before RAM depend on it.
+pub fn cut<'a>(tail: &'a [u8], offset: u64, decoder: &Decoder) -> Result<Tail<'a>, Error> {
+    let footers = decoder.has_footers() != Some(false);
+    let (eof, trailer) = end(tail, offset, decoder)?;
+    let Trailer::Vmdesc(json) = trailer.clone() else {
+        return Ok(Tail { sections: None, finding: None, eof, trailer });
+    };
+    let undescribed = || Error {
+        offset: offset + json.start as u64,
+        path: String::new(),
+        kind: ErrorKind::Tail("the vmdesc is not a description of devices".to_owned()),
+    };
+    let walked = VmDescription::parse(&tail[json.clone()]).ok_or_else(undescribed).and_then(|vmdesc| {
+        let early = walk_early(decoder, &vmdesc, footers)?;
+        walk(&tail[..eof], offset, &vmdesc.devices, early, footers)
+    });
     match walked {
         Ok(sections) => Ok(Tail { sections: Some(sections), finding: None, eof, trailer }),
         Err(error) if decoder.early_devices().is_some() => Err(error),

@@ -5,7 +5,7 @@ use crate::inbox::{Inbox, Lookup, ready};
 use crate::index::{LEAF_LIMIT_BYTES, LEAF_PAGES, Leaf, piece_checksum};
 use crate::layout::{ImageBlock, RamLayout};
 use crate::qcow2::header::{HEADER_BYTES, Header, SaveState, SnapshotExtension};
-use crate::qcow2::tables::{Mapping, Table, l2_place, mapping};
+use crate::qcow2::tables::{Mapping, RawTable, Table, l2_place, mapping};
 use crate::root::{ENTRY_BYTES, Entry, LEAVES_PER_INDEX_PAGE, ROOT_LIMIT_BYTES, Root};
 use crate::types::{GuestOffset, HostOffset, page_checksum};
 use crate::vm_state::{VM_HEADER_LIMIT_BYTES, VmHeader};
@@ -94,7 +94,8 @@ pub struct SnapshotReader {
     inbox: Inbox,
     header: Option<Header>,
     l1: Option<Table>,
-    l2: HashMap<usize, Table>,
+    /// As they are in the file: a table of a large cluster is seldom used as a whole.
+    l2: HashMap<usize, RawTable>,
     /// Checksums of L2 tables that were read before the root was.
     unchecked: Vec<(u64, u32)>,
     /// Set when the image's checksums count.
@@ -338,7 +339,7 @@ impl SnapshotReader {
             let host = if ready!(self.load_l2(index)?) {
                 let table = &self.l2[&index];
                 let at_entry = usize::try_from(at % geometry.l1_span_bytes() / cluster).unwrap_or(0);
-                match mapping(table.entries[at_entry], table.at, cluster, self.file_length)? {
+                match mapping(table.entry(at_entry), table.at, cluster, self.file_length)? {
                     Mapping::At { host, reads_as_zero: false } => Some(HostOffset(host + at % cluster)),
                     _ => None,
                 }
@@ -377,7 +378,7 @@ impl SnapshotReader {
         if (self.l2.len() as u64 + 1) * cluster > L2_KEPT_BYTES {
             self.l2.clear();
         }
-        self.l2.insert(index, Table::parse(at, &bytes));
+        self.l2.insert(index, RawTable { at, bytes });
         Ok(Lookup::Ready(true))
     }
 

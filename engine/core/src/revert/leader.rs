@@ -46,8 +46,8 @@ impl Leader {
 
     /// The device sections alone, without end mark and vmdesc.
     pub(crate) fn devices<'a>(&self, snapshot: &'a Snapshot) -> Result<&'a [u8], Failure> {
-        let cut = tail::cut(&snapshot.tail, 0, &self.decoder)?;
-        Ok(&snapshot.tail[..cut.eof])
+        let (eof, _) = tail::end(&snapshot.tail, 0, &self.decoder)?;
+        Ok(&snapshot.tail[..eof])
     }
 
     /// Name of the machine type, where the leader tells it.

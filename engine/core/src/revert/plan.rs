@@ -7,8 +7,9 @@ use crate::pool::{BUFFER_ALIGNMENT_BYTES, Pool};
 use snapshot_image::{GuestOffset, HostOffset, ImageError, Lookup, SnapshotReader};
 use std::ops::Range;
 
-/// The longest range of RAM that one slice covers with pages in it.
-const SLICE_BYTES: u64 = 1 << 20;
+/// The longest range of RAM that one slice covers with pages in it: what is read, verified and sent stays in a processor's
+/// cache.
+const SLICE_BYTES: u64 = 256 << 10;
 /// The longest run of zero pages in one slice, in pages.
 const ZERO_RUN_PAGES: u64 = 1 << 16;
 /// Zero pages in between are read along if there are no more than this many bytes of them.

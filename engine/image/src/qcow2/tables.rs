@@ -10,6 +10,23 @@ const COPIED: u64 = 1 << 63;
 const COMPRESSED: u64 = 1 << 62;
 const READS_AS_ZERO: u64 = 1;
 
+fn be64(c: &[u8]) -> u64 {
+    u64::from_be_bytes([c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]])
+}
+
+/// A table of be64 as it is in the file.
+#[derive(Debug)]
+pub(crate) struct RawTable {
+    pub(crate) at: u64,
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl RawTable {
+    pub(crate) fn entry(&self, number: usize) -> u64 {
+        be64(&self.bytes[number * 8..])
+    }
+}
+
 /// A table of be64 in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Table {
@@ -24,10 +41,7 @@ impl Table {
     }
 
     pub(crate) fn parse(at: u64, bytes: &[u8]) -> Self {
-        let entries = bytes
-            .chunks_exact(8)
-            .map(|c| u64::from_be_bytes([c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]]));
-        Self { at, entries: entries.collect(), changed: false }
+        Self { at, entries: bytes.chunks_exact(8).map(be64).collect(), changed: false }
     }
 
     /// The table's bytes, filled up to whole clusters.
