@@ -133,3 +133,116 @@ pub fn put_ram_blocks(out: &mut Vec<u8>, list: &BlockList) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::span::Reject;
+
+    const CONTEXT: BlockListContext = BlockListContext {
+        page_size: 4096,
+        page_size_guessed: false,
+        advised: false,
+        ignore_shared: false,
+        max_ram_bytes: 0x8000,
+    };
+
+    fn block(idstr: &[u8], used_length: u64) -> RamBlock {
+        RamBlock { idstr: idstr.to_vec(), used_length, host_page_size: None, guest_physical_address: None }
+    }
+
+    /// The list behind its flag word.
+    fn bytes(blocks: &[RamBlock]) -> Vec<u8> {
+        let mut out = Vec::new();
+        put_ram_blocks(&mut out, &BlockList { blocks: blocks.to_vec() });
+        out.split_off(8)
+    }
+
+    /// The blocks and how many bytes are left behind them, or what is wrong.
+    fn said(bytes: &[u8], total: u64, context: BlockListContext) -> Result<(Vec<RamBlock>, usize), String> {
+        match block_list(Span::new(bytes, 0x100), total, context) {
+            Ok((rest, list)) => Ok((list.blocks, rest.bytes.len())),
+            Err(nom::Err::Incomplete(_)) => Err("more".to_owned()),
+            Err(nom::Err::Error(Reject { offset, kind }) | nom::Err::Failure(Reject { offset, kind })) => {
+                Err(format!("{offset:#x}: {kind}"))
+            }
+        }
+    }
+
+    #[test]
+    fn ram_is_accepted_up_to_its_limit() {
+        let list = [block(b"a", 0x8000)];
+        assert_eq!(said(&bytes(&list), 0x8000, CONTEXT), Ok((list.to_vec(), 0)));
+        for total in [0, 0x9000] {
+            let expected = format!("0x100: RAM size (--max-ram) {total}, at most 32768 can be");
+            assert_eq!(said(&bytes(&list), total, CONTEXT), Err(expected));
+        }
+    }
+
+    #[test]
+    fn the_list_ends_where_its_sum_is_used_up() {
+        let list = [block(b"a", 0x3000), block(b"b", 0x1000)];
+        let right = bytes(&list);
+        assert_eq!(said(&[&right[..], b"more"].concat(), 0x4000, CONTEXT), Ok((list.to_vec(), 4)));
+        for cut in 0..right.len() {
+            assert_eq!(said(&right[..cut], 0x4000, CONTEXT), Err("more".to_owned()), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_length_is_a_number_of_pages_that_the_sum_still_has() {
+        for (length, why) in [
+            (0, "expected at least one page"),
+            (0xfff, "not a multiple of the page size"),
+            (0x2000, "more than what is left of the list's sum"),
+        ] {
+            let list = bytes(&[block(b"a", 0x3000), block(b"b", length)]);
+            let text = format!("0x10c: ram block \"b\" used length {length} bytes, {why}");
+            assert_eq!(said(&list, 0x4000, CONTEXT), Err(text.clone()));
+            let guessed = BlockListContext { page_size_guessed: true, ..CONTEXT };
+            let hint = "; page size 4096 was assumed, is --page-size right?";
+            assert_eq!(said(&list, 0x4000, guessed), Err(text + hint));
+        }
+    }
+
+    #[test]
+    fn each_block_has_a_name_of_its_own() {
+        let twice = bytes(&[block(b"a", 0x1000), block(b"a", 0x1000)]);
+        assert_eq!(said(&twice, 0x2000, CONTEXT), Err("0x10a: ram block \"a\" listed twice".to_owned()));
+        let nameless = bytes(&[block(b"a", 0x1000), block(b"", 0x1000)]);
+        assert_eq!(said(&nameless, 0x2000, CONTEXT), Err("0x10a: ram block name of length 0".to_owned()));
+    }
+
+    #[test]
+    fn a_host_page_size_is_a_power_of_two_from_4096_to_2_55() {
+        let advised = BlockListContext { advised: true, ..CONTEXT };
+        let read = |word: u64| {
+            let bytes = word.to_be_bytes();
+            let (rest, fields) = optional_fields(Span::new(&bytes, 0), advised).unwrap();
+            (rest.bytes.len(), fields)
+        };
+        for word in [4096, 2 << 20, 1 << 55] {
+            assert_eq!(read(word), (0, (Some(word), None)), "{word:#x}");
+        }
+        for word in [0, 2048, 0x1800, 1 << 56] {
+            assert_eq!(read(word), (8, (None, None)), "{word:#x}");
+        }
+    }
+
+    #[test]
+    fn what_stands_behind_a_length_is_read_where_it_is_sent() {
+        let advised = BlockListContext { advised: true, ..CONTEXT };
+        let huge = [RamBlock { host_page_size: Some(0x20_0000), ..block(b"a", 0x1000) }, block(b"b", 0x1000)];
+        let behind = [&bytes(&huge)[..], &[0; 8]].concat();
+        assert_eq!(said(&behind, 0x2000, advised), Ok((huge.to_vec(), 8)));
+        let shared = BlockListContext { ignore_shared: true, ..CONTEXT };
+        let placed = [0, 0x1000].map(|address| RamBlock {
+            guest_physical_address: Some(address),
+            ..block(if address == 0 { b"a" } else { b"b" }, 0x1000)
+        });
+        assert_eq!(said(&bytes(&placed), 0x2000, shared), Ok((placed.to_vec(), 0)));
+        let both = BlockListContext { advised: true, ..shared };
+        let list = [RamBlock { host_page_size: Some(4096), ..placed[1].clone() }];
+        assert_eq!(said(&bytes(&list), 0x1000, both), Ok((list.to_vec(), 0)));
+    }
+}

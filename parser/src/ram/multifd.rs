@@ -337,4 +337,114 @@ mod tests {
             "{error}"
         );
     }
+
+    fn set(mut bytes: Vec<u8>, at: usize, word: u32) -> Vec<u8> {
+        bytes[at..at + 4].copy_from_slice(&word.to_be_bytes());
+        bytes
+    }
+
+    fn error_of(bytes: &[u8]) -> String {
+        second(bytes).unwrap_err().to_string().replace("multifd channel: multifd ", "")
+    }
+
+    fn packet_of(bytes: &[u8]) -> Packet<'_> {
+        let Ok(Some((_, Message::Packet(packet)))) = second(bytes) else { panic!("a packet") };
+        packet
+    }
+
+    #[test]
+    fn a_packet_has_pages_for_512_kib() {
+        assert_eq!(packet_of(&packet(0, 128, 128 * 4096, 0)).normal.len(), 128);
+        assert_eq!(packet_of(&packet(0, 0, 0, 128)).zero.len(), 128);
+        let both = packet(0, 100, 100 * 4096, 28);
+        assert_eq!((packet_of(&both).normal.len(), packet_of(&both).zero.len()), (100, 28));
+        assert_eq!(packet_of(&both).zero[27], 127 * 4096);
+        for (normal, zero) in [(129, 0), (0, 129), (100, 29)] {
+            let said = error_of(&packet(0, normal, normal * 4096, zero));
+            assert_eq!(said, "offset 0x50: page count 0x81, expected what fits a packet");
+        }
+        assert_eq!(packet_of(&set(packet(0, 0, 0, 0), 12, 0)).sync, false);
+        let said = error_of(&set(packet(0, 0, 0, 0), 12, 129));
+        assert_eq!(said, "offset 0x4c: pages allocated 0x81, expected no more than 512 KiB of them");
+    }
+
+    #[test]
+    fn the_header_has_room_for_the_pages_of_its_size() {
+        for (page_size, bytes) in [(1 << 10, 320 + 8 * 512), (4096, 1344), (1 << 16, 320 + 8 * 8)] {
+            let channel = Channel::new(page_size);
+            assert_eq!((channel.header_bytes(), channel.offset()), (bytes, 0), "{page_size}");
+        }
+        assert_eq!(second(&packet(0, 0, 0, 0)[..1343]).unwrap(), None);
+        assert_eq!(second(&packet(0, 0, 0, 0)[..63]).unwrap(), None);
+    }
+
+    #[test]
+    fn packed_data_is_as_long_as_it_says_up_to_16_mib() {
+        for (flags, compression) in [
+            (2, Compression::Zlib),
+            (4, Compression::Zstd),
+            (8, Compression::Hardware(8)),
+            (0x3e, Compression::Hardware(0x3e)),
+        ] {
+            let bytes = packet(flags, 1, 16 << 20, 0);
+            let packet = packet_of(&bytes);
+            assert_eq!((packet.compression, packet.data_bytes, packet.sync), (compression, 16 << 20, false));
+        }
+        let said = error_of(&packet(2, 1, (16 << 20) + 1, 0));
+        assert_eq!(said, "offset 0x54: data length 0x1000001, expected at most 16 MiB");
+        assert_eq!(packet_of(&packet(0, 1, 4096, 0)).compression, Compression::None);
+        for length in [4095, 4097] {
+            let said = error_of(&packet(0, 1, length, 0));
+            assert_eq!(
+                said,
+                format!("offset 0x54: data length {length:#x}, expected one page for each normal one")
+            );
+        }
+    }
+
+    #[test]
+    fn pages_begin_at_multiples_of_their_size() {
+        for index in [0, 1] {
+            let bytes = set(packet(0, 1, 4096, 1), HEADER_BYTES + 8 * index + 4, 0x1800);
+            assert_eq!(
+                error_of(&bytes),
+                "offset 0x180: page offset 0x1800, expected a multiple of the page size"
+            );
+        }
+        let bytes = set(packet(0, 1, 4096, 1), HEADER_BYTES, 0x12);
+        assert_eq!((packet_of(&bytes).normal, packet_of(&bytes).zero), (vec![0x12_0000_0000], vec![4096]));
+    }
+
+    #[test]
+    fn a_name_has_room_for_255_bytes() {
+        let mut bytes = packet(0, 1, 4096, 0);
+        bytes[64..319].fill(b'n');
+        assert_eq!(packet_of(&bytes).block, [b'n'; 255]);
+        bytes[319] = b'n';
+        assert_eq!(error_of(&bytes), "offset 0x80: block name length 0x100, expected a NUL at its end");
+        assert_eq!(packet_of(&packet(0, 0, 0, 1)).block, b"pc.ram");
+    }
+
+    #[test]
+    fn the_hello_is_the_first_and_has_uuid_and_number() {
+        let mut bytes = set(hello(), 8, 0x0102_0304);
+        bytes[23] = 5;
+        let mut channel = Channel::new(4096);
+        assert_eq!(channel.step(&bytes[..63]).unwrap(), None);
+        assert_eq!(channel.offset(), 0);
+        let uuid = [1, 2, 3, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5];
+        let expected = Message::Hello(Hello { uuid, channel: 2 });
+        assert_eq!(channel.step(&bytes).unwrap(), Some((64, expected)));
+        assert_eq!(error_of(&set(packet(0, 0, 0, 0), 4, 2)), "offset 0x44: version 0x2, expected 1");
+    }
+
+    #[test]
+    fn the_name_of_a_device_has_room_for_255_bytes() {
+        let mut bytes = set(packet(FLAG_DEVICE_STATE, 0, 0, 0), 268, 7);
+        bytes[12..267].fill(b'n');
+        bytes[267] = 0;
+        let bytes = set(bytes, 272, 5);
+        let state = DeviceState { idstr: &[b'n'; 255], instance_id: 7, data_bytes: 5 };
+        assert_eq!(second(&bytes[..276]).unwrap(), Some((276, Message::DeviceState(state))));
+    }
 }

@@ -89,7 +89,7 @@ pub fn guess(bytes: &[u8], blocks: &[RamBlock]) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ram::{put_end_of_section, put_page_header, put_zero_page};
+    use crate::ram::{put_end_of_section, put_page_header, put_xbzrle_page, put_zero_page};
 
     fn body(size: u32, zero: bool) -> Vec<u8> {
         let mut out = Vec::new();
@@ -131,5 +131,88 @@ mod tests {
             assert!(found.is_none(), "cut at {cut}: {found:?}");
         }
         assert_eq!(guess(b"", &[block]), None);
+    }
+
+    fn blocks() -> [RamBlock; 2] {
+        [(&b"ram"[..], 0x8000), (b"rom", 0x4000)].map(|(idstr, used_length)| RamBlock {
+            idstr: idstr.to_vec(),
+            used_length,
+            host_page_size: None,
+            guest_physical_address: None,
+        })
+    }
+
+    /// Records, whether they are sound, and the least step.
+    fn tried(bytes: &[u8]) -> (u64, bool, Option<u64>) {
+        let trial = trial(bytes, &blocks(), 4096);
+        assert_eq!(trial.size, 4096);
+        (trial.records, trial.sound, trial.step)
+    }
+
+    fn zero(name: Option<&[u8]>, offset: u64) -> Vec<u8> {
+        let mut out = Vec::new();
+        put_zero_page(&mut out, name, offset);
+        out
+    }
+
+    #[test]
+    fn pages_lie_inside_of_their_block() {
+        assert_eq!(tried(&zero(Some(b"rom"), 0x3000)), (1, true, None));
+        assert_eq!(tried(&zero(Some(b"rom"), 0x4000)), (0, false, None));
+        assert_eq!(tried(&zero(Some(b"vga"), 0)), (0, false, None));
+        // Without a name it is in any of them.
+        assert_eq!(tried(&zero(None, 0x7000)), (1, true, None));
+        assert_eq!(tried(&zero(None, 0x8000)), (0, false, None));
+    }
+
+    #[test]
+    fn the_step_is_the_least_between_pages_of_a_block() {
+        let pages = |rest: &[(Option<&'static [u8]>, u64)]| {
+            let bytes: Vec<u8> = rest.iter().flat_map(|(name, offset)| zero(*name, *offset)).collect();
+            tried(&bytes)
+        };
+        assert_eq!(
+            pages(&[(Some(b"ram"), 0), (None, 0x3000), (None, 0x5000), (None, 0x5000)]),
+            (4, true, Some(0x2000))
+        );
+        assert_eq!(pages(&[(Some(b"ram"), 0x3000), (None, 0x1000)]), (2, true, None));
+        assert_eq!(
+            pages(&[(Some(b"ram"), 0), (Some(b"rom"), 0x1000), (None, 0x3000)]),
+            (3, true, Some(0x2000))
+        );
+    }
+
+    #[test]
+    fn a_trial_ends_with_the_body_or_the_bytes() {
+        let first = zero(Some(b"ram"), 0);
+        let mut ended = first.clone();
+        put_end_of_section(&mut ended);
+        assert_eq!(tried(&[&ended[..], &[0xff; 20]].concat()), (1, true, None));
+        assert_eq!(tried(&[&first[..], &[0xff; 20]].concat()), (1, false, None));
+        (0..8).for_each(|cut| assert_eq!(tried(&[&first[..], &[0xff; 20][..cut]].concat()), (1, true, None)));
+        // The block list is no page, and neither is EOS with a name.
+        assert_eq!(tried(&(0x1000u64 | 4).to_be_bytes()), (0, true, None));
+        assert_eq!(tried(b"\0\0\0\0\0\0\x10\x04\x03ram"), (0, false, None));
+    }
+
+    #[test]
+    fn a_delta_has_its_own_length() {
+        let mut bytes = Vec::new();
+        put_xbzrle_page(&mut bytes, Some(b"ram"), 0, &[0x5a; 0x102]);
+        let end = bytes.len();
+        bytes.extend(zero(None, 0x1000));
+        assert_eq!(tried(&bytes), (2, true, Some(0x1000)));
+        assert_eq!(tried(&bytes[..end]), (1, true, None));
+        assert_eq!(tried(&bytes[..14]), (0, true, None));
+        assert_eq!(tried(&bytes[..15]), (1, true, None));
+    }
+
+    #[test]
+    fn blocks_are_whole_pages_of_the_size_that_is_told() {
+        let bytes = body(1 << 13, true);
+        let block = |used_length| RamBlock { used_length, ..blocks()[0].clone() };
+        assert_eq!(guess(&bytes, &[block(1 << 20)]), Some(1 << 13));
+        assert_eq!(guess(&bytes, &[block((1 << 20) + (1 << 12))]), None);
+        assert_eq!(guess(&bytes, &[block(1 << 20), block(1 << 12)]), None);
     }
 }
