@@ -164,3 +164,59 @@ pub fn put_configuration(out: &mut Vec<u8>, configuration: &Configuration) {
         subsection(out, b"configuration/uuid", uuid);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::span::Reject;
+
+    /// What is read of a configuration section with a byte behind it, or what is wrong and where.
+    fn said(written: &Configuration) -> Result<Configuration, String> {
+        let mut bytes = Vec::new();
+        put_configuration(&mut bytes, written);
+        bytes.push(QEMU_VM_CONFIGURATION);
+        match configuration(Span::new(&bytes, 8)) {
+            Ok((rest, read)) => {
+                assert_eq!(rest.bytes.len(), 1);
+                Ok(read)
+            }
+            Err(nom::Err::Error(Reject { offset, kind }) | nom::Err::Failure(Reject { offset, kind })) => {
+                Err(format!("{offset:#x}: {kind}"))
+            }
+            Err(nom::Err::Incomplete(_)) => Err("more".to_owned()),
+        }
+    }
+
+    #[test]
+    fn a_configuration_is_read_up_to_its_limits() {
+        let machine = |length| Configuration { machine: vec![b'm'; length], ..Default::default() };
+        assert_eq!(said(&machine(255)), Ok(machine(255)));
+        assert_eq!(said(&machine(256)), Err("0x9: machine name length 256, at most 255 can be".to_owned()));
+        let capabilities =
+            |count| Configuration { capabilities: Some(vec![b"c".to_vec(); count]), ..Default::default() };
+        assert_eq!(said(&capabilities(64)), Ok(capabilities(64)));
+        assert_eq!(said(&capabilities(65)), Err("0x2d: capability count 65, at most 64 can be".to_owned()));
+        let bits = |bits| Configuration { target_page_bits: Some(bits), ..Default::default() };
+        for right in [10, 16] {
+            assert_eq!(said(&bits(right)), Ok(bits(right)));
+        }
+        for wrong in [9, 17] {
+            let expected = format!("0x31: target page bits {wrong:#x}, expected 10 to 16");
+            assert_eq!(said(&bits(wrong)), Err(expected));
+        }
+    }
+
+    #[test]
+    fn every_subsection_survives_a_round_trip() {
+        let whole = Configuration {
+            machine: b"pc".to_vec(),
+            target_page_bits: Some(13),
+            capabilities: Some(vec![b"x-ignore-shared".to_vec(), b"xbzrle".to_vec()]),
+            uuid: Some(*b"0123456789abcdef"),
+        };
+        assert_eq!(said(&whole), Ok(whole.clone()));
+        assert!(whole.has_capability("xbzrle"));
+        assert!(!whole.has_capability("xbzrl"));
+        assert!(!Configuration::default().has_capability("xbzrle"));
+    }
+}

@@ -300,6 +300,26 @@ mod tests {
     }
 
     #[test]
+    fn the_first_part_is_looked_for_up_to_the_limit() {
+        let next = Next { ram: SectionId(1), page_size: 4096, blocks: &[block()], footers: true };
+        let found =
+            |bytes: usize| Search { scanned: BEHIND_LIMIT_BYTES - 1 }.border_behind(&vec![0; bytes], next);
+        assert_eq!(found(BEHIND_LIMIT_BYTES + 1), Err(Stop::NeedMore));
+        assert!(matches!(found(BEHIND_LIMIT_BYTES + 2), Err(Stop::Wrong(_))));
+    }
+
+    #[test]
+    fn a_start_that_reaches_over_the_end_of_the_list_is_inside_too() {
+        let list = ram(0x100_0004, &[(b"a", 0x100_0000)]);
+        // The last bytes of the list, 01 and three zeros, begin another START.
+        let over = [&list[..], &list[4..]].concat();
+        let text = "two ram sections could begin among the early device sections";
+        assert_eq!(Search::default().border(&over, CONTEXT), Err(Stop::Wrong(text)));
+        let behind = [&list[..], &list].concat();
+        assert_eq!(Search::default().border(&behind, CONTEXT), Ok(0));
+    }
+
+    #[test]
     fn another_iterable_may_come_first() {
         let next = Next { ram: SectionId(1), page_size: 4096, blocks: &[block()], footers: true };
         let bytes = b"\x04xx\x7e\0\0\0\x09\x01\0\0\0\x05\x0cdirty-bitmap\0\0\0\0\0\0\0\x01";

@@ -99,3 +99,29 @@ pub(crate) fn take<'a>(input: Span<'a>, length: usize) -> Parsed<'a, &'a [u8]> {
         None => Err(Err::Incomplete(Needed::new(length - input.bytes.len()))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nom::Input;
+
+    #[test]
+    fn a_piece_that_is_missing_is_told_by_its_length() {
+        let span = Span::new(b"abc", 5);
+        assert_eq!(take(span, 2), Ok((Span::new(b"c", 7), &b"ab"[..])));
+        assert_eq!(take(span, 3), Ok((Span::new(b"", 8), &b"abc"[..])));
+        assert_eq!(take(span, 7), Err(Err::Incomplete(Needed::new(4))));
+        assert_eq!(span.slice_index(3), Ok(3));
+        assert_eq!(span.slice_index(7), Err(Needed::new(4)));
+    }
+
+    #[test]
+    fn a_span_is_split_and_searched_as_its_bytes_are() {
+        let span = Span::new(b"abc", 5);
+        assert_eq!((span.input_len(), span.consumed(&span.take_from(2))), (3, 2));
+        assert_eq!(span.take_split(1), (Span::new(b"bc", 6), Span::new(b"a", 5)));
+        assert_eq!(span.position(|byte| byte == b'c'), Some(2));
+        assert_eq!(span.position(|byte| byte == b'd'), None);
+        assert!(span.iter_indices().eq([(0, b'a'), (1, b'b'), (2, b'c')]));
+    }
+}

@@ -418,4 +418,19 @@ mod tests {
         assert_eq!(section_bytes(&[device(Some(u64::MAX - 10))], true), None);
         assert_eq!(section_bytes(&[device(Some(1 << 63)), device(Some(1 << 63))], true), None);
     }
+
+    #[test]
+    fn the_end_is_expected_behind_a_vmdesc_that_begins() {
+        let begin = |footer: u8, eof: [u8; 7]| expected_end(&[&[0, footer, 1, 2, 3, 4][..], &eof].concat());
+        assert_eq!(begin(0x7e, [0, 6, 0, 1, 2, 3, b'{']), Some(12 + 0x01_0203));
+        for (footer, eof) in [
+            (0x7d, [0, 6, 0, 1, 2, 3, b'{']),
+            (0x7e, [1, 6, 0, 1, 2, 3, b'{']),
+            (0x7e, [0, 5, 0, 1, 2, 3, b'{']),
+            (0x7e, [0, 6, 1, 1, 2, 3, b'{']),
+            (0x7e, [0, 6, 0, 1, 2, 3, b'[']),
+        ] {
+            assert_eq!(begin(footer, eof), None, "{footer:#x} {eof:x?}");
+        }
+    }
 }

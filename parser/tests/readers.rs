@@ -2,9 +2,10 @@
 //! middle, input that is something else.
 
 use migration_stream::{
-    Command, Configuration, Decoder, Options, ReadError, Record, SectionHeader, SectionId, SliceReader, Step,
-    StreamReader, UNKNOWN_LENGTH, put_command, put_configuration, put_end_of_section, put_file_header,
-    put_page_header, put_section_header, put_section_part, put_zero_page,
+    BlockList, Command, Configuration, Decoder, Options, RamBlock, ReadError, Record, SectionHeader,
+    SectionId, SliceReader, Step, StreamReader, UNKNOWN_LENGTH, put_command, put_configuration,
+    put_end_of_section, put_file_header, put_multifd_flush, put_page_header, put_ram_blocks,
+    put_section_footer, put_section_header, put_section_part, put_zero_page, tail,
 };
 use std::io::{self, Read};
 
@@ -174,4 +175,203 @@ fn the_end_of_the_input_says_what_it_is_in() {
         inside(&commands[..whole]),
         format!("offset {whole:#x}: truncated: the stream ends without an end mark")
     );
+}
+
+fn block(idstr: &[u8], used_length: u64) -> RamBlock {
+    RamBlock { idstr: idstr.to_vec(), used_length, host_page_size: None, guest_physical_address: None }
+}
+
+/// START of `ram` with one block.
+fn ram(used_length: u64) -> Vec<u8> {
+    let mut out = Vec::new();
+    let header = SectionHeader { section_id: SectionId(2), idstr: b"ram", instance_id: 0, version_id: 4 };
+    put_section_header(&mut out, false, &header);
+    put_ram_blocks(&mut out, &BlockList { blocks: vec![block(b"pc.ram", used_length)] });
+    put_end_of_section(&mut out);
+    put_section_footer(&mut out, SectionId(2));
+    out
+}
+
+#[test]
+fn a_page_size_that_the_stream_tells_is_no_guess() {
+    for bits in [None, Some(13)] {
+        let mut stream = Vec::new();
+        put_file_header(&mut stream);
+        let configuration =
+            Configuration { machine: b"pc".to_vec(), target_page_bits: bits, ..Default::default() };
+        put_configuration(&mut stream, &configuration);
+        // Behind the list of subsections another byte tells that it is at its end.
+        stream.push(8);
+        let mut decoder = Decoder::new(Options { page_size: Some(1 << 14), ..Options::default() });
+        assert_eq!((decoder.page_size_is_guessed(), decoder.configuration()), (true, None));
+        feed(&mut decoder, &stream);
+        assert_eq!(decoder.page_size_is_guessed(), bits.is_none());
+        assert_eq!(decoder.page_size(), bits.map_or(1 << 14, |bits| 1 << bits));
+        assert_eq!(decoder.configuration(), Some(&configuration));
+    }
+}
+
+#[test]
+fn another_page_size_may_be_assumed_before_the_first_page() {
+    let mut stream = [beginning(), ram(1 << 14)].concat();
+    put_section_part(&mut stream, SectionId(2));
+    let mut decoder = Decoder::new(Options::default());
+    assert_eq!(feed(&mut decoder, &stream).0, 7);
+    decoder.assume_page_size(1 << 13);
+    assert_eq!(decoder.page_size(), 1 << 13);
+    let mut page = Vec::new();
+    put_page_header(&mut page, Some(b"pc.ram"), 1 << 13);
+    page.resize(page.len() + (1 << 13), 7);
+    let Ok(Step::Record { record: Record::RamPage { offset, data, .. }, len }) = decoder.step(&page) else {
+        panic!("a page")
+    };
+    assert_eq!((offset, data.len(), len), (1 << 13, 1 << 13, page.len()));
+}
+
+#[test]
+fn a_list_that_the_caller_has_read_is_taken_with_its_end() {
+    let mut stream = Vec::new();
+    put_file_header(&mut stream);
+    let capabilities = Some(vec![b"mapped-ram".to_vec()]);
+    put_configuration(&mut stream, &Configuration { capabilities, ..Default::default() });
+    let header = SectionHeader { section_id: SectionId(2), idstr: b"ram", instance_id: 0, version_id: 4 };
+    put_section_header(&mut stream, false, &header);
+    let mut decoder = Decoder::new(Options::default()).accept_mapped_ram();
+    assert_eq!(feed(&mut decoder, &stream).0, 3);
+    decoder.mapped_blocks(vec![block(b"rom", 0x1000), block(b"pc.ram", 0x3000)], 0x10_0000);
+    assert_eq!(names(&decoder), [(&b"rom"[..], 0x1000), (b"pc.ram", 0x3000)]);
+    assert_eq!(decoder.offset(), 0x10_0000);
+    let mut page = Vec::new();
+    put_zero_page(&mut page, Some(b"pc.ram"), 0x2000);
+    let Ok(Step::Record { record, .. }) = decoder.step(&page) else { panic!("a page") };
+    assert_eq!(record, Record::RamZero { block: 1, offset: 0x2000, named: true });
+}
+
+#[test]
+fn a_step_says_how_much_more_it_needs() {
+    let needed = |decoder: &mut Decoder, bytes: &[u8]| match decoder.step(bytes) {
+        Ok(Step::Incomplete { needed }) => needed,
+        other => panic!("{other:?}"),
+    };
+    let mut decoder = Decoder::new(Options::default());
+    assert_eq!(needed(&mut decoder, b"QEVM\0"), 8);
+    let mut stream = [beginning(), ram(1 << 14)].concat();
+    put_section_part(&mut stream, SectionId(2));
+    feed(&mut decoder, &stream);
+    let mut page = Vec::new();
+    put_page_header(&mut page, Some(b"pc.ram"), 0);
+    page.resize(page.len() + 100, 7);
+    assert_eq!(needed(&mut decoder, &page), page.len() + 4096 - 100);
+    // How much more is not known of a device section before RAM.
+    let mut decoder = Decoder::new(Options::default());
+    feed(&mut decoder, &beginning());
+    assert_eq!(needed(&mut decoder, &[4, 0, 0, 0, 9]), 6);
+}
+
+#[test]
+fn a_flush_of_the_channels_is_a_record_of_its_own() {
+    let mut stream = [beginning(), ram(1 << 14)].concat();
+    put_section_part(&mut stream, SectionId(2));
+    let mut decoder = Decoder::new(Options::default());
+    feed(&mut decoder, &stream);
+    let mut flush = Vec::new();
+    put_multifd_flush(&mut flush);
+    let Ok(Step::Record { record, len }) = decoder.step(&flush) else { panic!("a record") };
+    assert_eq!((record, len), (Record::RamMultifdFlush, 8));
+}
+
+/// A device section of four bytes.
+fn device(id: u32, idstr: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let header = SectionHeader { section_id: SectionId(id), idstr, instance_id: 0, version_id: 1 };
+    put_section_header(&mut out, true, &header);
+    out.extend_from_slice(&[0xaa; 4]);
+    put_section_footer(&mut out, SectionId(id));
+    out
+}
+
+#[test]
+fn devices_before_ram_are_kept_with_their_place() {
+    let devices = [device(10, b"x"), device(11, b"y")].concat();
+    let begin = beginning();
+    let mut decoder = Decoder::new(Options::default());
+    assert_eq!(decoder.early_devices(), None);
+    let stream = [&begin[..], &devices, &ram(1 << 14)].concat();
+    // File header, configuration, devices, START, list, end, footer.
+    assert_eq!(feed(&mut decoder, &stream).0, 7);
+    assert_eq!(decoder.early_devices(), Some((begin.len() as u64, &devices[..])));
+    assert_eq!(names(&decoder), [(&b"pc.ram"[..], 1 << 14)]);
+}
+
+#[test]
+fn devices_between_start_and_first_part_of_ram_are_kept_with_their_place() {
+    let devices = [device(10, b"virtio-mem-early"), device(11, b"y")].concat();
+    let begin = [beginning(), ram(1 << 14)].concat();
+    let mut part = Vec::new();
+    put_section_part(&mut part, SectionId(2));
+    put_zero_page(&mut part, Some(b"pc.ram"), 0x3000);
+    put_end_of_section(&mut part);
+    put_section_footer(&mut part, SectionId(2));
+    let mut decoder = Decoder::new(Options::default());
+    let stream = [&begin[..], &devices, &part].concat();
+    assert_eq!(feed(&mut decoder, &stream).0, 11);
+    assert_eq!(decoder.early_devices(), Some((begin.len() as u64, &devices[..])));
+    // Behind the first PART such a name begins the tail.
+    let mut decoder = Decoder::new(Options::default());
+    feed(&mut decoder, &[&begin[..], &part].concat());
+    assert!(matches!(decoder.step(&devices), Ok(Step::Record { record: Record::DeviceTail, len: 0 })));
+    assert_eq!(decoder.early_devices(), None);
+    // So does another name before it.
+    let mut decoder = Decoder::new(Options::default());
+    feed(&mut decoder, &begin);
+    assert!(matches!(decoder.step(&device(10, b"y")), Ok(Step::Record { record: Record::DeviceTail, .. })));
+}
+
+#[test]
+fn a_vmdesc_that_is_wrong_is_an_error_only_with_devices_before_ram() {
+    let json = br#"{"page_size": 4096, "devices": []}"#;
+    let sections = device(3, b"a");
+    let mut end = sections.clone();
+    Record::Eof.put(&mut end, &[]);
+    Record::VmDescription(json).put(&mut end, &[]);
+    let mut decoder = Decoder::new(Options::default());
+    feed(&mut decoder, &[beginning(), ram(1 << 14)].concat());
+    let cut = tail::cut(&end, 0x100, &decoder).unwrap();
+    assert_eq!((cut.sections, cut.eof), (None, sections.len()));
+    let finding = cut.finding.unwrap().to_string();
+    assert_eq!(finding, "offset 0x100: 24 bytes behind the last device of the vmdesc");
+    let mut decoder = Decoder::new(Options::default());
+    let begin = beginning();
+    feed(&mut decoder, &[begin.clone(), device(10, b"x"), ram(1 << 14)].concat());
+    let at = begin.len();
+    assert_eq!(
+        tail::cut(&end, 0x100, &decoder).unwrap_err().to_string(),
+        format!("offset {at:#x}: the vmdesc does not confirm where the device sections before RAM end")
+    );
+}
+
+#[test]
+fn an_error_that_may_come_of_a_wrong_page_size_says_so() {
+    let told = |rest: &[u8], bits: Option<u32>| {
+        let mut stream = Vec::new();
+        put_file_header(&mut stream);
+        let configuration = Configuration { target_page_bits: bits, ..Default::default() };
+        put_configuration(&mut stream, &configuration);
+        stream.extend_from_slice(rest);
+        let (_, error) = feed(&mut Decoder::new(Options::default()), &stream);
+        error.unwrap().split_once(": ").unwrap().1.to_owned()
+    };
+    let behind = [&ram(1 << 14)[..], &[0x20]].concat();
+    assert_eq!(told(&behind, None), "unknown section type 0x20 (is --page-size right?)");
+    assert_eq!(told(&behind, Some(12)), "unknown section type 0x20");
+    // No page came yet.
+    assert_eq!(told(&[0x20], None), "unknown section type 0x20");
+    assert_eq!(told(&[0x7e], None), "unknown section type 0x7e: a footer without a section");
+    assert_eq!(told(&[0x06], None), "unknown section type 0x06: not allowed here");
+    let mut page = ram(1 << 14);
+    put_section_part(&mut page, SectionId(2));
+    page.extend_from_slice(&0x1800u64.to_be_bytes());
+    let flags = "section 2 \"ram\": page flags 0x800 unknown";
+    assert_eq!(told(&page, Some(12)), flags);
+    assert_eq!(told(&page, None), format!("{flags}; page size 4096 was assumed, is --page-size right?"));
 }
