@@ -433,4 +433,16 @@ mod tests {
             assert_eq!(begin(footer, eof), None, "{footer:#x} {eof:x?}");
         }
     }
+
+    #[test]
+    fn the_page_size_of_a_vmdesc_is_one_that_there_is() {
+        let told =
+            |size: u64| page_size(&with_vmdesc(&[], &format!(r#"{{"page_size":{size},"devices":[]}}"#)));
+        for size in [1 << 10, 1 << 12, 1 << 16] {
+            assert_eq!(told(u64::from(size)), Some(size));
+        }
+        for size in [0, 1 << 9, 3 << 10, 1 << 17, 1 << 32 | 1 << 12] {
+            assert_eq!(told(size), None, "{size:#x}");
+        }
+    }
 }

@@ -2,10 +2,11 @@
 //! middle, input that is something else.
 
 use migration_stream::{
-    BlockList, Command, Configuration, Decoder, Options, RamBlock, ReadError, Record, SectionHeader,
-    SectionId, SliceReader, Step, StreamReader, UNKNOWN_LENGTH, put_command, put_configuration,
-    put_end_of_section, put_file_header, put_multifd_flush, put_page_header, put_ram_blocks,
-    put_section_footer, put_section_header, put_section_part, put_zero_page, tail,
+    BlockList, Command, Configuration, Decoder, Options, PostcopyAdvise, RamBlock, ReadError, Record,
+    SectionHeader, SectionId, SliceReader, Step, StreamReader, UNKNOWN_LENGTH, put_command,
+    put_compressed_page, put_configuration, put_end_of_section, put_file_header, put_multifd_flush,
+    put_page_header, put_ram_blocks, put_section_footer, put_section_header, put_section_part,
+    put_xbzrle_page, put_zero_page, tail,
 };
 use std::io::{self, Read};
 
@@ -374,4 +375,169 @@ fn an_error_that_may_come_of_a_wrong_page_size_says_so() {
     let flags = "section 2 \"ram\": page flags 0x800 unknown";
     assert_eq!(told(&page, Some(12)), flags);
     assert_eq!(told(&page, None), format!("{flags}; page size 4096 was assumed, is --page-size right?"));
+}
+
+/// What a walk over START of `ram`, a PART, and these records says; no more of an error than what is wrong.
+fn records(records: &[u8]) -> Option<String> {
+    let mut stream = [beginning(), ram(1 << 20)].concat();
+    put_section_part(&mut stream, SectionId(2));
+    stream.extend_from_slice(records);
+    let (_, error) = feed(&mut Decoder::new(Options::default()), &stream);
+    let error = error.unwrap();
+    let (_, what) = error.split_once("section 2 \"ram\": ").unwrap();
+    (!what.starts_with("truncated")).then(|| what.to_owned())
+}
+
+#[test]
+fn a_page_of_the_same_block_is_checked_as_any_other() {
+    let behind_a_page = |word: u64| {
+        let mut bytes = Vec::new();
+        put_zero_page(&mut bytes, Some(b"pc.ram"), 0);
+        bytes.extend_from_slice(&word.to_be_bytes());
+        bytes.resize(bytes.len() + 4096, 7);
+        put_end_of_section(&mut bytes);
+        records(&bytes)
+    };
+    assert_eq!(behind_a_page(0xf_f000 | 0x28), None);
+    let outside = "ram block \"pc.ram\" page offset 0x100000, the block has 0x100000 bytes";
+    assert_eq!(behind_a_page(0x10_0000 | 0x28), Some(outside.to_owned()));
+    for flags in [0, 0xfd7] {
+        let hint = "; page size 4096 was assumed, is --page-size right?";
+        assert_eq!(behind_a_page(0x1000 | flags), Some(format!("page flags {flags:#x} unknown{hint}")));
+    }
+}
+
+#[test]
+fn a_page_of_the_same_block_has_its_own_offset_where_no_length_is_known() {
+    let mut decoder = Decoder::preempt(Options::default());
+    let mut first = Vec::new();
+    put_zero_page(&mut first, Some(b"pc.ram"), 0);
+    assert_eq!(feed(&mut decoder, &first), (1, None));
+    let mut page = Vec::new();
+    put_page_header(&mut page, None, 0x5000);
+    page.resize(page.len() + 4096, 7);
+    let Ok(Step::Record { record, .. }) = decoder.step(&page) else { panic!("a page") };
+    assert_eq!(record, Record::RamPage { block: 0, offset: 0x5000, named: false, data: &page[8..] });
+}
+
+#[test]
+fn marks_between_pages_have_no_offset_and_no_block() {
+    let hint = "; page size 4096 was assumed, is --page-size right?";
+    for (word, flags) in
+        [(0x1210, 0x210), (0x1200, 0x200), (0x1010, 0x10), (0x30, 0x30), (0x220, 0x220), (0x1024, 0x24)]
+    {
+        let said = records(&u64::to_be_bytes(word));
+        assert_eq!(said, Some(format!("page flags {flags:#x} unknown{hint}")), "{word:#x}");
+    }
+}
+
+#[test]
+fn packed_pages_are_accepted_up_to_their_limits() {
+    let delta = |length: usize| {
+        let mut bytes = Vec::new();
+        put_xbzrle_page(&mut bytes, Some(b"pc.ram"), 0, &vec![1; length]);
+        records(&bytes)
+    };
+    assert_eq!(delta(4096), None);
+    assert_eq!(delta(4097), Some("XBZRLE length 4097, at most 4096 can be".to_owned()));
+    let packed = |length: usize| {
+        let mut bytes = Vec::new();
+        put_compressed_page(&mut bytes, Some(b"pc.ram"), 0, &vec![1; length]);
+        records(&bytes)
+    };
+    // zlib's bound.
+    assert_eq!((packed(1), packed(4096 + 14)), (None, None));
+    for length in [0, 4096 + 15] {
+        assert_eq!(packed(length), Some(format!("compressed page length {length}, at most 4110 can be")));
+    }
+}
+
+#[test]
+fn a_vmdesc_may_be_announced_up_to_its_limit() {
+    let stream = beginning();
+    let mut decoder = Decoder::new(Options::default());
+    feed(&mut decoder, &[&stream[..], &[0]].concat());
+    let announced = |length: u32| [&[6][..], &length.to_be_bytes()].concat();
+    assert!(
+        matches!(decoder.step(&announced(16 << 20)), Ok(Step::Incomplete { needed }) if needed == (16 << 20) + 5)
+    );
+    let error = decoder.step(&announced((16 << 20) + 1)).unwrap_err().to_string();
+    assert!(error.ends_with(": vmdesc length 16777217, at most 16777216 can be"), "{error}");
+}
+
+#[test]
+fn a_part_belongs_to_a_section_that_was_started() {
+    let mut part = Vec::new();
+    put_section_part(&mut part, SectionId(9));
+    let (_, error) = feed(&mut Decoder::new(Options::default()), &[beginning(), part.clone()].concat());
+    assert!(
+        error.as_ref().is_some_and(|error| error.ends_with(": section id 9 was not started")),
+        "{error:?}"
+    );
+    // A recovery has one section, the first that is named.
+    let mut first = Vec::new();
+    put_section_part(&mut first, SectionId(7));
+    put_end_of_section(&mut first);
+    put_section_footer(&mut first, SectionId(7));
+    let (records, error) = feed(&mut Decoder::recovery(Options::default()), &[first, part].concat());
+    assert!(
+        error.as_ref().is_some_and(|error| error.ends_with(": section id 9 was not started")),
+        "{error:?}"
+    );
+    assert_eq!(records, 3);
+}
+
+#[test]
+fn host_page_sizes_are_read_behind_an_advice_that_names_them() {
+    let huge = RamBlock { host_page_size: Some(2 << 20), ..block(b"pc.ram", 4 << 20) };
+    for advice in [None, Some(PostcopyAdvise { page_size_summary: 2 << 20 | 4096, target_page_size: 4096 })] {
+        let mut stream = beginning();
+        put_command(&mut stream, &Command::PostcopyAdvise(advice));
+        let header = SectionHeader { section_id: SectionId(2), idstr: b"ram", instance_id: 0, version_id: 4 };
+        put_section_header(&mut stream, false, &header);
+        put_ram_blocks(&mut stream, &BlockList { blocks: vec![huge.clone()] });
+        put_end_of_section(&mut stream);
+        let mut decoder = Decoder::new(Options::default());
+        let (records, _) = feed(&mut decoder, &stream);
+        // Without the advice the size is no record.
+        assert_eq!(records, if advice.is_some() { 6 } else { 5 });
+        assert_eq!(decoder.blocks()[0].host_page_size, advice.map(|_| 2 << 20));
+    }
+}
+
+#[test]
+fn only_ram_cannot_be_read_where_pages_are_mapped() {
+    let mut stream = Vec::new();
+    put_file_header(&mut stream);
+    let capabilities = Some(vec![b"mapped-ram".to_vec()]);
+    put_configuration(&mut stream, &Configuration { capabilities, ..Default::default() });
+    let bitmaps =
+        SectionHeader { section_id: SectionId(1), idstr: b"dirty-bitmap", instance_id: 0, version_id: 1 };
+    let mut other = stream.clone();
+    put_section_header(&mut other, false, &bitmaps);
+    assert_eq!(feed(&mut Decoder::new(Options::default()), &other).0, 3);
+    let (_, error) = feed(&mut Decoder::new(Options::default()), &[stream, ram(1 << 14)].concat());
+    assert!(error.as_ref().is_some_and(|error| error.contains("capability mapped-ram")), "{error:?}");
+}
+
+#[test]
+fn bytes_of_a_device_that_look_like_a_part_do_not_end_the_devices_before_it() {
+    let header = SectionHeader {
+        section_id: SectionId(10),
+        idstr: b"virtio-mem-early",
+        instance_id: 0,
+        version_id: 1,
+    };
+    let mut devices = Vec::new();
+    put_section_header(&mut devices, true, &header);
+    put_section_part(&mut devices, SectionId(2));
+    put_end_of_section(&mut devices);
+    put_section_footer(&mut devices, SectionId(10));
+    let mut part = Vec::new();
+    put_section_part(&mut part, SectionId(2));
+    put_end_of_section(&mut part);
+    let begin = [beginning(), ram(1 << 14)].concat();
+    let mut decoder = Decoder::new(Options::default());
+    feed(&mut decoder, &[&begin[..], &devices, &part].concat());
+    assert_eq!(decoder.early_devices(), Some((begin.len() as u64, &devices[..])));
 }

@@ -265,4 +265,28 @@ mod tests {
         // Three numbers; mark, length, name, version; a byte.
         assert_eq!(description.devices[0].state.payload_bytes(), Some(6 + 1 + 1 + 5 + 4 + 1));
     }
+
+    #[test]
+    fn arrays_of_pointers_may_have_another_length() {
+        let may = |fields: &str, subsections: &str| {
+            let json = format!(
+                r#"{{"devices": [{{"name": "d", "instance_id": 0, "fields": [{fields}], "subsections": [{subsections}]}}]}}"#
+            );
+            Description::parse(json.as_bytes()).unwrap().devices[0].state.may_be_inexact()
+        };
+        let array = |type_name: &str, length: u64, size: u64| {
+            format!(r#"{{"name": "a", "array_len": {length}, "type": "{type_name}", "size": {size}}}"#)
+        };
+        assert!(may(&array("struct", 2, 4), ""));
+        assert!(may(&array("nullptr", 2, 1), ""));
+        assert!(!may(&array("struct", 1, 4), ""));
+        assert!(!may(&array("uint8", 2, 1), ""));
+        assert!(!may(r#"{"name": "a", "type": "struct", "size": 4}"#, ""));
+        // A sum that overflows is wrong, not inexact.
+        assert!(!may(&array("struct", 2, u64::MAX), ""));
+        let inside =
+            format!(r#"{{"vmsd_name": "d/s", "version": 1, "fields": [{}]}}"#, array("struct", 2, 4));
+        assert!(may(&array("uint8", 2, 1), &inside));
+        assert!(!may("", ""));
+    }
 }

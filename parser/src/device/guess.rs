@@ -190,4 +190,10 @@ mod tests {
             assert_eq!(guess(&right[..cut], true), [Guess::Opaque(0..cut)]);
         }
     }
+
+    #[test]
+    fn an_end_mark_is_the_last_byte() {
+        assert_eq!(guess(&[QEMU_VM_EOF], true), [Guess::Eof(0..1)]);
+        assert_eq!(guess(&[QEMU_VM_EOF, QEMU_VM_EOF], true), [Guess::Opaque(0..2)]);
+    }
 }

@@ -425,4 +425,34 @@ mod tests {
         let found = names(&walked).iter().filter(|name| name.ends_with('?')).count();
         assert_eq!((found, walked.findings.len()), (ANCHORED_LIMIT, 6));
     }
+
+    #[test]
+    fn the_device_that_is_expected_is_found_behind_what_is_none() {
+        let (mut bytes, description) = tail();
+        let section = bytes.len() / 3;
+        bytes.splice(section..section, *b"\x05\x7e\0\0\0\x09");
+        let walked = walk(&bytes, 0, &description.devices, true, Some(0));
+        assert_eq!(names(&walked), ["0", "skipped 24..30", "1", "2"]);
+    }
+
+    #[test]
+    fn the_last_section_may_have_another_length_and_ends_with_the_bytes() {
+        let (mut bytes, description) = tail();
+        let last = bytes.len() - FOOTER_BYTES;
+        bytes.splice(last..last, [1, 2, 3]);
+        let walked = walk(&bytes, 0, &description.devices, true, Some(0));
+        assert_eq!(
+            (names(&walked), walked.findings),
+            (["0", "1", "2?"].map(str::to_owned).to_vec(), Vec::new())
+        );
+        let Piece::Device { body, footer, .. } = &walked.pieces[2] else { panic!("a device") };
+        assert_eq!((body.clone(), footer.clone()), (63..70, 70..75));
+    }
+
+    #[test]
+    fn a_vmdesc_reaches_to_the_end() {
+        let bytes = [&[0x7e, 0, 0, 0, 9][..], b"\0\x06\0\0\0\x02{}"].concat();
+        assert_eq!(find_vmdesc(&bytes), Some(5));
+        assert_eq!(find_vmdesc(&bytes[..12]), None);
+    }
 }

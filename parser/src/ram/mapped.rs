@@ -199,7 +199,8 @@ mod tests {
         assert_eq!(total(0x1_2345_0000 | RAM_SAVE_FLAG_MEM_SIZE, 65536), Ok(0x1_2345_0000));
         for word in [0x1000, 0x1000 | 8, 0x1000 | RAM_SAVE_FLAG_MEM_SIZE | 0x800] {
             let error = total(word, 4096).unwrap_err();
-            assert!(error.starts_with("offset 0x20: mapped-ram block list: "), "{error}");
+            let flags = word & 0xfff;
+            assert_eq!(error, format!("offset 0x20: mapped-ram block list: page flags {flags:#x} unknown"));
         }
     }
 
@@ -213,5 +214,108 @@ mod tests {
         };
         let entry = MappedBlock { block, bitmap_offset: 0x100, bitmap_bytes: 8, pages_offset: 0x10_0000 };
         assert_eq!(entry.end(), 0x10_3000);
+    }
+
+    /// What is said of an entry at the start of the file that names these places.
+    fn said(used_length: u64, bitmap_offset: u64, pages_offset: u64) -> Result<u64, String> {
+        let block = RamBlock { used_length, ..block() };
+        let written = MappedBlock { block, bitmap_offset, bitmap_bytes: 0, pages_offset };
+        let mut bytes = Vec::new();
+        put_entry(&mut bytes, &written, 4096);
+        entry(&bytes, 0, 16 << 20, 4096)
+            .map(|(_, read)| read.bitmap_bytes)
+            .map_err(|error| error.to_string().split("\"pc.ram\": ").nth(1).unwrap().to_owned())
+    }
+
+    #[test]
+    fn a_length_is_a_number_of_pages_that_the_sum_still_has() {
+        for (used_length, bitmap_bytes) in [(4096, 8), (64 << 12, 8), (65 << 12, 16), (16 << 20, 512)] {
+            assert_eq!(said(used_length, 0x2b, 1 << 20), Ok(bitmap_bytes));
+        }
+        for wrong in [0, 0x1800, (16 << 20) + 4096] {
+            let expected =
+                format!("used length {wrong:#x}, expected pages, no more than is left of the list's sum");
+            assert_eq!(said(wrong, 0x2b, 1 << 20), Err(expected));
+        }
+    }
+
+    #[test]
+    fn the_bitmap_begins_behind_the_header_by_a_mebibyte_at_most() {
+        // A name of six bytes with its length, and 36 bytes of numbers.
+        let end = 7 + 36;
+        for right in [end, end + (1 << 20)] {
+            assert_eq!(said(4096, right, 2 << 20), Ok(8), "{right:#x}");
+        }
+        for wrong in [end - 1, end + (1 << 20) + 1] {
+            let expected = format!("bitmap offset {wrong:#x}, expected the offset behind this header");
+            assert_eq!(said(4096, wrong, 2 << 20), Err(expected));
+        }
+    }
+
+    #[test]
+    fn the_pages_begin_behind_the_bitmap_by_64_mebibytes_at_most() {
+        // The bitmap ends at a page.
+        let bitmap = 0x1000 - 8;
+        for right in [0x1000, 0x2000, 0x1000 + (64 << 20)] {
+            assert_eq!(said(4096, bitmap, right), Ok(8), "{right:#x}");
+        }
+        for wrong in [0, 0x1800, 0x2000 + (64 << 20), u64::MAX - 4095] {
+            let expected =
+                format!("pages offset {wrong:#x}, expected a multiple of the page size behind the bitmap");
+            assert_eq!(said(4096, bitmap, wrong), Err(expected));
+        }
+    }
+
+    #[test]
+    fn pages_that_would_end_behind_any_file_are_refused() {
+        let offset = u64::MAX - 0xffff;
+        let block = RamBlock { used_length: 0x2000, ..block() };
+        let read = |pages_offset: u64| {
+            let written = MappedBlock {
+                block: block.clone(),
+                bitmap_offset: offset + 43,
+                bitmap_bytes: 8,
+                pages_offset,
+            };
+            let mut bytes = Vec::new();
+            put_entry(&mut bytes, &written, 4096);
+            entry(&bytes, offset, 0x2000, 4096).is_ok()
+        };
+        assert!(read(u64::MAX - 0x2fff));
+        assert!(!read(u64::MAX - 0x1fff));
+        assert!(!read(u64::MAX - 0xfff));
+    }
+
+    #[test]
+    fn version_and_page_size_are_the_ones_that_are_known() {
+        let mut bytes = Vec::new();
+        put_entry(&mut bytes, &place(&block(), 0, 4096), 4096);
+        let said = |bytes: &[u8], page_size| entry(bytes, 0, 16 << 20, page_size).unwrap_err().to_string();
+        assert_eq!(
+            said(&bytes, 8192),
+            "offset 0x13: mapped-ram block list: mapped-ram block \"pc.ram\": page size 0x1000, expected the target \
+             page size"
+        );
+        bytes[18] = 2;
+        assert_eq!(
+            said(&bytes, 4096),
+            "offset 0xf: mapped-ram block list: mapped-ram block \"pc.ram\": version 0x2, expected 1"
+        );
+        let nameless = entry(&[0; 300], 0x20, 16 << 20, 4096).unwrap_err().to_string();
+        assert_eq!(nameless, "offset 0x20: mapped-ram block list: ram block name of length 0");
+        let cut = entry(&bytes[..20], 0x20, 16 << 20, 4096).unwrap_err().to_string();
+        assert_eq!(
+            cut,
+            "offset 0x34: mapped-ram block list: truncated: the stream ends inside the mapped-ram block list"
+        );
+    }
+
+    #[test]
+    fn a_block_is_placed_behind_what_stands_before_it() {
+        let placed = place(&block(), 0x2f_fe00, 4096);
+        assert_eq!((placed.bitmap_offset, placed.bitmap_bytes), (0x2f_fe2b, 512));
+        // The bitmap ends behind the third mebibyte.
+        assert_eq!(placed.pages_offset, 0x40_0000);
+        assert_eq!(place(&block(), 0x2f_fd00, 4096).pages_offset, 0x30_0000);
     }
 }

@@ -215,4 +215,16 @@ mod tests {
         assert_eq!(guess(&bytes, &[block((1 << 20) + (1 << 12))]), None);
         assert_eq!(guess(&bytes, &[block(1 << 20), block(1 << 12)]), None);
     }
+
+    #[test]
+    fn pages_that_are_not_sound_tell_no_size() {
+        let mut bytes = Vec::new();
+        put_page_header(&mut bytes, Some(b"ram"), 0);
+        bytes.resize(bytes.len() + (1 << 13), 0xa5);
+        put_end_of_section(&mut bytes);
+        assert_eq!(guess(&bytes, &blocks()), Some(1 << 13));
+        let small = RamBlock { used_length: 1 << 10, ..blocks()[0].clone() };
+        assert_eq!(guess(&zero(Some(b"ram"), 0), std::slice::from_ref(&small)), Some(1 << 10));
+        assert_eq!(guess(b"", &[small]), None);
+    }
 }

@@ -98,4 +98,13 @@ mod tests {
         check(&[0xff, 0x1f, 2, 7, 7], "a run ends behind the page");
         check(&[0, 5, 7], "a run is cut off");
     }
+
+    #[test]
+    fn a_length_from_128_on_takes_two_bytes() {
+        for (unchanged, length) in [(0x7f, &[0x7f][..]), (0x80, &[0x80, 1]), (0x3fff, &[0xff, 0x7f])] {
+            let (old, mut new) = (vec![0; unchanged + 1], vec![0; unchanged + 1]);
+            new[unchanged] = 9;
+            assert_eq!(encode(&old, &new), [length, &[1, 9]].concat(), "{unchanged:#x}");
+        }
+    }
 }

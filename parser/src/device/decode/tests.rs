@@ -330,3 +330,49 @@ fn the_keys_of_a_tree_may_be_structures_and_its_count_has_to_fit() {
     let unmarked = [0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 5, 8, 0];
     assert_eq!(lines(&unmarked, &fields(15, &[ELEMENT])), ["t Mark(1)", behind]);
 }
+
+#[test]
+fn a_field_may_end_with_the_body_and_not_behind_it() {
+    let fields = r#""fields": [{"name": "a", "type": "uint8", "size": 1}, {"name": "b", "type": "uint16", "size": 2}]"#;
+    assert_eq!(lines(&[1, 0, 2], fields), ["a Unsigned(1)", "b Unsigned(2)"]);
+    assert_eq!(
+        lines(&[1, 0], fields),
+        ["a Unsigned(1)", r#"b Undecoded("described longer than what there is")"#]
+    );
+}
+
+/// How deep what `wrap` puts around a byte is followed: the byte's value at the deepest place that is, and one deeper.
+fn followed(wrap: impl Fn(State, Vec<u8>) -> (State, Vec<u8>)) -> [bool; 2] {
+    [DEPTH_LIMIT, DEPTH_LIMIT + 1].map(|depth| {
+        let innermost = state(r#""fields": [{"name": "x", "type": "uint8", "size": 1}]"#);
+        let (outer, body) = (0..depth).fold((innermost, vec![9]), |(state, body), _| wrap(state, body));
+        decode(&body, &outer).fields.iter().any(|field| field.value == Value::Unsigned(9))
+    })
+}
+
+#[test]
+fn subsections_queues_and_trees_are_followed_as_deep_as_structures() {
+    let subsection = |mut inner: State, body: Vec<u8>| {
+        inner.vmsd_name = "s".to_owned();
+        let outer = State { subsections: vec![inner], ..State::default() };
+        (outer, [&b"\x05\x01s\0\0\0\x01"[..], &body].concat())
+    };
+    assert_eq!(followed(subsection), [true, false]);
+    let field = |type_name: &str, body: &[u8], nested: Vec<State>| Field {
+        name: "n".to_owned(),
+        type_name: type_name.to_owned(),
+        array: Array::Single,
+        size: body.len() as u64,
+        nested,
+    };
+    let queue = |inner: State, body: Vec<u8>| {
+        let body = [&[1][..], &body, &[0]].concat();
+        (State { fields: vec![field("qtailq", &body, vec![inner])], ..State::default() }, body)
+    };
+    assert_eq!(followed(queue), [true, false]);
+    let tree = |inner: State, body: Vec<u8>| {
+        let body = [&[0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 5][..], &body, &[0]].concat();
+        (State { fields: vec![field("gtree", &body, vec![inner])], ..State::default() }, body)
+    };
+    assert_eq!(followed(tree), [true, false]);
+}
