@@ -61,8 +61,7 @@ fn pieces(tail: &[u8], offset: u64, decoder: &Decoder) -> Result<VecDeque<Piece>
         (None, None) => {
             // No vmdesc: everything before EOF, if anything, is one blob behind the first section's header.
             if let Some((_, blob)) = tail[..cut.eof].split_first()
-                && let Ok((body, _)) =
-                    crate::section::section_header(crate::span::Span::new(blob, offset + 1))
+                && let Ok((body, _)) = crate::section::section_header(crate::span::Span::new(blob, 0))
             {
                 let start = cut.eof - body.bytes.len();
                 pieces.push_back(Piece::Full { header: 0..start, body: start..cut.eof });

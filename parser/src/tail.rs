@@ -206,12 +206,10 @@ fn walk<'a>(
             path: path.clone(),
             kind: ErrorKind::Tail(text.to_owned()),
         };
-        let header = Span::new(&bytes[at..], offset + at as u64);
-        if header.bytes.first() != Some(&QEMU_VM_SECTION_FULL) {
+        if bytes.get(at) != Some(&QEMU_VM_SECTION_FULL) {
             return Err(wrong(at, "no device section where the vmdesc has one"));
         }
-        let header = Span::new(&header.bytes[1..], header.offset + 1);
-        let Ok((rest, section)) = section_header(header) else {
+        let Ok((rest, section)) = section_header(Span::new(&bytes[at + 1..], 0)) else {
             return Err(wrong(at, "device section is cut off"));
         };
         if section.idstr != device.idstr || u64::from(section.instance_id) != device.instance_id {
