@@ -119,11 +119,12 @@ pub fn cut<'a>(tail: &'a [u8], offset: u64, decoder: &Decoder) -> Result<Tail<'a
 }
 
 /// Where the stream would end, by what has come of its tail: behind the first thing that looks like EOF and the start
-/// of a vmdesc, where the section before has a footer.
+/// of a vmdesc, where the section before has a footer. The first `searched` bytes were searched before, in vain: a tail that
+/// comes in pieces is gone over once.
 #[must_use]
-pub fn expected_end(tail: &[u8]) -> Option<u64> {
-    // The smallest tail with a footer is longer than that.
-    let mut at = 5;
+pub fn expected_end(tail: &[u8], searched: usize) -> Option<u64> {
+    // A mark that is not whole yet is looked at again; the smallest tail with a footer is longer than 5 bytes.
+    let mut at = searched.saturating_sub(6).max(5);
     while let Some(found) = tail.get(at..)?.windows(7).position(|window| {
         window[0] == QEMU_VM_EOF && window[1] == QEMU_VM_VMDESCRIPTION && window[2] == 0 && window[6] == b'{'
     }) {
@@ -350,9 +351,13 @@ mod tests {
         assert_eq!(page_size(&tail), Some(4096));
         for end in 0..tail.len() {
             assert_eq!(find_eof(&tail[..end]), None, "{end} bytes");
-            assert!(expected_end(&tail[..end]).is_none_or(|found| found == tail.len() as u64));
+            let expected = expected_end(&tail[..end], 0);
+            assert!(expected.is_none_or(|found| found == tail.len() as u64));
+            if expected.is_none() {
+                assert_eq!(expected_end(&tail, end), Some(tail.len() as u64), "{end} bytes before");
+            }
         }
-        assert_eq!(expected_end(&tail), Some(tail.len() as u64));
+        assert_eq!(expected_end(&tail, 0), Some(tail.len() as u64));
     }
 
     /// Before 10.0 the sizes of some arrays are wrong.
@@ -394,7 +399,7 @@ mod tests {
         assert!(cut(&[&section[..section.len() - 1], &[0]].concat(), 0, &decoder).is_err());
         assert!(cut(&[], 0, &decoder).is_err());
         assert!(cut(&[0], 0, &decoder).is_ok());
-        assert_eq!(expected_end(&tail), None);
+        assert_eq!(expected_end(&tail, 0), None);
     }
 
     #[test]
@@ -403,7 +408,7 @@ mod tests {
         let tail = with_vmdesc(&device(b"a", 1, &[1; 9], false), &vmdesc(&[described("a", 9)]));
         let error = cut(&tail, 0x10, &decoder).unwrap_err().to_string();
         assert!(error.starts_with("offset 0x28: EOF without a section footer before it"), "{error}");
-        assert_eq!(expected_end(&tail), None);
+        assert_eq!(expected_end(&tail, 0), None);
     }
 
     #[test]
@@ -419,7 +424,8 @@ mod tests {
 
     #[test]
     fn the_end_is_expected_behind_a_vmdesc_that_begins() {
-        let begin = |footer: u8, eof: [u8; 7]| expected_end(&[&[0, footer, 1, 2, 3, 4][..], &eof].concat());
+        let begin =
+            |footer: u8, eof: [u8; 7]| expected_end(&[&[0, footer, 1, 2, 3, 4][..], &eof].concat(), 0);
         assert_eq!(begin(0x7e, [0, 6, 0, 1, 2, 3, b'{']), Some(12 + 0x01_0203));
         for (footer, eof) in [
             (0x7d, [0, 6, 0, 1, 2, 3, b'{']),

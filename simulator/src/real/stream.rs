@@ -152,9 +152,14 @@ impl RecordStream {
 
     /// The device tail: device sections and where they end. Without a vmdesc it ends with the input.
     pub(super) fn tail(&mut self) -> Result<(Vec<u8>, Vec<String>), Error> {
+        let (mut searched, mut end) = (0, None);
         loop {
             let held = &self.buffer[self.held.clone()];
-            if let Some(end) = tail::expected_end(held).and_then(|end| usize::try_from(end).ok())
+            if end.is_none() {
+                end = tail::expected_end(held, searched).and_then(|end| usize::try_from(end).ok());
+                searched = held.len();
+            }
+            if let Some(end) = end
                 && end <= held.len()
                 // A chance match in a device's data does not reach to where the sections end.
                 && let Ok(cut) = tail::cut(&held[..end], self.decoder.offset(), &self.decoder)

@@ -20,11 +20,21 @@ pub(crate) struct Tail {
     /// Space that the image has reserved for it.
     pub(crate) capacity: u64,
     no_vmdesc: bool,
+    /// Bytes that do not tell where it ends.
+    searched: usize,
+    expected_end: Option<u64>,
 }
 
 impl Tail {
     pub(crate) fn new(no_vmdesc: bool) -> Self {
-        Self { bytes: Vec::new(), offset: 0, capacity: FIRST_CAPACITY_BYTES, no_vmdesc }
+        Self {
+            bytes: Vec::new(),
+            offset: 0,
+            capacity: FIRST_CAPACITY_BYTES,
+            no_vmdesc,
+            searched: 0,
+            expected_end: None,
+        }
     }
 
     /// Appends what has arrived.
@@ -44,8 +54,12 @@ impl Tail {
 
     /// What has come looks like the whole of it. A source that waits for an answer never closes its side, so there the
     /// content has to tell.
-    pub(crate) fn looks_whole(&self) -> bool {
-        expected_end(&self.bytes) == Some(self.bytes.len() as u64)
+    pub(crate) fn looks_whole(&mut self) -> bool {
+        if self.expected_end.is_none() {
+            self.expected_end = expected_end(&self.bytes, self.searched);
+            self.searched = self.bytes.len();
+        }
+        self.expected_end == Some(self.bytes.len() as u64)
     }
 
     /// Verifies the tail from its first to its last byte.
@@ -90,6 +104,11 @@ mod tests {
             let mut tail = Tail::new(false);
             tail.push(&whole[..cut]).unwrap();
             assert_eq!(tail.looks_whole(), cut == whole.len(), "{cut} bytes");
+        }
+        let mut tail = Tail::new(false);
+        for (at, byte) in whole.iter().enumerate() {
+            tail.push(&[*byte]).unwrap();
+            assert_eq!(tail.looks_whole(), at + 1 == whole.len(), "byte {at}");
         }
     }
 }
