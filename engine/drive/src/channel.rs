@@ -3,6 +3,7 @@
 use crate::descriptor::duplicate;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::net::sockopt;
 use snapshot_engine::Lane;
 use std::io;
@@ -72,13 +73,22 @@ struct Listener {
 }
 
 impl Listener {
-    /// Listens at a path that only this user can connect to.
+    /// Listens at a path that only this user can connect to. It appears there when it listens: whoever waits for the name
+    /// must not find a socket that still refuses connections.
     fn bind(path: &Path) -> io::Result<Self> {
+        let hidden = path.with_file_name(format!(".{}", std::process::id()));
         // The socket must not be there with another mode first. Nothing else creates files meanwhile: no thread runs.
         let mask = rustix::process::umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
-        let bound = UnixListener::bind(path);
+        let bound = UnixListener::bind(&hidden);
         rustix::process::umask(mask);
-        Ok(Self { socket: bound?, path: path.to_owned() })
+        let socket = bound?;
+        let named = std::fs::hard_link(&hidden, path);
+        std::fs::remove_file(&hidden)?;
+        named.map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => Errno::ADDRINUSE.into(),
+            _ => error,
+        })?;
+        Ok(Self { socket, path: path.to_owned() })
     }
 }
 
@@ -282,9 +292,7 @@ impl Channel {
     pub(crate) fn limit_output(&self, bytes: usize) -> bool {
         match (&self.output, self.output_kind) {
             // Any other refusal is for good.
-            (Some(fd), Kind::Pipe) => {
-                rustix::pipe::fcntl_setpipe_size(fd, bytes) != Err(rustix::io::Errno::BUSY)
-            }
+            (Some(fd), Kind::Pipe) => rustix::pipe::fcntl_setpipe_size(fd, bytes) != Err(Errno::BUSY),
             (Some(fd), Kind::Socket) => {
                 let _ = sockopt::set_socket_send_buffer_size(fd, bytes);
                 true
