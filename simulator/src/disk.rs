@@ -51,11 +51,10 @@ impl SimFile {
     /// Writes at a multiple of the sector size.
     pub fn write(&mut self, at: u64, bytes: &[u8]) {
         for (number, part) in (at / SECTOR_BYTES as u64..).zip(bytes.chunks(SECTOR_BYTES)) {
-            let old = self.sectors.get(&number).cloned();
-            let mut sector = old.clone().unwrap_or_else(|| vec![0; SECTOR_BYTES]);
+            let old = self.sectors.get(&number);
+            self.unsynced.entry(number).or_insert_with(|| old.cloned());
+            let sector = self.sectors.entry(number).or_insert_with(|| vec![0; SECTOR_BYTES]);
             sector[..part.len()].copy_from_slice(part);
-            self.unsynced.entry(number).or_insert(old);
-            self.sectors.insert(number, sector);
         }
         self.length = self.length.max(at + bytes.len() as u64);
     }

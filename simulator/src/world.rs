@@ -12,6 +12,7 @@ use migration_stream::protocol::IncomingState;
 use snapshot_engine::machine::Piece;
 use snapshot_engine::{Action, Buffer, BufferId, Completed, Event, IoError, IoId, Lane, Machine, Pool};
 use std::collections::VecDeque;
+use std::io::Read;
 use std::ops::Range;
 
 /// What goes wrong, at the Nth disk operation of the run (from 0).
@@ -267,10 +268,7 @@ impl World {
                 }
                 let most = self.piece_bytes.min(range.len()).min(self.input.len());
                 let length = 1 + self.rng.index(most);
-                for (place, byte) in pool.bytes_mut(buffer)[range].iter_mut().zip(self.input.drain(..length))
-                {
-                    *place = byte;
-                }
+                take(&mut self.input, &mut pool.bytes_mut(buffer)[range][..length]);
                 machine.handle(Event::Input { bytes: length }, pool);
             }
         }
@@ -310,7 +308,8 @@ impl World {
     ) {
         let unsent = &mut unsent[lane as usize];
         let length = 1 + self.rng.index(unsent.len().min(self.piece_bytes.max(5000)));
-        let bytes: Vec<u8> = unsent.drain(..length).collect();
+        let mut bytes = vec![0; length];
+        take(unsent, &mut bytes);
         if let Some(destination) = &mut self.destination {
             self.violation = destination.receive(lane, &bytes).err();
         }
@@ -328,7 +327,8 @@ impl World {
             return;
         }
         let length = 1 + self.rng.index(answers.len().min(self.piece_bytes));
-        let bytes: Vec<u8> = answers.drain(..length).collect();
+        let mut bytes = vec![0; length];
+        take(answers, &mut bytes);
         machine.handle(Event::Tick { now_ms: self.now_ms }, pool);
         machine.handle(Event::Answer(&bytes), pool);
     }
@@ -427,6 +427,11 @@ impl World {
             image.lose_power(&mut self.rng);
         }
     }
+}
+
+/// Moves what is at the front of a queue, which holds as much.
+fn take(queue: &mut VecDeque<u8>, to: &mut [u8]) {
+    queue.read_exact(to).expect("taken no more than there is");
 }
 
 fn check_pieces(pieces: &[Piece]) {

@@ -102,7 +102,8 @@ pub(crate) fn load(stream: &[u8], page_size: u32) -> Result<(Ram, Vec<u8>), Stri
             _ => {}
         }
     }
-    ram.retain(|_, page| page.iter().any(|&byte| byte != 0));
+    let zero = vec![0; page_size as usize];
+    ram.retain(|_, page| *page != zero);
     Ok((ram, tail.map_or_else(Vec::new, |at| stream[at..].to_vec())))
 }
 

@@ -10,10 +10,6 @@ const COPIED: u64 = 1 << 63;
 const COMPRESSED: u64 = 1 << 62;
 const READS_AS_ZERO: u64 = 1;
 
-fn be64(c: &[u8]) -> u64 {
-    u64::from_be_bytes([c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]])
-}
-
 /// A table of be64 as it is in the file.
 #[derive(Debug)]
 pub(crate) struct RawTable {
@@ -23,7 +19,7 @@ pub(crate) struct RawTable {
 
 impl RawTable {
     pub(crate) fn entry(&self, number: usize) -> u64 {
-        be64(&self.bytes[number * 8..])
+        u64::from_be_bytes(self.bytes.as_chunks().0[number])
     }
 }
 
@@ -41,14 +37,17 @@ impl Table {
     }
 
     pub(crate) fn parse(at: u64, bytes: &[u8]) -> Self {
-        Self { at, entries: bytes.chunks_exact(8).map(be64).collect(), changed: false }
+        let (entries, _) = bytes.as_chunks();
+        Self { at, entries: entries.iter().copied().map(u64::from_be_bytes).collect(), changed: false }
     }
 
     /// The table's bytes, filled up to whole clusters.
     pub(crate) fn encode(&self, cluster_bytes: u64) -> Vec<u8> {
-        let mut out: Vec<u8> = self.entries.iter().flat_map(|entry| entry.to_be_bytes()).collect();
-        let clusters = (out.len() as u64).div_ceil(cluster_bytes);
-        out.resize(usize::try_from(clusters * cluster_bytes).unwrap_or(out.len()), 0);
+        let length = size_of_val(self.entries.as_slice()) as u64;
+        let mut out = vec![0; index(length.next_multiple_of(cluster_bytes))];
+        for (place, entry) in out.as_chunks_mut().0.iter_mut().zip(&self.entries) {
+            *place = entry.to_be_bytes();
+        }
         out
     }
 }
