@@ -44,6 +44,15 @@ fn beginning() -> Vec<u8> {
     stream
 }
 
+/// The same, of a source with the capability mapped-ram.
+fn mapped_beginning() -> Vec<u8> {
+    let mut stream = Vec::new();
+    put_file_header(&mut stream);
+    let capabilities = Some(vec![b"mapped-ram".to_vec()]);
+    put_configuration(&mut stream, &Configuration { capabilities, ..Default::default() });
+    stream
+}
+
 /// Gives a few bytes, is interrupted, gives the rest, and fails.
 struct Failing<'a>(&'a [u8], usize);
 
@@ -231,10 +240,7 @@ fn another_page_size_may_be_assumed_before_the_first_page() {
 
 #[test]
 fn a_list_that_the_caller_has_read_is_taken_with_its_end() {
-    let mut stream = Vec::new();
-    put_file_header(&mut stream);
-    let capabilities = Some(vec![b"mapped-ram".to_vec()]);
-    put_configuration(&mut stream, &Configuration { capabilities, ..Default::default() });
+    let mut stream = mapped_beginning();
     let header = SectionHeader { section_id: SectionId(2), idstr: b"ram", instance_id: 0, version_id: 4 };
     put_section_header(&mut stream, false, &header);
     let mut decoder = Decoder::new(Options::default()).accept_mapped_ram();
@@ -507,10 +513,7 @@ fn host_page_sizes_are_read_behind_an_advice_that_names_them() {
 
 #[test]
 fn only_ram_cannot_be_read_where_pages_are_mapped() {
-    let mut stream = Vec::new();
-    put_file_header(&mut stream);
-    let capabilities = Some(vec![b"mapped-ram".to_vec()]);
-    put_configuration(&mut stream, &Configuration { capabilities, ..Default::default() });
+    let stream = mapped_beginning();
     let bitmaps =
         SectionHeader { section_id: SectionId(1), idstr: b"dirty-bitmap", instance_id: 0, version_id: 1 };
     let mut other = stream.clone();

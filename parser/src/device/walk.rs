@@ -81,7 +81,7 @@ pub fn walk(bytes: &[u8], offset: u64, devices: &[Device], footers: bool, start:
             }
             Err(error) => {
                 walked.findings.push(error);
-                let resume = index.anchor(bytes, at + 1, expected, footers);
+                let resume = index.anchor(bytes, at, expected, footers);
                 let end = resume.map_or(bytes.len(), |(next, _)| next);
                 walked.pieces.push(Piece::Skipped(at..end));
                 expected = resume.map_or(devices.len(), |(_, device)| device);
@@ -295,6 +295,18 @@ mod tests {
             walked.findings[0].to_string(),
             "offset 0x127: device 1 \"b\": its footer is neither where the vmdesc has it nor before the next section"
         );
+    }
+
+    #[test]
+    fn behind_a_second_footer_the_walk_goes_on_at_once() {
+        let (mut bytes, description) = tail();
+        let section = bytes.len() / 3;
+        let footer = bytes[section - FOOTER_BYTES..section].to_vec();
+        bytes.splice(section..section, footer);
+        let walked = walk(&bytes, 0, &description.devices, true, Some(0));
+        let skipped = format!("skipped {section}..{}", section + FOOTER_BYTES);
+        assert_eq!(names(&walked), ["0".to_owned(), skipped, "1".to_owned(), "2".to_owned()]);
+        assert_eq!(walked.findings.len(), 1);
     }
 
     #[test]
