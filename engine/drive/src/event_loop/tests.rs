@@ -322,6 +322,52 @@ fn answers_of_the_destination_are_passed_on_until_they_end() {
 }
 
 #[test]
+fn what_is_ready_to_leave_leaves_before_a_read_begins() {
+    /// Sends a page and reads another.
+    #[derive(Default)]
+    struct Serve {
+        actions: VecDeque<Action>,
+        events: Vec<&'static str>,
+    }
+
+    impl Machine for Serve {
+        fn handle(&mut self, event: Event<'_>, pool: &mut Pool) {
+            match event {
+                Event::Tick { .. } => {
+                    let buffer = pool.take(BUFFER_BYTES);
+                    let header = Header::from(&b"page"[..]);
+                    self.actions.push_back(Action::Send { lane: Lane::Main, header, body: None });
+                    let pieces = vec![Piece { at: HostOffset(0), range: 0..BUFFER_BYTES }];
+                    self.actions.push_back(Action::Read { id: IoId(1), buffer, pieces });
+                }
+                Event::Sent { .. } => self.events.push("sent"),
+                Event::Done { .. } => {
+                    self.events.push("read");
+                    self.actions.push_back(Action::Finish);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+
+        fn poll(&mut self, _: &mut Pool) -> Option<Action> {
+            self.actions.pop_front()
+        }
+    }
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("image");
+    std::fs::write(&path, content(BUFFER_BYTES)).unwrap();
+    for aio in [None, Some(Aio::Threads)] {
+        let (ours, _others) = UnixStream::pair().unwrap();
+        let mut driver = driver(&ours.into(), false, &path, aio);
+        driver.listens = true;
+        let mut machine = Serve::default();
+        run(&mut machine, &mut driver, |_| (), |_| ()).unwrap();
+        assert_eq!(machine.events, ["sent", "read"], "{aio:?}");
+    }
+}
+
+#[test]
 fn next_data_skips_holes() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("image");
