@@ -8,7 +8,7 @@ use rustix::net::sockopt;
 use snapshot_engine::Lane;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -73,20 +73,19 @@ struct Listener {
 }
 
 impl Listener {
-    /// Listens at a path that only this user can connect to. It appears there when it listens: whoever waits for the name
-    /// must not find a socket that still refuses connections.
+    /// Listens at a path that only this user can connect to. The name is given to a socket that listens: whoever waits for
+    /// it must not find one that still refuses connections.
     fn bind(path: &Path) -> io::Result<Self> {
-        let hidden = path.with_file_name(format!(".{}", std::process::id()));
+        // Nobody could connect to a longer name.
+        SocketAddr::from_pathname(path)?;
+        let folder = path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
         // The socket must not be there with another mode first. Nothing else creates files meanwhile: no thread runs.
         let mask = rustix::process::umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
-        let bound = UnixListener::bind(&hidden);
+        let bound = tempfile::Builder::new().prefix(".").make_in(folder, |hidden| UnixListener::bind(hidden));
         rustix::process::umask(mask);
-        let socket = bound?;
-        let named = std::fs::hard_link(&hidden, path);
-        std::fs::remove_file(&hidden)?;
-        named.map_err(|error| match error.kind() {
+        let socket = bound?.persist_noclobber(path).map_err(|failed| match failed.error.kind() {
             io::ErrorKind::AlreadyExists => Errno::ADDRINUSE.into(),
-            _ => error,
+            _ => failed.error,
         })?;
         Ok(Self { socket, path: path.to_owned() })
     }

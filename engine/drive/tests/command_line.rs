@@ -206,13 +206,7 @@ fn unix_socket_is_private_and_goes_away() {
     let child = tool().args(["--create", &uri, path_text(&image)]).spawn().unwrap();
     wait_for(&path);
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    // The name is there a moment before anybody listens.
-    let mut source = loop {
-        match UnixStream::connect(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {}
-            connected => break connected.unwrap(),
-        }
-    };
+    let mut source = UnixStream::connect(&path).unwrap();
     source.write_all(FILE_HEADER).unwrap();
     drop(source);
     assert_fails(&end(child), 1, "truncated");
@@ -221,6 +215,40 @@ fn unix_socket_is_private_and_goes_away() {
     std::fs::write(&path, b"in the way").unwrap();
     assert_fails(&run(&["--create", &uri, path_text(&image)]), 2, "Address already in use (os error 98)");
     assert_eq!(std::fs::read(&path).unwrap(), b"in the way");
+}
+
+#[test]
+fn unix_socket_takes_connections_as_soon_as_it_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let (image, path) = (folder.path().join("image.qcow2"), folder.path().join("socket"));
+    let uri = format!("--uri=unix:{}", path.display());
+    for round in 0..300 {
+        let child = tool().args(["--create", &uri, path_text(&image)]).spawn().unwrap();
+        let start = Instant::now();
+        let source = loop {
+            match UnixStream::connect(&path) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    assert!(start.elapsed() < Duration::from_secs(10), "no socket");
+                }
+                connected => break connected,
+            }
+        };
+        assert!(source.is_ok(), "round {round}: {source:?}");
+        drop(source);
+        assert_fails(&end(child), 1, "truncated");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "something is left behind");
+    }
+}
+
+#[test]
+fn unix_socket_that_cannot_be_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("image.qcow2");
+    let missing = format!("--uri=unix:{}/missing/socket", folder.path().display());
+    assert_fails(&run(&["--create", &missing, path_text(&image)]), 2, "No such file or directory");
+    let long = format!("--uri=unix:{}", folder.path().join("s".repeat(120)).display());
+    assert_fails(&run(&["--create", &long, path_text(&image)]), 2, "path must be shorter than SUN_LEN");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
 #[test]
