@@ -18,6 +18,7 @@ use crate::section::{
 use crate::span::{Parsed, Span};
 use nom::Parser;
 use nom::number::streaming::be_u64;
+use std::ops::Range;
 
 /// Resumes where it stopped for want of bytes: a long search is not begun anew with each of them.
 #[derive(Debug, Default)]
@@ -60,35 +61,31 @@ impl Search {
 
     /// How many bytes stand before the RAM section's START.
     pub(crate) fn border(&mut self, bytes: &[u8], context: BlockListContext) -> Result<usize, Stop> {
-        let mut found = None;
-        let mut at = self.scanned;
-        while at + HEADER_BYTES <= bytes.len() {
+        while self.scanned + HEADER_BYTES <= bytes.len() {
+            let at = self.scanned;
             match candidate(&bytes[at..], context) {
-                Candidate::No => {}
-                Candidate::NeedMore => {
-                    self.scanned = at;
-                    return Err(Stop::NeedMore);
-                }
-                Candidate::Yes(length) => {
-                    // The section itself cannot hold another START: a second match inside it means that one of the
-                    // two is device data that happens to look like one.
-                    let end = at + length;
-                    if (at + 1..end)
-                        .any(|other| matches!(candidate(&bytes[other..], context), Candidate::Yes(_)))
-                    {
-                        return Err(Stop::Wrong(
-                            "two ram sections could begin among the early device sections",
-                        ));
-                    }
-                    found = Some(at);
-                    break;
-                }
+                Candidate::No => self.scanned += 1,
+                Candidate::NeedMore => return Err(Stop::NeedMore),
+                Candidate::Yes(length) => return the_only_one(bytes, at..at + length, context).map(|()| at),
             }
-            at += 1;
         }
-        self.scanned = at;
-        found.ok_or(Stop::NeedMore)
+        Err(Stop::NeedMore)
     }
+}
+
+/// The section in this range cannot hold another START: a match inside it means that one of the two is device data that
+/// happens to look like one. One that reaches over its end counts, too, and may need more bytes.
+fn the_only_one(bytes: &[u8], section: Range<usize>, context: BlockListContext) -> Result<(), Stop> {
+    for at in section.skip(1) {
+        match candidate(&bytes[at..], context) {
+            Candidate::No => {}
+            Candidate::NeedMore => return Err(Stop::NeedMore),
+            Candidate::Yes(_) => {
+                return Err(Stop::Wrong("two ram sections could begin among the early device sections"));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What may follow early devices behind RAM's START.
@@ -151,8 +148,9 @@ fn candidate(bytes: &[u8], context: BlockListContext) -> Candidate {
     if bytes[0] != QEMU_VM_SECTION_START {
         return Candidate::No;
     }
-    let Some(rest) = bytes.get(5..).and_then(|rest| rest.strip_prefix(START_TAIL)) else {
-        return Candidate::No;
+    let behind_id = bytes.get(5..).unwrap_or_default();
+    let Some(rest) = behind_id.strip_prefix(START_TAIL) else {
+        return if START_TAIL.starts_with(behind_id) { Candidate::NeedMore } else { Candidate::No };
     };
     let input = Span::new(rest, 0);
     match list_end(input, context) {
@@ -309,6 +307,10 @@ mod tests {
         let over = [&list[..], &list[4..]].concat();
         let text = "two ram sections could begin among the early device sections";
         assert_eq!(Search::default().border(&over, CONTEXT), Err(Stop::Wrong(text)));
+        // However few bytes of it there are at first.
+        for cut in 0..over.len() {
+            assert_eq!(Search::default().border(&over[..cut], CONTEXT), Err(Stop::NeedMore), "cut at {cut}");
+        }
         let behind = [&list[..], &list].concat();
         assert_eq!(Search::default().border(&behind, CONTEXT), Ok(0));
     }

@@ -190,6 +190,17 @@ fn sections(r: &mut Recipes) {
         let start = bytes[from..from + 21].to_vec();
         bytes.splice(to..to, start);
     });
+    r.make(
+        "early-two-starts",
+        "behind an early device two STARTs of ram that share four bytes",
+        |bytes, base| {
+            let device = b"\x04\0\0\0\x09\x05early\0\0\0\0\0\0\0\x01\x7e\0\0\0\x09";
+            let start = b"\x01\0\0\0\x01\x03ram\0\0\0\0\0\0\0\x04";
+            let list = b"\0\0\0\0\x01\0\0\x04\x01a\0\0\0\0\x01\0\0\0";
+            let at = base.at("ram start");
+            bytes.splice(at..at, [&device[..], start, list, &start[4..], list].concat());
+        },
+    );
     r.set("id-of-another", "dirty-bitmap's START has ram's id", ("bitmap section", 4), &[2]);
     r.set("footer-other-id", "footer of another section", ("part footer", 4), &[3]);
     r.set("footer-other-mark", "footer with another mark", ("part footer", 0), &[0x7f]);
