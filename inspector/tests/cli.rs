@@ -3,6 +3,7 @@
 mod common;
 
 use common::{all, corpus, program, run, run_with, stdout, stream};
+use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -114,6 +115,23 @@ fn memory_stays_the_same_however_much_ram_there_is() {
         drop(stdin);
         assert_eq!(child.wait().expect("it ends").code(), Some(1), "{command}: the stream is cut off");
         assert!(peak < 64 << 10, "{command}: {peak} KiB");
+    }
+}
+
+#[test]
+fn an_input_is_not_overwritten_by_what_is_taken_out_of_it() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let [file, link] = ["stream", "link"].map(|name| folder.path().join(name));
+    std::fs::copy(corpus().join("qemu-10.0-pc.bin.zst"), &file).expect("copied");
+    std::os::unix::fs::symlink(&file, &link).expect("linked");
+    let before = std::fs::read(&file).expect("there");
+    for (input, output) in [(&*file, &*file), (&file, &link), (&link, &file), (Path::new("-"), &file)] {
+        let mut extract = program();
+        extract.args(["extract", "--vmdesc"]).arg(input).arg("-o").arg(output);
+        let output = extract.stdin(File::open(&file).expect("there")).output().expect("the program runs");
+        assert_eq!(output.status.code(), Some(2), "{}", all(&output));
+        assert!(all(&output).contains("is an input, and would be overwritten"), "{}", all(&output));
+        assert!(std::fs::read(&file).expect("there") == before, "changed");
     }
 }
 

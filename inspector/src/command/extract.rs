@@ -8,8 +8,8 @@ use crate::escape::terminal;
 use crate::extract::{Sink, SparseFile, Through, copy_range, find_block, write_core};
 use std::fs::OpenOptions;
 use std::io::{IsTerminal, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
 pub(super) fn run(args: &ExtractArgs) -> Result<u8, Error> {
     let ram = match &args.block {
@@ -22,7 +22,7 @@ pub(super) fn run(args: &ExtractArgs) -> Result<u8, Error> {
         return block(args, &contents, name);
     }
     if args.core {
-        let mut out = create(&args.output)?;
+        let mut out = create(args)?;
         let left_out = write_core(&contents, &mut *out)?;
         out.finish().map_err(Error::io("writing"))?;
         if !left_out.is_empty() {
@@ -40,7 +40,7 @@ pub(super) fn run(args: &ExtractArgs) -> Result<u8, Error> {
             .as_deref()
             .ok_or_else(|| Error::Usage(format!("{}: there is no vmdesc", contents.name)))?,
     };
-    let mut out = create(&args.output)?;
+    let mut out = create(args)?;
     out.write_all(bytes).map_err(Error::output)?;
     out.finish().map_err(Error::output)?;
     Ok(0)
@@ -55,7 +55,7 @@ fn block(args: &ExtractArgs, contents: &Contents, name: &str) -> Result<u8, Erro
         let text = format!("the range ends behind the block, which has {length:#x} bytes");
         return Err(Error::Usage(text));
     };
-    let mut out = create(&args.output)?;
+    let mut out = create(args)?;
     copy_range(ram, contents.page_size, number, args.start..end, &mut *out)?;
     out.finish().map_err(Error::output)?;
     Ok(0)
@@ -71,8 +71,10 @@ fn device<'a>(contents: &'a Contents, name: &str, instance: u32) -> Result<&'a [
     })
 }
 
-/// The file for the answer, with a mode that keeps it from others: what a guest has in memory is secret.
-fn create(path: &Path) -> Result<Box<dyn Sink>, Error> {
+/// The file for the answer, with a mode that keeps it from others: what a guest has in memory is secret. It replaces what was
+/// there, but none of the inputs.
+fn create(args: &ExtractArgs) -> Result<Box<dyn Sink>, Error> {
+    let path = &args.output;
     if path.as_os_str() == "-" {
         let stdout = std::io::stdout();
         if stdout.is_terminal() {
@@ -81,8 +83,19 @@ fn create(path: &Path) -> Result<Box<dyn Sink>, Error> {
         return Ok(Box::new(Through(stdout.lock())));
     }
     let name = terminal(path.as_os_str().as_encoded_bytes());
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
     let file = file.map_err(Error::io(&name))?;
-    let is_file = file.metadata().map_err(Error::io(&name))?.is_file();
-    Ok(if is_file { Box::new(SparseFile::new(file)) } else { Box::new(Through(file)) })
+    let metadata = file.metadata().map_err(Error::io(&name))?;
+    if !metadata.is_file() {
+        return Ok(Box::new(Through(file)));
+    }
+    let is_it = |input: &PathBuf| {
+        let input = if input.as_os_str() == "-" { Path::new("/dev/stdin") } else { input };
+        input.metadata().is_ok_and(|input| (input.dev(), input.ino()) == (metadata.dev(), metadata.ino()))
+    };
+    if std::iter::once(&args.file).chain(&args.input.channel).any(is_it) {
+        return Err(Error::Usage(format!("{name}: is an input, and would be overwritten")));
+    }
+    file.set_len(0).map_err(Error::io(&name))?;
+    Ok(Box::new(SparseFile::new(file)))
 }
