@@ -32,6 +32,12 @@ fn measure_saves(
     saves
 }
 
+/// Takes as much memory as a guest will, and gives it back. Where this machine is a guest itself, its host may have taken what is
+/// free, and the first to use it would wait for that: up to several times as long as a revert takes.
+fn back_memory(mib: u32) {
+    std::hint::black_box(vec![1_u8; (mib as usize) << 20]);
+}
+
 /// Seconds of all reverts of each contestant, in turns.
 fn measure_reverts(
     contestants: &[Contestant],
@@ -47,6 +53,7 @@ fn measure_reverts(
             if cold {
                 contestant.cool();
             }
+            back_memory(mib);
             reverts.push(contestant.revert(binary, guest, mib));
         }
     }
@@ -87,7 +94,8 @@ fn tell_saves(table: &mut Table, contestants: &[Contestant], saves: &[Vec<Save>]
     }
 }
 
-fn tell_reverts(table: &mut Table, contestants: &[Contestant], reverts: &[Vec<f64>], name: &str) {
+fn tell_reverts(table: &mut Table, contestants: &[Contestant], reverts: &[Vec<f64>], cold: bool) {
+    let name = if cold { "cold" } else { "warm" };
     let cat = contestants.iter().position(|c| c.way == Way::Cat).expect("always there");
     let plain = median(reverts[cat].iter().copied());
     table.line(&format!("revert {name}, exec:cat: time"), plain, "s", Target::None);
@@ -96,7 +104,8 @@ fn tell_reverts(table: &mut Table, contestants: &[Contestant], reverts: &[Vec<f6
             continue;
         }
         let target = match contestant.way {
-            Way::Ours { .. } => Target::AtMost(1.05),
+            // What goes past the page cache comes from the disk, however warm the page cache is.
+            Way::Ours { direct } if cold || !direct => Target::AtMost(1.05),
             _ => Target::None,
         };
         let ratio = median(reverts.iter().copied()) / plain;
@@ -112,9 +121,9 @@ fn measure(binary: &Binary, guest: &Guest, mib: u32, rounds: usize) {
     let mut table = Table::default();
     Table::head(&format!("{}, {mib} MiB of RAM, medians of {rounds}", binary.version()));
     tell_saves(&mut table, &contestants, &saves, f64::from(mib) / 1024.0);
-    for (cold, name) in [(false, "warm"), (true, "cold")] {
+    for cold in [false, true] {
         let reverts = measure_reverts(&contestants, binary, guest, mib, rounds, cold);
-        tell_reverts(&mut table, &contestants, &reverts, name);
+        tell_reverts(&mut table, &contestants, &reverts, cold);
     }
     table.end();
 }
