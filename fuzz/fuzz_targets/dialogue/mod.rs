@@ -143,7 +143,7 @@ impl<'a> Dialogue<'a> {
                 }
             }
             Action::WakeAt { tick_ms } => self.wake_ms = tick_ms,
-            Action::HoldWriter | Action::LimitOutput { .. } | Action::Announce(_) => {}
+            Action::LimitInput { .. } | Action::LimitOutput { .. } | Action::Announce(_) => {}
             other => panic!("a revert that wants {other:?}"),
         }
     }
