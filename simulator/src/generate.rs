@@ -12,7 +12,7 @@ use migration_stream::{
     put_zero_page, xbzrle,
 };
 use miniz_oxide::deflate::compress_to_vec_zlib;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 /// How RAM is sent.
@@ -146,7 +146,7 @@ impl VmConfig {
 pub struct Vm {
     config: VmConfig,
     /// Generation of the pages that changed: the others are at 0.
-    changed: HashMap<(usize, u64), u64>,
+    changed: BTreeMap<(usize, u64), u64>,
     /// Device sections, EOF, vmdesc.
     tail: Vec<u8>,
     devices_bytes: usize,
@@ -162,7 +162,7 @@ impl Vm {
     #[must_use]
     pub fn new(config: VmConfig) -> Self {
         let mut vm =
-            Self { changed: HashMap::new(), tail: Vec::new(), devices_bytes: 0, early: Vec::new(), config };
+            Self { changed: BTreeMap::new(), tail: Vec::new(), devices_bytes: 0, early: Vec::new(), config };
         vm.make_devices();
         vm
     }

@@ -4,7 +4,7 @@ use crate::ids::Ids;
 use crate::machine::{Action, IoError, IoId, Piece};
 use crate::pool::{BufferId, Pool};
 use snapshot_image::{HostOffset, Step};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 /// The most bytes that one write carries.
 const WRITE_BYTES: usize = 1 << 20;
@@ -18,7 +18,7 @@ pub(crate) struct StepRunner {
     steps: Option<Box<dyn Iterator<Item = Step> + Send>>,
     /// The next step, with how many of its bytes have been handed out.
     current: Option<(Step, usize)>,
-    in_flight: HashMap<IoId, Option<BufferId>>,
+    in_flight: BTreeMap<IoId, Option<BufferId>>,
     barrier: bool,
     /// Barriers of the present list that have been passed.
     passed: u32,

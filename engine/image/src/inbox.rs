@@ -1,7 +1,7 @@
 //! Parts of the file that were asked for, until they are used.
 
 use crate::types::{ALIGNMENT_BYTES, HostOffset};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 /// An answer that may need a part of the file first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub enum Lookup<T> {
 /// What was supplied and not used yet; at most a few parts at a time.
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
-    parts: HashMap<u64, Vec<u8>>,
+    parts: BTreeMap<u64, Vec<u8>>,
 }
 
 impl Inbox {

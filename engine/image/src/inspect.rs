@@ -6,7 +6,7 @@ use crate::qcow2::header::{HEADER_BYTES, Header, SaveState};
 use crate::qcow2::tables::{Mapping, RefcountBlock, Table, Tables, l2_place, mapping, refcount};
 use crate::types::{Geometry, GuestOffset, HostOffset};
 use crate::vm_state::{VM_HEADER_LIMIT_BYTES, VmHeader};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 /// How much of a mapped cluster is looked at at once.
@@ -216,7 +216,7 @@ impl Inspector {
         ];
         claims.extend(self.refcount_blocks.values().map(|block| (block.at, 1, "refcount block")));
         claims.extend(self.l2.values().map(|table| (table.at, 1, "L2 table")));
-        let mut tables = HashSet::new();
+        let mut tables = BTreeSet::new();
         for (at, count, structure) in claims {
             for number in at / cluster..at / cluster + count {
                 if !tables.insert(number) {

@@ -9,7 +9,7 @@ use crate::qcow2::tables::{Mapping, RawTable, Table, l2_place, mapping};
 use crate::root::{ENTRY_BYTES, Entry, LEAVES_PER_INDEX_PAGE, ROOT_LIMIT_BYTES, Root};
 use crate::types::{GuestOffset, HostOffset, page_checksum};
 use crate::vm_state::{VM_HEADER_LIMIT_BYTES, VmHeader};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 /// Leader and tail together cannot be longer: they are held in memory.
 const VM_STATE_LIMIT_BYTES: u64 = 1 << 30;
@@ -95,7 +95,7 @@ pub struct SnapshotReader {
     header: Option<Header>,
     l1: Option<Table>,
     /// As they are in the file: a table of a large cluster is seldom used as a whole.
-    l2: HashMap<usize, RawTable>,
+    l2: BTreeMap<usize, RawTable>,
     /// Checksums of L2 tables that were read before the root was.
     unchecked: Vec<(u64, u32)>,
     /// Set when the image's checksums count.
@@ -108,8 +108,8 @@ pub struct SnapshotReader {
     finished: u64,
     regions: Vec<Vec<u8>>,
     snapshot: Option<(Snapshot, RamLayout)>,
-    index_pages: HashMap<u64, Vec<u8>>,
-    leaves: HashMap<u64, Leaf>,
+    index_pages: BTreeMap<u64, Vec<u8>>,
+    leaves: BTreeMap<u64, Leaf>,
 }
 
 impl SnapshotReader {
@@ -122,7 +122,7 @@ impl SnapshotReader {
             inbox: Inbox::default(),
             header: None,
             l1: None,
-            l2: HashMap::new(),
+            l2: BTreeMap::new(),
             unchecked: Vec::new(),
             extension: None,
             unverified: None,
@@ -132,8 +132,8 @@ impl SnapshotReader {
             finished: 0,
             regions: Vec::new(),
             snapshot: None,
-            index_pages: HashMap::new(),
-            leaves: HashMap::new(),
+            index_pages: BTreeMap::new(),
+            leaves: BTreeMap::new(),
         }
     }
 

@@ -3,7 +3,7 @@
 use super::Report;
 use crate::escape::terminal;
 use migration_stream::{ChunkKind, DirtyBitmapChunk};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 const SECTOR_BYTES: u64 = 512;
 /// QEMU rounds the bytes of a piece up to this.
@@ -21,7 +21,7 @@ struct Bitmap {
 pub(super) struct Bitmaps {
     node: Vec<u8>,
     bitmap: Vec<u8>,
-    known: HashMap<(Vec<u8>, Vec<u8>), Bitmap>,
+    known: BTreeMap<(Vec<u8>, Vec<u8>), Bitmap>,
 }
 
 impl Bitmaps {

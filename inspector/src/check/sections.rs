@@ -6,15 +6,15 @@ use crate::escape::terminal;
 use crate::walk::{Context, DeviceSection};
 use migration_stream::device::{Description, decode};
 use migration_stream::{Record, SectionId};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Debug, Default)]
 pub(super) struct Sections {
     /// Iterables by their id: their names, and whether END came.
     iterables: BTreeMap<SectionId, (Vec<u8>, bool)>,
     /// Devices by name and instance.
-    devices: HashSet<(Vec<u8>, u32)>,
-    ids: HashSet<SectionId>,
+    devices: BTreeSet<(Vec<u8>, u32)>,
+    ids: BTreeSet<SectionId>,
 }
 
 impl Sections {

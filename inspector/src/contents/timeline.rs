@@ -3,14 +3,14 @@
 use crate::map::Stretch;
 use crate::walk::{Event, Item};
 use migration_stream::{Record, SectionId};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 /// Stretches that are told apart; more of them are one.
 const LIMIT: usize = 4096;
 
 #[derive(Debug, Default)]
 pub(super) struct Timeline {
-    names: HashMap<SectionId, String>,
+    names: BTreeMap<SectionId, String>,
     stretches: Vec<Stretch>,
     /// What comes belongs to the last stretch.
     inside: bool,

@@ -5,12 +5,12 @@ use crate::contents::{Contents, Device};
 use crate::error::Error;
 use crate::line::{Value, fields};
 use migration_stream::device::{self, DecodedField};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 pub(super) fn devices(a: &Contents, b: &Contents, emit: &mut Emit<'_>) -> Result<(), Error> {
     let key = |device: &Device| (device.idstr.clone(), device.instance_id);
-    let of_b: HashMap<_, _> = b.devices.iter().map(|device| (key(device), device)).collect();
-    let of_a: HashMap<_, _> = a.devices.iter().map(|device| (key(device), device)).collect();
+    let of_b: BTreeMap<_, _> = b.devices.iter().map(|device| (key(device), device)).collect();
+    let of_a: BTreeMap<_, _> = a.devices.iter().map(|device| (key(device), device)).collect();
     let label = |device: &Device| Value::Name(device.label().into_bytes());
     for here in &a.devices {
         match of_b.get(&key(here)) {
@@ -66,11 +66,11 @@ fn device(a: &Device, b: &Device, emit: &mut Emit<'_>) -> Result<(), Error> {
 }
 
 type Key<'a> = (&'a str, usize);
-type Keyed<'a> = (Vec<(Key<'a>, &'a DecodedField<'a>)>, HashMap<Key<'a>, &'a DecodedField<'a>>);
+type Keyed<'a> = (Vec<(Key<'a>, &'a DecodedField<'a>)>, BTreeMap<Key<'a>, &'a DecodedField<'a>>);
 
 /// Fields by path; the marks of a queue have one path, so they are numbered.
 fn keyed<'a>(fields: &'a [DecodedField<'a>]) -> Keyed<'a> {
-    let mut counts: HashMap<&str, usize> = HashMap::new();
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     let mut list = Vec::with_capacity(fields.len());
     for field in fields {
         let count = counts.entry(&field.path).or_default();

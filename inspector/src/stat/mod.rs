@@ -9,7 +9,7 @@ pub use content::ContentStat;
 pub(crate) use content::is_zero;
 use migration_stream::{RamBlock, Record, SectionId, UNKNOWN_LENGTH};
 use serde::Serialize;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 /// Names that are counted apart; the rest is counted together.
@@ -102,11 +102,11 @@ pub struct Counter {
     seen: PageSet,
     blocks: Vec<RamBlock>,
     last: Option<(usize, u64)>,
-    sections: HashMap<SectionId, usize>,
+    sections: BTreeMap<SectionId, usize>,
     current: Option<usize>,
     device: Option<usize>,
     content: Content,
-    channel_blocks: HashMap<Vec<u8>, usize>,
+    channel_blocks: BTreeMap<Vec<u8>, usize>,
 }
 
 fn text(bytes: &[u8]) -> String {

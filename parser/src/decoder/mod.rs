@@ -10,7 +10,7 @@ use crate::ram::block::RamBlock;
 use crate::record::Record;
 use crate::section::SectionId;
 use crate::span::{Reject, Span};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 /// The page size that is assumed where neither the stream nor an option tells it.
 pub const DEFAULT_PAGE_SIZE: u32 = 4096;
@@ -96,13 +96,13 @@ pub struct Decoder {
     options: Options,
     state: State,
     offset: u64,
-    sections: HashMap<SectionId, Known>,
+    sections: BTreeMap<SectionId, Known>,
     configuration: Option<Configuration>,
     page_size: u32,
     page_size_guessed: bool,
     footers: Option<bool>,
     blocks: Vec<RamBlock>,
-    by_name: HashMap<Vec<u8>, usize>,
+    by_name: BTreeMap<Vec<u8>, usize>,
     current_block: Option<usize>,
     advised: bool,
     packaged: bool,
@@ -127,11 +127,11 @@ impl Decoder {
             options,
             state: State::Header,
             offset: 0,
-            sections: HashMap::new(),
+            sections: BTreeMap::new(),
             configuration: None,
             footers: None,
             blocks: Vec::new(),
-            by_name: HashMap::new(),
+            by_name: BTreeMap::new(),
             current_block: None,
             advised: false,
             packaged: false,
@@ -159,7 +159,7 @@ impl Decoder {
     #[must_use]
     pub fn preempt(options: Options) -> Self {
         let (id, grammar, kind) = (SectionId(0), Grammar::Ram, SectionType::Part);
-        let mut sections = HashMap::new();
+        let mut sections = BTreeMap::new();
         sections.insert(id, Known { idstr: b"preempt channel".to_vec(), grammar });
         let state = State::Body { id, grammar, kind, first: true };
         Self { state, sections, learns_blocks: true, ..Self::new(options) }

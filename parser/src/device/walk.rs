@@ -6,7 +6,7 @@ use crate::section::{
     QEMU_VM_SECTION_FOOTER, QEMU_VM_SECTION_FULL, SectionHeader, SectionId, section_header,
 };
 use crate::span::Span;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// A footer: mark (u8), section id (be32).
@@ -105,11 +105,11 @@ fn path(number: usize, device: &Device) -> String {
 }
 
 /// Devices by name and instance: a damaged tail can have any number of places where one could begin.
-struct Index<'a>(HashMap<(&'a [u8], u64), Vec<usize>>);
+struct Index<'a>(BTreeMap<(&'a [u8], u64), Vec<usize>>);
 
 impl<'a> Index<'a> {
     fn new(devices: &'a [Device]) -> Self {
-        let mut index: HashMap<_, Vec<usize>> = HashMap::new();
+        let mut index: BTreeMap<_, Vec<usize>> = BTreeMap::new();
         for (number, device) in devices.iter().enumerate() {
             index.entry((device.idstr.as_bytes(), device.instance_id)).or_default().push(number);
         }

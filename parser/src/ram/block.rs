@@ -5,7 +5,7 @@ use crate::section::{put_str8, str8};
 use crate::span::{Parsed, Span};
 use nom::Parser;
 use nom::number::streaming::be_u64;
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use super::RAM_SAVE_FLAG_MEM_SIZE;
 
@@ -55,7 +55,7 @@ pub(crate) fn block_list(input: Span<'_>, total: u64, context: BlockListContext)
     let mut rest = input;
     let mut remaining = total;
     let mut list = BlockList::default();
-    let mut names = HashSet::new();
+    let mut names = BTreeSet::new();
     while remaining > 0 {
         let at_name = rest;
         let (at_length, name) = str8(at_name)?;

@@ -11,7 +11,7 @@ use crate::ids::Ids;
 use crate::machine::{Action, IoId, Piece};
 use crate::pool::{BUFFER_ALIGNMENT_BYTES, BufferId, Pool};
 use snapshot_image::{GuestOffset, HostOffset, ImageError, SnapshotWriter};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
 /// Slabs are at least this large: measured, coalescing to 1 MiB matters more to a save than anything else.
@@ -84,7 +84,7 @@ pub(crate) struct Slabs {
     page_bytes: usize,
     cluster_bytes: u64,
     limit: usize,
-    cached: HashMap<u64, Slab>,
+    cached: BTreeMap<u64, Slab>,
     stage: Stage,
     /// Where the source's walk was seen last.
     walk: GuestOffset,
@@ -92,7 +92,7 @@ pub(crate) struct Slabs {
     flushing: bool,
     on_disk: Vec<u64>,
     queue: VecDeque<u64>,
-    in_flight: HashMap<IoId, u64>,
+    in_flight: BTreeMap<IoId, u64>,
     clock: u64,
 }
 
@@ -107,13 +107,13 @@ impl Slabs {
             limit: usize::try_from((memory_bytes / SLAB_PART) as u64 / slab_bytes)
                 .unwrap_or(usize::MAX)
                 .max(4),
-            cached: HashMap::new(),
+            cached: BTreeMap::new(),
             stage: Stage::new(page_bytes as usize, memory_bytes - memory_bytes / SLAB_PART),
             walk: GuestOffset(0),
             flushing: false,
             on_disk: Vec::new(),
             queue: VecDeque::new(),
-            in_flight: HashMap::new(),
+            in_flight: BTreeMap::new(),
             clock: 0,
         }
     }

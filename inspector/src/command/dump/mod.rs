@@ -13,7 +13,7 @@ use coverage::Coverages;
 use migration_stream::ram::multifd::Message;
 use migration_stream::return_path::ReturnPathMessage;
 use migration_stream::{Record, SectionId};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 pub(super) fn run(args: &DumpArgs) -> Result<u8, Error> {
@@ -24,7 +24,7 @@ pub(super) fn run(args: &DumpArgs) -> Result<u8, Error> {
         return self::coverage(args, opened, &mut output);
     }
     let mut dump =
-        Dump { args, output: &mut output, run: None, section: None, sections: HashMap::new(), wrong: false };
+        Dump { args, output: &mut output, run: None, section: None, sections: BTreeMap::new(), wrong: false };
     for line in container(&opened) {
         dump.show(line, None)?;
     }
@@ -140,7 +140,7 @@ struct Dump<'a> {
     run: Option<Run>,
     /// The section that the walk is in: its id and idstr.
     section: Option<(SectionId, Vec<u8>)>,
-    sections: HashMap<SectionId, Vec<u8>>,
+    sections: BTreeMap<SectionId, Vec<u8>>,
     wrong: bool,
 }
 
