@@ -201,9 +201,10 @@ pub(crate) fn save(input: &mut dyn Read, image: &File, config: SaveConfig) -> Re
                 machine.handle(Event::Sent { lane: Lane::Main, bytes: bytes as u64 }, &mut pool);
                 continue;
             }
-            Action::HoldWriter | Action::LimitOutput { .. } | Action::Announce(_) | Action::WakeAt { .. } => {
-                continue;
-            }
+            Action::LimitInput { .. }
+            | Action::LimitOutput { .. }
+            | Action::Announce(_)
+            | Action::WakeAt { .. } => continue,
             Action::Finish => break,
         };
         let result = result.map(|()| Completed::Plain).map_err(|error| IoError(error.to_string()));

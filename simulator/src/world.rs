@@ -184,8 +184,10 @@ impl World {
                         self.plant(&mut bytes, body.is_some());
                         unsent[lane as usize].extend(bytes);
                     }
-                    Action::HoldWriter => self.held_with_input_left = Some(self.input.len()),
-                    Action::LimitOutput { .. } | Action::Announce(_) => {}
+                    Action::LimitInput { bytes } if bytes <= 4096 => {
+                        self.held_with_input_left = Some(self.input.len());
+                    }
+                    Action::LimitInput { .. } | Action::LimitOutput { .. } | Action::Announce(_) => {}
                     Action::WakeAt { tick_ms } => self.wake = tick_ms,
                     other => pending.push(self.disk_action(other, &mut pool)),
                 }

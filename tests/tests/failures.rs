@@ -70,7 +70,7 @@ fn full_disk_fails_the_migration_and_the_guest_goes_on() {
     }
 }
 
-/// Most pages of this guest are 9 bytes each, and thousands of them fit into the pipe: still what is missing at the end shows.
+/// The pipe of a guest with much RAM is wide, and most of its pages are 9 bytes each: still what is missing at the end shows.
 #[test]
 fn disk_that_is_full_at_the_end_of_a_large_guest_fails_the_migration() {
     let Some(large) = SmallDisk::mounted_or_skip(256 << 20) else { return };

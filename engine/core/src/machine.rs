@@ -106,10 +106,13 @@ pub enum Action {
         /// The bytes that may be filled.
         range: Range<usize>,
     },
-    /// Let as little as possible pile up between the writer and us: shrink the input pipe to one page
-    /// (`F_SETPIPE_SZ`, tried again at every following read while it fails with `EBUSY`), and read at once what comes.
-    /// Not answered.
-    HoldWriter,
+    /// Let about this many bytes pile up between the writer and us: resize the input pipe (`F_SETPIPE_SZ`, tried again at
+    /// every following read while it fails with `EBUSY`), as far as the system allows it. With a page or less the writer is
+    /// held back: what comes is read at once. Not answered.
+    LimitInput {
+        /// What may pile up.
+        bytes: usize,
+    },
     /// Create a new, empty file beside the image; from its completion on every disk action means that file.
     CreateTemporary {
         /// Answered by [`Event::Done`].
@@ -199,7 +202,7 @@ impl Action {
             | Self::Flush { id }
             | Self::Publish { id } => Some(*id),
             Self::ReadInput { .. }
-            | Self::HoldWriter
+            | Self::LimitInput { .. }
             | Self::Send { .. }
             | Self::LimitOutput { .. }
             | Self::Announce(_)

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 /// What the output pipe is enlarged to, as far as the system allows it.
 const PIPE_BYTES: usize = 1 << 20;
-/// What a pipe is shrunk to when little is to pile up in it.
-const HELD_PIPE_BYTES: usize = 4096;
+/// A writer that has no more room than this is held back.
+pub(crate) const HELD_BYTES: usize = 4096;
 
 /// `--uri`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -209,8 +209,7 @@ impl Channel {
             output_flags: None,
             listener: None,
         };
-        // The input keeps its size: what is in a pipe has been written as far as the writer knows, so a larger one would
-        // hide a failure from it.
+        // How large the input's is to be is asked for: what is in a pipe has been written as far as the writer knows.
         if let (Some(fd), Kind::Pipe) = (&channel.output, output_kind) {
             // Best effort: fewer and larger transfers.
             let _ = rustix::pipe::fcntl_setpipe_size(fd, PIPE_BYTES);
@@ -300,16 +299,26 @@ impl Channel {
         }
     }
 
-    /// Shrinks the input pipe; false while too much is in it.
-    pub(crate) fn hold_writer(&self) -> bool {
+    /// Resizes what may pile up on the way in; false while too much is in it.
+    pub(crate) fn limit_input(&self, bytes: usize) -> bool {
         match (&self.input, self.input_kind) {
-            (Some(fd), Kind::Pipe) => rustix::pipe::fcntl_setpipe_size(fd, HELD_PIPE_BYTES).is_ok(),
-            (Some(fd), Kind::Socket) => {
-                let _ = sockopt::set_socket_recv_buffer_size(fd, HELD_PIPE_BYTES);
+            (Some(fd), Kind::Pipe) => {
+                // Whoever has many large pipes (fs.pipe-user-pages-soft) gets no more of them, and goes on with what there is.
+                !matches!(rustix::pipe::fcntl_setpipe_size(fd, bytes), Err(rustix::io::Errno::BUSY))
+            }
+            // The system sizes a socket's buffer well, as long as it may.
+            (Some(fd), Kind::Socket) if bytes <= HELD_BYTES => {
+                let _ = sockopt::set_socket_recv_buffer_size(fd, bytes);
                 true
             }
             _ => true,
         }
+    }
+
+    /// How much of the input may pile up, where that can be told.
+    pub(crate) fn input_limit(&self) -> Option<usize> {
+        let fd = self.input.as_ref().filter(|_| self.input_kind == Kind::Pipe)?;
+        rustix::pipe::fcntl_getpipe_size(fd).ok()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Runs a machine: starts what it wants done, waits, and tells it what happened.
 
-use crate::channel::Channel;
+use crate::channel::{Channel, HELD_BYTES};
 use crate::disk::{DiskQueue, Finished, Work, io_error};
 use crate::image_file::ImageFile;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -17,9 +17,11 @@ use std::time::{Duration, Instant};
 /// Pieces that one write gathers; the kernel takes 1024.
 const GATHERED_PIECES: usize = 512;
 /// A source writes few pages at a time, and a wake-up costs more than moving them does: input is left alone for so long
-/// that reads find about this much. A pipe of 64 KiB is full with ten pages and their headers, 40 KiB: each header
-/// begins a page of the pipe's.
-const READ_AIM_BYTES: Range<usize> = 12 << 10..28 << 10;
+/// that reads find about this many 64ths of what can pile up. A pipe of 64 KiB is full with ten pages and their headers,
+/// 40 KiB: each second header takes a page of the pipe's.
+const READ_AIM: Range<usize> = 12..28;
+/// What can pile up as long as nothing else is known: what a pipe has from the beginning.
+const INPUT_BYTES: usize = 64 << 10;
 /// The shortest time that input is left alone, if at all, and the longest.
 const LEAVE_ALONE: Range<Duration> = Duration::from_micros(50)..Duration::from_millis(1);
 /// For so long after an answer of the peer its next one is waited for without sleeping.
@@ -58,8 +60,10 @@ struct Run<'a> {
     reading: Option<(BufferId, Range<usize>)>,
     /// The machine wants to see at once what comes.
     held: bool,
-    /// The input pipe is still to be shrunk.
-    holding: bool,
+    /// What can pile up in the input.
+    input_bytes: usize,
+    /// The input pipe is still to be resized to this.
+    limiting_input: Option<usize>,
     /// How long input is left alone before the next read.
     leave_alone: Option<Duration>,
     /// The output pipe is still to get this size.
@@ -90,7 +94,8 @@ pub(crate) fn run<M: Machine>(
         output: Default::default(),
         reading: None,
         held: false,
-        holding: false,
+        input_bytes: INPUT_BYTES,
+        limiting_input: None,
         leave_alone: None,
         limiting: None,
         wake: None,
@@ -141,9 +146,10 @@ impl Run<'_> {
         let no_file = || IoError("there is no image file".to_owned());
         match action {
             Action::ReadInput { buffer, range } => self.reading = Some((buffer, range)),
-            Action::HoldWriter => {
-                self.held = true;
-                self.holding = !self.driver.channel.hold_writer();
+            Action::LimitInput { bytes } => {
+                self.held = bytes <= HELD_BYTES;
+                self.limiting_input = Some(bytes);
+                self.limit_input();
             }
             Action::CreateTemporary { id } => {
                 let result = self.driver.image.as_mut().map_or(Ok(()), ImageFile::create_temporary);
@@ -251,20 +257,27 @@ impl Run<'_> {
             return;
         };
         let place = &mut self.pool.bytes_mut(buffer)[range.clone()];
-        match rustix::io::read(input, place) {
+        let read = rustix::io::read(input, place);
+        // Now it is empty: the writer is not awake yet.
+        self.limit_input();
+        match read {
             Ok(0) => machine.handle(Event::InputEnd, &mut self.pool),
             Ok(bytes) => {
-                self.leave_alone = leave_alone(self.leave_alone, bytes);
+                self.leave_alone = leave_alone(self.leave_alone, bytes, self.input_bytes);
                 machine.handle(Event::Input { bytes }, &mut self.pool);
             }
             Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {
                 self.reading = Some((buffer, range));
-                return;
             }
             Err(error) => machine.handle(Event::InputFailed(io_error(&error.into())), &mut self.pool),
         }
-        if self.holding {
-            self.holding = !self.driver.channel.hold_writer();
+    }
+
+    /// Resizes the input pipe, if that is still to be done.
+    fn limit_input(&mut self) {
+        let channel = &self.driver.channel;
+        if self.limiting_input.take_if(|bytes| channel.limit_input(*bytes)).is_some() {
+            self.input_bytes = channel.input_limit().unwrap_or(INPUT_BYTES);
         }
     }
 
@@ -436,13 +449,14 @@ impl Ready {
     }
 }
 
-/// How long input is to be left alone after a read that found `bytes`.
-fn leave_alone(last: Option<Duration>, bytes: usize) -> Option<Duration> {
+/// How long input is to be left alone after a read that found `bytes`, of which `most` can pile up.
+fn leave_alone(last: Option<Duration>, bytes: usize, most: usize) -> Option<Duration> {
     let (shortest, longest) = (LEAVE_ALONE.start, LEAVE_ALONE.end);
+    let (little, much) = (most / 64 * READ_AIM.start, most / 64 * READ_AIM.end);
     match last {
-        Some(time) if bytes > READ_AIM_BYTES.end => Some(time / 2).filter(|time| *time >= shortest),
-        None if bytes > READ_AIM_BYTES.end => None,
-        Some(time) if bytes < READ_AIM_BYTES.start => Some((time * 2).min(longest)),
+        Some(time) if bytes > much => Some(time / 2).filter(|time| *time >= shortest),
+        None if bytes > much => None,
+        Some(time) if bytes < little => Some((time * 2).min(longest)),
         None => Some(shortest),
         same => same,
     }

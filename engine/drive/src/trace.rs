@@ -95,7 +95,7 @@ fn of_action(action: &Action) -> (&'static str, String) {
     let id = action.id().map_or_else(String::new, |id| format!("id {}", id.0));
     match action {
         Action::ReadInput { range, .. } => ("input_wanted", format!("at most {} bytes", range.len())),
-        Action::HoldWriter => ("hold_writer", id),
+        Action::LimitInput { bytes } => ("limit_input", format!("{bytes} bytes")),
         Action::CreateTemporary { .. } => ("disk_create", id),
         Action::Read { id, pieces, .. } => ("disk_read", places(id.0, pieces)),
         Action::Write { id, pieces, .. } => ("disk_write", places(id.0, pieces)),

@@ -10,17 +10,27 @@ pub(crate) struct Coverage {
     /// By number in the virtual disk.
     seen: Bits,
     total_pages: u64,
+    /// Pages of the virtual disk, in which blocks begin at whole MiBs.
+    places: u64,
     /// Pages seen per block, in list order.
     per_block: Vec<u64>,
+    /// Behind the last page of all that came.
+    farthest: u64,
+    /// Pages came that had been passed by.
+    comes_back: bool,
 }
 
 impl Coverage {
     pub(crate) fn new(layout: &RamLayout) -> Self {
         let page = u64::from(layout.page_size());
+        let places = layout.total_bytes().div_ceil(page);
         Self {
-            seen: Bits::new(layout.total_bytes().div_ceil(page)),
+            seen: Bits::new(places),
+            places,
             total_pages: layout.blocks().iter().map(|block| block.used_length / page).sum(),
             per_block: vec![0; layout.blocks().len()],
+            farthest: 0,
+            comes_back: false,
         }
     }
 
@@ -28,12 +38,24 @@ impl Coverage {
     pub(crate) fn insert(&mut self, block: usize, page: u64) {
         if self.seen.insert(page) {
             self.per_block[block] += 1;
+            // At the end of its walk a source that sends RAM in rounds begins again.
+            self.comes_back |= page < self.farthest && self.farthest < self.places;
+            self.farthest = self.farthest.max(page + 1).min(self.places);
         }
     }
 
     /// Pages that have not come yet.
     pub(crate) fn missing_pages(&self) -> u64 {
         self.total_pages - self.seen_pages()
+    }
+
+    /// Pages that are still to come, as far as can be told. A source walks over RAM in order. There are pages that it never
+    /// sends (balloon, free page hints): what it passed by counts only if it comes back for such pages, as it does after pages
+    /// that were urgent. Before the first page nothing can be told.
+    pub(crate) fn pages_ahead(&self) -> Option<u64> {
+        let missing = self.missing_pages();
+        let ahead = if self.comes_back { missing } else { missing.min(self.places - self.farthest) };
+        (self.farthest > 0).then_some(ahead)
     }
 
     /// Pages of RAM, all blocks together.
@@ -67,21 +89,40 @@ mod tests {
         let layout = RamLayout::new(vec![block(b"a", 3), block(b"b", 2)], 4096).unwrap();
         let mut coverage = Coverage::new(&layout);
         let said = |coverage: &Coverage| {
-            (coverage.seen_pages(), coverage.missing_pages(), coverage.untouched_block())
+            (
+                coverage.seen_pages(),
+                coverage.missing_pages(),
+                coverage.pages_ahead(),
+                coverage.untouched_block(),
+            )
         };
         assert_eq!(coverage.total_pages(), 5);
-        assert_eq!(said(&coverage), (0, 5, Some(0)));
+        assert_eq!(said(&coverage), (0, 5, None, Some(0)));
         // The second block begins at the next MiB.
         for (block, page, expected) in [
-            (0, 2, (1, 4, Some(1))),
-            (0, 2, (1, 4, Some(1))),
-            (0, 0, (2, 3, Some(1))),
-            (1, 257, (3, 2, None)),
-            (1, 256, (4, 1, None)),
-            (0, 1, (5, 0, None)),
+            (0, 1, (1, 4, Some(4), Some(1))),
+            (0, 1, (1, 4, Some(4), Some(1))),
+            (1, 256, (2, 3, Some(1), None)),
+            // It had not passed it for good.
+            (0, 0, (3, 2, Some(2), None)),
+            (1, 257, (4, 1, Some(1), None)),
+            (0, 2, (5, 0, Some(0), None)),
         ] {
             coverage.insert(block, page);
             assert_eq!(said(&coverage), expected, "page {page}");
         }
+    }
+
+    #[test]
+    fn what_is_never_sent_is_not_waited_for() {
+        let block = ImageBlock { name: b"a".to_vec(), used_length: 1000 * 4096, host_page_size: None };
+        let mut coverage = Coverage::new(&RamLayout::new(vec![block], 4096).unwrap());
+        for page in (0..1000).filter(|page| page % 100 == 99) {
+            coverage.insert(0, page);
+            assert_eq!(coverage.pages_ahead(), Some(999 - page));
+        }
+        // Another round.
+        coverage.insert(0, 500);
+        assert_eq!((coverage.missing_pages(), coverage.pages_ahead()), (989, Some(0)));
     }
 }

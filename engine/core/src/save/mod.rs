@@ -21,6 +21,7 @@
 mod coverage;
 mod intake;
 mod leader;
+mod pile;
 mod slabs;
 mod stage;
 mod store;
@@ -40,16 +41,13 @@ use leader::Leader;
 pub(crate) use leader::RAM_IDSTR;
 use migration_stream::Decoder;
 use migration_stream::return_path::{ReturnPathMessage, put_return_path_message};
+use pile::Pile;
 use snapshot_image::{Geometry, Identity, ImageError, RamLayout};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use store::{PageUpdate, Store};
 use tail::Tail;
 use target::{Found, Target, TargetFinder};
-
-/// When no more pages than this have not been seen yet, the end may be near: even as zero pages, 9 bytes each, they fill
-/// a pipe of 64 KiB, so it cannot be in there unnoticed.
-const NEAR_THE_END_PAGES: u64 = 8192;
 
 /// What a save is told from outside.
 #[derive(Debug, Clone)]
@@ -144,7 +142,7 @@ pub struct SaveMachine {
     in_flight: usize,
     unsent_bytes: u64,
     return_path: bool,
-    holding: bool,
+    pile: Pile,
     nonzero_pages: u64,
     failure: Option<Failure>,
     /// The failure ends the job now: nothing is drained.
@@ -180,7 +178,7 @@ impl SaveMachine {
             in_flight: 0,
             unsent_bytes: 0,
             return_path: false,
-            holding: false,
+            pile: Pile::default(),
             nonzero_pages: 0,
             failure: None,
             ending: false,

@@ -6,9 +6,8 @@ use super::leader::Leader;
 use super::store::{Content, PageUpdate, Store};
 use super::tail::TAIL_READ_BYTES;
 use super::target::Target;
-use super::{NEAR_THE_END_PAGES, Phase, SaveMachine, could_not};
+use super::{Phase, SaveMachine, could_not};
 use crate::failure::{Failure, Unsupported};
-use crate::machine::Action;
 use crate::pool::{BufferId, Pool};
 use migration_stream::return_path::{ReturnPathMessage, put_return_path_message};
 use migration_stream::{Command, Record, Step as Decoded};
@@ -83,7 +82,10 @@ impl SaveMachine {
                     self.decoder.finish(&pool.bytes(input)[held])?;
                     return Err(Unsupported::NoDevices.into());
                 }
-                Decoded::Incomplete { needed } => return self.refill(pool, needed, needed.max(INPUT_BYTES)),
+                Decoded::Incomplete { needed } => {
+                    self.limit_writer();
+                    return self.refill(pool, needed, needed.max(INPUT_BYTES));
+                }
             };
             let page = |block, offset, content, data: &[u8]| PageUpdate {
                 block,
@@ -130,9 +132,6 @@ impl SaveMachine {
         if let Some((coverage, layout)) = &mut self.coverage {
             let page = layout.page(layout.guest(update.block, update.offset));
             coverage.insert(update.block, page);
-            if !self.holding && coverage.missing_pages() <= NEAR_THE_END_PAGES {
-                self.hold_writer();
-            }
         }
         if self.failure.is_some() {
             return Ok(true);
@@ -147,9 +146,16 @@ impl SaveMachine {
     }
 
     fn hold_writer(&mut self) {
-        if !self.holding && self.config.live {
-            self.holding = true;
-            self.actions.push_back(Action::HoldWriter);
+        if self.config.live {
+            self.actions.extend(self.pile.hold());
+        }
+    }
+
+    /// The writer may be so far ahead of us as the end is still away.
+    fn limit_writer(&mut self) {
+        let ahead = self.coverage.as_ref().and_then(|(coverage, _)| coverage.pages_ahead());
+        if let Some(ahead) = ahead.filter(|_| self.config.live) {
+            self.actions.extend(self.pile.before(ahead));
         }
     }
 

@@ -35,7 +35,7 @@ impl Machine for Store {
                 assert!(self.events.is_empty(), "one tick, and first");
                 self.events.push("tick".to_owned());
                 if self.hold {
-                    self.actions.push_back(Action::HoldWriter);
+                    self.actions.push_back(Action::LimitInput { bytes: HELD_BYTES });
                 }
                 self.read(pool);
             }
@@ -213,6 +213,38 @@ fn held_writer_has_one_page_of_pipe() {
     run(&mut machine, &mut driver, |_| (), |_| ()).unwrap();
     seen.join().unwrap();
     assert_eq!(machine.stored, 60_000);
+}
+
+#[test]
+fn input_pipe_is_resized_when_that_is_possible() {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let reader = OwnedFd::from(reader);
+    let (uri, wait) = (Uri::Fd(reader.as_raw_fd()), None);
+    let (signals, _others) = UnixStream::pair().unwrap();
+    let channel = Channel::for_save(Some(&uri), wait, signals.as_fd()).unwrap();
+    assert_eq!(channel.input_limit(), Some(INPUT_BYTES), "pipe(7)");
+    assert!(channel.limit_input(1 << 18));
+    writer.write_all(&content(200_000)).unwrap();
+    assert!(!channel.limit_input(1 << 16), "200,000 bytes are in it");
+    assert_eq!(channel.input_limit(), Some(1 << 18));
+    std::fs::File::from(reader).read_exact(&mut vec![0; 200_000]).unwrap();
+    assert!(channel.limit_input(1 << 16));
+    assert_eq!(channel.input_limit(), Some(1 << 16));
+}
+
+#[test]
+fn the_more_can_pile_up_the_more_a_read_waits_for() {
+    let shortest = Some(LEAVE_ALONE.start);
+    for (last, bytes, most, expected) in [
+        (None, 20_000, 1 << 16, shortest),
+        (None, 40_000, 1 << 16, None),
+        (shortest, 20_000, 1 << 16, shortest),
+        (shortest, 20_000, 1 << 18, shortest.map(|time| 2 * time)),
+        (shortest, 40_000, 1 << 16, None),
+        (Some(LEAVE_ALONE.end), 20_000, 1 << 20, Some(LEAVE_ALONE.end)),
+    ] {
+        assert_eq!(leave_alone(last, bytes, most), expected, "{last:?}, {bytes} of {most}");
+    }
 }
 
 #[test]
