@@ -3,6 +3,7 @@
 use crate::input::{DEFAULT_MAX_UNPACKED_BYTES, OpenOptions};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use snapshot_engine::{parse_bytes, parse_page_size};
 use std::path::PathBuf;
 
 /// Show, check, compare and convert QEMU migration streams and snapshot images.
@@ -98,13 +99,13 @@ pub struct InputArgs {
     #[arg(long, value_name = "NAME")]
     pub snapshot: Option<String>,
     /// Target page size in bytes, where the input does not tell it
-    #[arg(long, value_name = "BYTES", value_parser = page_size)]
+    #[arg(long, value_name = "BYTES", value_parser = parse_page_size)]
     pub page_size: Option<u32>,
-    /// The most RAM that is accepted, in bytes
-    #[arg(long, value_name = "BYTES", default_value_t = migration_stream::DEFAULT_MAX_RAM_BYTES)]
+    /// The most RAM that is accepted, in bytes or with K, M, G, T
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value_t = migration_stream::DEFAULT_MAX_RAM_BYTES)]
     pub max_ram: u64,
-    /// The most that unpacking may give, in bytes
-    #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_MAX_UNPACKED_BYTES)]
+    /// The most that unpacking may give, in bytes or with K, M, G, T
+    #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_MAX_UNPACKED_BYTES, value_parser = parse_bytes)]
     pub max_unpacked: u64,
     /// A recorded multifd channel of FILE, to be put together with it; once for each (of two files: of the first)
     #[arg(long, value_name = "FILE")]
@@ -321,13 +322,6 @@ pub struct ConvertArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "clap would show it")]
     pub input: InputArgs,
-}
-
-fn page_size(text: &str) -> Result<u32, String> {
-    match text.parse::<u32>() {
-        Ok(size) if size.is_power_of_two() && (1 << 10..=1 << 16).contains(&size) => Ok(size),
-        _ => Err("expected a power of two, 1024 to 65536".to_owned()),
-    }
 }
 
 fn number(text: &str) -> Result<u64, String> {

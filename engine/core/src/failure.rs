@@ -1,6 +1,7 @@
 //! Why a job failed, and which exit status that is.
 
 use crate::machine::IoError;
+use crate::text::uuid_text;
 use snapshot_image::ImageError;
 
 /// Whose fault a failure is: the exit status of the command line.
@@ -178,30 +179,6 @@ impl Unsupported {
     }
 }
 
-/// Writes a UUID as everybody does: 8-4-4-4-12 hex digits.
-#[must_use]
-pub fn uuid_text(uuid: &[u8; 16]) -> String {
-    let mut text = String::with_capacity(36);
-    for (at, byte) in uuid.iter().enumerate() {
-        if matches!(at, 4 | 6 | 8 | 10) {
-            text.push('-');
-        }
-        text.push_str(&format!("{byte:02x}"));
-    }
-    text
-}
-
-/// Reads what [`uuid_text`] writes, in any case.
-#[must_use]
-pub fn parse_uuid(text: &str) -> Option<[u8; 16]> {
-    let groups: Vec<&str> = text.split('-').collect();
-    let lengths: Vec<usize> = groups.iter().map(|group| group.len()).collect();
-    if lengths != [8, 4, 4, 4, 12] || !text.bytes().all(|byte| byte == b'-' || byte.is_ascii_hexdigit()) {
-        return None;
-    }
-    u128::from_str_radix(&groups.concat(), 16).ok().map(u128::to_be_bytes)
-}
-
 fn recovery_hint(running: bool) -> &'static str {
     if running { "; a guest in postcopy-paused can be recovered with --recover" } else { "" }
 }
@@ -213,16 +190,6 @@ fn uuid_suffix(uuid: Option<&[u8; 16]>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn uuids_survive_a_round_trip() {
-        let uuid: [u8; 16] = std::array::from_fn(|at| 0x11 * u8::try_from(at).unwrap());
-        assert_eq!(parse_uuid(&uuid_text(&uuid)), Some(uuid));
-        assert_eq!(parse_uuid(&uuid_text(&uuid).to_uppercase()), Some(uuid));
-        for wrong in ["", "1", "+1111111-1111-1111-1111-111111111111", "11111111111111111111111111111111"] {
-            assert_eq!(parse_uuid(wrong), None, "{wrong}");
-        }
-    }
 
     #[test]
     fn messages_say_what_to_do() {

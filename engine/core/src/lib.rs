@@ -18,10 +18,11 @@ pub mod pool;
 mod revert;
 mod save;
 mod steps;
+mod text;
 mod watch;
 mod zero;
 
-pub use failure::{Class, Failure, Unsupported, parse_uuid, uuid_text};
+pub use failure::{Class, Failure, Unsupported};
 pub use machine::{Action, Completed, Event, IoError, IoId, Lane, Machine, Milestone};
 pub use pool::{Buffer, BufferId, Pool};
 pub use revert::postcopy::hot_set::{HOT_SET_LIMIT_BYTES, HotSet};
@@ -29,3 +30,4 @@ pub use revert::postcopy::recovery::check_recovery;
 pub use revert::postcopy::{PostcopyConfig, PostcopySummary};
 pub use revert::{RevertConfig, RevertMachine, RevertSummary};
 pub use save::{Progress, SaveConfig, SaveMachine, SaveSummary};
+pub use text::{parse_bytes, parse_page_size, parse_uuid, uuid_text};

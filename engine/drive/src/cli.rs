@@ -6,7 +6,7 @@ use crate::trace::Pattern;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, ValueEnum};
 use clap_complete::Shell;
-use snapshot_engine::parse_uuid;
+use snapshot_engine::{parse_bytes, parse_page_size, parse_uuid};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
@@ -26,7 +26,7 @@ pub struct Cli {
     pub uri: Option<Uri>,
 
     /// Target page size in bytes, where the stream does not tell it
-    #[arg(long, value_name = "BYTES", value_parser = page_size)]
+    #[arg(long, value_name = "BYTES", value_parser = parse_page_size)]
     pub page_size: Option<u32>,
 
     /// Say on stderr what is done; names as in disk_write, * for anything. May be given several times
@@ -38,7 +38,7 @@ pub struct Cli {
     pub create: bool,
 
     /// Cluster size in bytes of a new image: 64 KiB to 2 MiB
-    #[arg(long, value_name = "BYTES", default_value_t = 1 << 20, requires = "create")]
+    #[arg(long, value_name = "BYTES", default_value = "1M", value_parser = parse_bytes, requires = "create")]
     pub cluster_size: u64,
 
     /// Replace the snapshot that the image holds, atomically
@@ -57,7 +57,7 @@ pub struct Cli {
     #[arg(long, value_name = "PERCENT", requires = "revert", group = "serve", value_parser = clap::value_parser!(u8).range(0..=100))]
     pub postcopy: Option<u8>,
 
-    /// Host page size of a RAM block at the destination, in bytes or with K, M (huge pages). May be given several times
+    /// Host page size of a RAM block at the destination, in bytes (huge pages). May be given several times
     #[arg(long, value_name = "BLOCK:SIZE", requires = "serve", value_parser = OsStringValueParser::new().try_map(|text| host_page(&text)))]
     pub host_page: Vec<(Vec<u8>, u64)>,
 
@@ -86,11 +86,11 @@ pub struct Cli {
     pub timeout: Option<u64>,
 
     /// The most RAM that is accepted, in bytes
-    #[arg(long, value_name = "BYTES", default_value_t = migration_stream::DEFAULT_MAX_RAM_BYTES)]
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value_t = migration_stream::DEFAULT_MAX_RAM_BYTES)]
     pub max_ram: u64,
 
     /// Memory for pages on their way to the image, in bytes
-    #[arg(long, value_name = "BYTES", default_value_t = 64 << 20)]
+    #[arg(long, value_name = "BYTES", default_value = "64M", value_parser = parse_bytes)]
     pub memory: u64,
 
     /// How progress is shown on stderr
@@ -134,25 +134,15 @@ Examples:
     qemu-snapshot --create vm.qcow2 <stream
     qemu-snapshot --revert vm.qcow2 >stream
 
+Sizes are numbers of bytes, or of KiB, MiB, GiB or TiB with K, M, G or T behind them.
 Exit status: 0 done (a save: durable), 1 the input is wrong, 2 it could not be done.";
-
-fn page_size(text: &str) -> Result<u32, String> {
-    match text.parse::<u32>() {
-        Ok(size) if size.is_power_of_two() && (1 << 10..=1 << 16).contains(&size) => Ok(size),
-        _ => Err("expected a power of two, 1024 to 65536".to_owned()),
-    }
-}
 
 fn host_page(text: &OsStr) -> Result<(Vec<u8>, u64), String> {
     let expected = || "expected BLOCK:SIZE, as in pc.ram:2M".to_owned();
     let bytes = text.as_bytes();
     let colon = bytes.iter().rposition(|&byte| byte == b':').filter(|&at| at > 0).ok_or_else(expected)?;
     let size = std::str::from_utf8(&bytes[colon + 1..]).map_err(|_| expected())?;
-    let (digits, unit) = match size.strip_suffix(['K', 'k']) {
-        Some(digits) => (digits, 1 << 10),
-        None => size.strip_suffix(['M', 'm']).map_or((size, 1), |digits| (digits, 1 << 20)),
-    };
-    let size = digits.parse::<u64>().ok().and_then(|size| size.checked_mul(unit)).ok_or_else(expected)?;
+    let size = parse_bytes(size).map_err(|_| expected())?;
     Ok((bytes[..colon].to_vec(), size))
 }
 

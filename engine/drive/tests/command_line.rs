@@ -102,6 +102,7 @@ fn usage_errors_end_with_2() {
         &["--uri=tcp:host", "image"],
         &["--create", "--revert", "image"],
         &["--timeout=0", "image"],
+        &["--memory=64MB", "image"],
         &["image", "another"],
     ] {
         let output = run(arguments);
@@ -136,7 +137,7 @@ fn image_errors_say_what_is_wrong() {
         2,
         "file.aio=native needs cache.direct=on",
     );
-    assert_fails(&run(&["--create", "--cluster-size=4097", path_text(&missing)]), 2, "cluster size");
+    assert_fails(&run(&["--create", "--cluster-size=4M", path_text(&missing)]), 2, "cluster size");
     assert!(!missing.exists());
 }
 

@@ -1,8 +1,9 @@
 //! `snapsim destination`
 
-use crate::options::{EndArguments, LoadArguments, bytes};
+use crate::options::{EndArguments, LoadArguments};
 use crate::{Failure, print};
 use clap::{ArgGroup, Args};
+use snapshot_engine::parse_bytes;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
@@ -43,7 +44,7 @@ pub(super) struct Arguments {
     #[arg(long, default_value_t = 0)]
     run_for: u64,
     /// The most RAM
-    #[arg(long, default_value = "64G", value_parser = bytes)]
+    #[arg(long, default_value = "64G", value_parser = parse_bytes)]
     max_ram: u64,
     /// Count pages that come twice in postcopy, instead of failing
     #[arg(long)]
@@ -75,14 +76,14 @@ fn nodes(arguments: &Arguments) -> Result<BTreeMap<Vec<u8>, Node>, Failure> {
     for text in &arguments.node {
         let wrong = || usage(format!("--node {text}: expected NODE:BYTES"));
         let (name, size) = text.rsplit_once(':').ok_or_else(wrong)?;
-        let bytes = bytes(size).map_err(|_| wrong())?;
+        let bytes = parse_bytes(size).map_err(|_| wrong())?;
         nodes.insert(name.as_bytes().to_vec(), Node { bytes, bitmaps: BTreeMap::new() });
     }
     for text in &arguments.bitmap {
         let wrong = || usage(format!("--bitmap {text}: expected NODE:NAME:GRANULARITY, of a --node"));
         let (rest, granularity) = text.rsplit_once(':').ok_or_else(wrong)?;
         let (node, name) = rest.split_once(':').ok_or_else(wrong)?;
-        let granularity = bytes(granularity).ok().and_then(|size| u32::try_from(size).ok());
+        let granularity = parse_bytes(granularity).ok().and_then(|size| u32::try_from(size).ok());
         let granularity =
             granularity.filter(|size| size.is_power_of_two() && *size >= 512).ok_or_else(wrong)?;
         let node: &mut Node = nodes.get_mut(node.as_bytes()).ok_or_else(wrong)?;

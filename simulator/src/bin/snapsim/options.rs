@@ -68,28 +68,3 @@ fn host_page(text: &str) -> Result<usize, String> {
         _ => Err("expected 4k or 2m".to_owned()),
     }
 }
-
-/// Bytes, with a suffix K, M, G or none.
-pub(super) fn bytes(text: &str) -> Result<u64, String> {
-    let (digits, shift) = match text.as_bytes().last() {
-        Some(b'K' | b'k') => (&text[..text.len() - 1], 10),
-        Some(b'M' | b'm') => (&text[..text.len() - 1], 20),
-        Some(b'G' | b'g') => (&text[..text.len() - 1], 30),
-        _ => (text, 0),
-    };
-    let number: Option<u64> = digits.parse().ok();
-    let bytes = number.and_then(|number| number.checked_mul(1 << shift));
-    bytes.ok_or_else(|| "expected a number of bytes, as in 4096, 64K, 512M or 2G".to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_are_numbers_with_suffixes() {
-        assert_eq!(bytes("64K"), Ok(65536));
-        assert_eq!(bytes("2g"), Ok(2 << 30));
-        assert!(bytes("G").is_err() && bytes("99999999999G").is_err() && bytes("").is_err());
-    }
-}

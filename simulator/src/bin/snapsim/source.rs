@@ -1,9 +1,10 @@
 //! `snapsim source`
 
-use crate::options::{EndArguments, LoadArguments, bytes};
+use crate::options::{EndArguments, LoadArguments};
 use crate::{Failure, print};
 use background_snapshot::{Strategy, Unpopulated};
 use clap::{Args, ValueEnum};
+use snapshot_engine::parse_bytes;
 use std::path::PathBuf;
 use std::time::Duration;
 use vm_simulator::real::source::{self, Mode, SourceBitmap, SourceConfig};
@@ -46,7 +47,7 @@ pub(super) struct Arguments {
     #[arg(default_value = "stdio", value_parser = Address::parse)]
     to: Address,
     /// Bytes of RAM (a multiple of the host page)
-    #[arg(long, default_value = "256M", value_parser = bytes)]
+    #[arg(long, default_value = "256M", value_parser = parse_bytes)]
     ram: u64,
     /// Of 100 pages, how many are not zero; the others were never touched
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(0..=100))]
@@ -76,7 +77,7 @@ pub(super) struct Arguments {
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=100))]
     percent: u64,
     /// Bytes per second at the most
-    #[arg(long, value_parser = bytes)]
+    #[arg(long, value_parser = parse_bytes)]
     bandwidth: Option<u64>,
     /// How long the guest works before, in milliseconds
     #[arg(long, default_value_t = 100)]
@@ -101,9 +102,9 @@ fn bitmap(text: &str) -> Result<SourceBitmap, String> {
     let (Some(node), Some(name), Some(size)) = (parts.next(), parts.next(), parts.next()) else {
         return Err("expected NODE:NAME:BYTES[:GRANULARITY]".to_owned());
     };
-    let granularity = bytes(parts.next().unwrap_or("64K"))?;
+    let granularity = parse_bytes(parts.next().unwrap_or("64K"))?;
     let granularity = u32::try_from(granularity).ok().filter(|size| size.is_power_of_two() && *size >= 512);
-    let disk_bytes = bytes(size)?;
+    let disk_bytes = parse_bytes(size)?;
     if node.is_empty() || name.is_empty() || node.len() > 255 || name.len() > 255 || disk_bytes % 512 != 0 {
         return Err("expected names of 1 to 255 bytes and a disk of whole sectors".to_owned());
     }

@@ -1,9 +1,10 @@
 //! `snapsim strategies`: what a background snapshot costs the guest, both strategies side by side.
 
 use crate::Failure;
-use crate::options::{LoadArguments, bytes};
+use crate::options::LoadArguments;
 use background_snapshot::{Strategy, Unpopulated};
 use clap::Args;
+use snapshot_engine::parse_bytes;
 use std::io::{self, Read, Write};
 use std::time::Duration;
 use vm_simulator::real::source::{self, Mode, SourceConfig, SourceOutcome};
@@ -16,13 +17,13 @@ const TIMEOUT: Duration = Duration::from_secs(600);
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Bytes of RAM
-    #[arg(long, default_value = "256M", value_parser = bytes)]
+    #[arg(long, default_value = "256M", value_parser = parse_bytes)]
     ram: u64,
     /// Pages in the pool of strategy copy
     #[arg(long, default_value_t = 16384, value_parser = clap::value_parser!(u64).range(0..=1 << 30))]
     pool_pages: u64,
     /// Bytes per second of the slow reader
-    #[arg(long, default_value = "100M", value_parser = bytes)]
+    #[arg(long, default_value = "100M", value_parser = parse_bytes)]
     slow: u64,
     #[command(flatten)]
     load: LoadArguments,

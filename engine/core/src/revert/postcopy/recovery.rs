@@ -1,8 +1,9 @@
 //! Takes over after a server that died: asks the destination what it has, then lets it go on (ms 7.4).
 
-use crate::failure::{Failure, uuid_text};
+use crate::failure::Failure;
 use crate::machine::{Header, Lane};
 use crate::revert::output::Output;
+use crate::text::uuid_text;
 use migration_stream::{Command, put_command};
 use snapshot_image::{RamLayout, Snapshot};
 
