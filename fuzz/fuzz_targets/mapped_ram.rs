@@ -59,7 +59,7 @@ fn file(input: &Input, page_size: u32) -> (Vec<u8>, Vec<Page>) {
     put_section_header(&mut out, false, &header);
     let page = u64::from(page_size);
     let blocks: Vec<_> = input.blocks.iter().take(4).collect();
-    let pages = |block: &Block| u64::from(block.pages % 64) + 1;
+    let pages = |block: &Block| u64::from(block.pages % 16) + 1;
     let total: u64 = blocks.iter().map(|block| pages(block) * page).sum();
     out.extend_from_slice(&(total | RAM_SAVE_FLAG_MEM_SIZE).to_be_bytes());
     let mut expected = Vec::new();
