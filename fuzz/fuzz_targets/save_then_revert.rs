@@ -57,10 +57,11 @@ fuzz_target!(|input: Input| {
     });
     let (vm, stream) = bed::stream_of(&config);
     let mut how = bed::save_config(&config, None);
-    how.create = Some(Geometry {
+    let geometry = Geometry {
         cluster_bits: 16 + u32::from(input.cluster_bits % 3),
         refcount_order: u32::from(input.refcount_order % 7),
-    });
+    };
+    how.create = Some(geometry.into());
     how.memory_bytes = usize::from(input.memory_quarters % 16) << 18;
     let mut machine = SaveMachine::new(how);
     let mut world = World::new(input.world_seed, None, stream, fault);

@@ -264,7 +264,7 @@ fn a_sparse_giant_and_many_mib_of_devices_are_saved_in_little_memory() {
     let (vm, stream) = stream_of(&config);
     assert!(vm.tail().len() > 4 << 20, "{} bytes of devices", vm.tail().len());
     let mut config_now = save_config(&config, None);
-    config_now.create = Some(snapshot_image::Geometry::default());
+    config_now.create = Some(snapshot_image::Geometry::default().into());
     let mut machine = snapshot_engine::SaveMachine::new(config_now);
     let mut world = vm_simulator::World::new(2, None, stream, Fault::None);
     world.run(&mut machine);

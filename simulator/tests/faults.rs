@@ -3,6 +3,7 @@
 mod bed;
 
 use bed::{check_holds, load, revert, save, stream_of};
+use snapshot_engine::NewImage;
 use vm_simulator::{Fault, SimFile, VmConfig};
 
 fn small(seed: u64) -> VmConfig {
@@ -79,7 +80,7 @@ fn an_overwrite_that_meets_a_fault_or_loses_power_leaves_the_old_or_the_new_snap
 
 /// An image as `qemu-img create` makes it: begun by us, and emptied of our mark.
 fn empty_image(config: &VmConfig) -> SimFile {
-    let geometry = bed::save_config(config, None).create.unwrap();
+    let Some(NewImage::Of(geometry)) = bed::save_config(config, None).create else { unreachable!() };
     let mut writer = snapshot_image::SnapshotWriter::create(geometry, 64 << 20).unwrap();
     let mut file = SimFile::default();
     let identity = snapshot_image::Identity { uuid: [0; 16], created_unix_s: 0 };

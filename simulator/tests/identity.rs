@@ -50,7 +50,7 @@ proptest! {
     ) {
         let (vm, stream) = stream_of(&config);
         let mut how = save_config(&config, None);
-        how.create = Some(geometry);
+        how.create = Some(geometry.into());
         how.memory_bytes = memory_mib << 20;
         let mut machine = SaveMachine::new(how);
         let mut world = World::new(world_seed, None, stream, Fault::None);

@@ -18,7 +18,7 @@ fn saved() -> (Vm, Vec<u8>, SimFile) {
     let config = VmConfig::background(5, 3 << 20, 60);
     let (vm, stream) = stream_of(&config);
     let mut with_clusters = save_config(&config, None);
-    with_clusters.create = Some(Geometry::default());
+    with_clusters.create = Some(Geometry::default().into());
     let mut machine = snapshot_engine::SaveMachine::new(with_clusters);
     let mut world = World::new(1, None, stream.clone(), Fault::None);
     world.run(&mut machine);

@@ -68,6 +68,8 @@ fn round_trip(binary: &Binary, guest: &Guest, config: Config, how: How, options:
         How::Precopy => assert_eq!(source.run_state(), "postmigrate"),
     }
     let output = run_tool([OsStr::new("--revert"), image.as_os_str()], None);
+    let bytes = std::fs::read(&image).expect("the image is there");
+    assert_eq!(bytes[20..24], [0, 0, 0, 16], "clusters of 64 KiB for a small guest");
     assert_size(&image, &output.stdout);
     reverts(binary, guest, &config, options, &image, passes);
 }

@@ -29,5 +29,5 @@ pub use revert::postcopy::hot_set::{HOT_SET_LIMIT_BYTES, HotSet};
 pub use revert::postcopy::recovery::check_recovery;
 pub use revert::postcopy::{PostcopyConfig, PostcopySummary};
 pub use revert::{RevertConfig, RevertMachine, RevertSummary};
-pub use save::{Progress, SaveConfig, SaveMachine, SaveSummary};
+pub use save::{NewImage, Progress, SaveConfig, SaveMachine, SaveSummary};
 pub use text::{parse_bytes, parse_page_size, parse_uuid, uuid_text};

@@ -37,9 +37,9 @@ pub struct Cli {
     #[arg(long, conflicts_with = "revert")]
     pub create: bool,
 
-    /// Cluster size in bytes of a new image: 64 KiB to 2 MiB
-    #[arg(long, value_name = "BYTES", default_value = "1M", value_parser = parse_bytes, requires = "create")]
-    pub cluster_size: u64,
+    /// Cluster size of a new image, 64K to 2M (default: 1M; 64K for a guest with less than 512M of RAM)
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, requires = "create")]
+    pub cluster_size: Option<u64>,
 
     /// Replace the snapshot that the image holds, atomically
     #[arg(long, conflicts_with = "revert")]

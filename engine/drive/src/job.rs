@@ -13,7 +13,7 @@ use clap::Parser;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
 use snapshot_engine::{
-    Class, Failure, Machine, Milestone, PostcopyConfig, RevertConfig, RevertMachine, RevertSummary,
+    Class, Failure, Machine, Milestone, NewImage, PostcopyConfig, RevertConfig, RevertMachine, RevertSummary,
     SaveConfig, SaveMachine, SaveSummary,
 };
 use snapshot_image::{Geometry, Identity, Open, ReadOptions, SnapshotReader};
@@ -170,10 +170,10 @@ pub fn save(cli: &Cli) -> Result<SaveSummary, Failure> {
 
 fn open_for_save(cli: &Cli, config: &mut SaveConfig) -> Result<(ImageFile, DiskQueue), Failure> {
     let spec = cli.image_spec().map_err(refused)?;
-    let geometry = Geometry::with_cluster_size(cli.cluster_size).map_err(refused)?;
+    let geometry = cli.cluster_size.map(Geometry::with_cluster_size).transpose().map_err(refused)?;
     let image = ImageFile::open_for_save(&spec, cli.create).map_err(refused)?;
     config.existing_length_bytes = image.length_bytes().map_err(refused)?;
-    config.create = cli.create.then_some(geometry);
+    config.create = cli.create.then_some(geometry.map_or(NewImage::Fitting, NewImage::Of));
     Ok((image, disk_queue(spec.aio)?))
 }
 

@@ -13,6 +13,9 @@ pub struct GuestOffset(pub u64);
 /// Metadata is asked for in multiples of this: what `O_DIRECT` needs.
 pub const ALIGNMENT_BYTES: u64 = 4096;
 
+/// Below this what blocks leave empty of clusters of 1 MiB can be more than 1 % of RAM.
+const SMALL_RAM_BYTES: u64 = 512 << 20;
+
 /// Cluster size and refcount width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Geometry {
@@ -40,6 +43,14 @@ impl Geometry {
             return Err(ImageError::ClusterSize { found: cluster_bytes });
         }
         Ok(Self { cluster_bits, ..Self::default() })
+    }
+
+    /// The geometry for a machine with so many bytes of RAM: clusters of 1 MiB, or of 64 KiB for less than 512 MiB. Each RAM block
+    /// begins in a cluster of its own, so that small ones (ROMs) leave most of large clusters empty.
+    #[must_use]
+    pub fn fitting(ram_bytes: u64) -> Self {
+        let cluster_bits = if ram_bytes < SMALL_RAM_BYTES { 16 } else { 20 };
+        Self { cluster_bits, ..Self::default() }
     }
 
     /// Cluster size in bytes.
@@ -102,6 +113,10 @@ mod tests {
     fn vm_state_starts_behind_the_last_l1_entry_of_the_disk() {
         assert_eq!(Geometry::default().vm_state_start(8 << 30), 128 << 30);
         let small = Geometry::with_cluster_size(64 << 10).unwrap();
+        assert_eq!(
+            (Geometry::fitting((512 << 20) - 1), Geometry::fitting(512 << 20)),
+            (small, Geometry::default())
+        );
         assert_eq!(small.vm_state_start(64 << 20), 0x2000_0000);
         assert_eq!(small.vm_state_start((512 << 20) + 1), 0x4000_0000);
     }

@@ -8,15 +8,13 @@ use crate::error::Error;
 use crate::escape::terminal;
 use crate::input::{OpenOptions, Opened, SourceReader, open, open_file};
 use crate::machines;
-use snapshot_engine::{SaveConfig, uuid_text};
-use snapshot_image::{Geometry, Identity};
+use snapshot_engine::{NewImage, SaveConfig, uuid_text};
+use snapshot_image::Identity;
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// Cluster size of new images.
-const CLUSTER_BYTES: u64 = 1 << 20;
 /// Memory for writes of a save.
 const SAVE_MEMORY_BYTES: usize = 64 << 20;
 
@@ -145,13 +143,11 @@ fn image(
     uuid[6] = uuid[6] & 0x0f | 0x40;
     uuid[8] = uuid[8] & 0x3f | 0x80;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let create =
-        Geometry::with_cluster_size(CLUSTER_BYTES).map_err(|error| Error::Usage(error.to_string()))?;
     let config = SaveConfig {
         stream: options.stream(),
         no_vmdesc: contents.vmdesc.is_none(),
         existing_length_bytes: None,
-        create: Some(create),
+        create: Some(NewImage::Fitting),
         overwrite: false,
         live: false,
         can_answer: false,

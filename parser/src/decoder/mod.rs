@@ -175,9 +175,14 @@ impl Decoder {
 
     /// The block list of a mapped-ram file; the walk goes on at `offset`, behind the last page.
     pub fn mapped_blocks(&mut self, blocks: Vec<RamBlock>, offset: u64) {
-        self.by_name = blocks.iter().enumerate().map(|(at, block)| (block.idstr.clone(), at)).collect();
-        self.blocks = blocks;
+        self.set_blocks(blocks);
         self.offset = offset;
+    }
+
+    fn set_blocks(&mut self, blocks: Vec<RamBlock>) {
+        self.by_name.clear();
+        self.by_name.extend(blocks.iter().enumerate().map(|(at, block)| (block.idstr.clone(), at)));
+        self.blocks = blocks;
     }
 
     /// Whether the page size is the default, or an option's: nothing in the stream has told it.

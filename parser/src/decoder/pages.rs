@@ -56,9 +56,7 @@ impl Decoder {
                     return Err(input.reject(ErrorKind::SecondBlockList));
                 }
                 let (rest, list) = block_list(rest, offset, self.block_list_context())?;
-                self.blocks.clone_from(&list.blocks);
-                self.by_name =
-                    list.blocks.iter().enumerate().map(|(at, block)| (block.idstr.clone(), at)).collect();
+                self.set_blocks(list.blocks.clone());
                 Ok((rest, Record::RamBlocks(list)))
             }
             kind @ (RAM_SAVE_FLAG_ZERO

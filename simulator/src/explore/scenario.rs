@@ -135,7 +135,7 @@ impl Scenario {
             stream: self.options(),
             no_vmdesc: !self.vm.config().vmdesc,
             existing_length_bytes: left.map(SimFile::length),
-            create: Some(self.geometry),
+            create: Some(self.geometry.into()),
             overwrite: left.is_some(),
             live: self.uuid[0].is_multiple_of(2),
             can_answer: self.uuid[0].is_multiple_of(3),

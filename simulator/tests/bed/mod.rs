@@ -29,7 +29,7 @@ pub(crate) fn save_config(config: &VmConfig, existing: Option<&SimFile>) -> Save
         stream: Options { page_size: Some(config.page_size), ..Options::default() },
         no_vmdesc: !config.vmdesc,
         existing_length_bytes: existing.map(SimFile::length),
-        create: Some(geometry),
+        create: Some(geometry.into()),
         overwrite: existing.is_some(),
         live: config.seed.is_multiple_of(2),
         can_answer: config.seed.is_multiple_of(3),

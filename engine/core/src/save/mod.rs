@@ -49,6 +49,21 @@ use store::{PageUpdate, Store};
 use tail::Tail;
 use target::{Found, Target, TargetFinder};
 
+/// How an image is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NewImage {
+    /// Like this.
+    Of(Geometry),
+    /// As it is best for the RAM that comes ([`Geometry::fitting`]).
+    Fitting,
+}
+
+impl From<Geometry> for NewImage {
+    fn from(geometry: Geometry) -> Self {
+        Self::Of(geometry)
+    }
+}
+
 /// What a save is told from outside.
 #[derive(Debug, Clone)]
 pub struct SaveConfig {
@@ -59,7 +74,7 @@ pub struct SaveConfig {
     /// Length in bytes of the image file, if there is one.
     pub existing_length_bytes: Option<u64>,
     /// How to create an image where there is none.
-    pub create: Option<Geometry>,
+    pub create: Option<NewImage>,
     /// A snapshot in the image may be replaced.
     pub overwrite: bool,
     /// The input is a pipe or a socket with a source behind it, which must be drained after an error.
@@ -107,7 +122,7 @@ pub struct Progress {
 #[derive(Debug)]
 enum Phase {
     Inspect(Box<TargetFinder>),
-    CreateTemporary(IoId, Geometry),
+    CreateTemporary(IoId, NewImage),
     Stream,
     /// Pages are being written; then the reserve's steps.
     Settle {
@@ -158,7 +173,7 @@ impl SaveMachine {
             (Some(length), _) => {
                 (Phase::Inspect(Box::new(TargetFinder::new(length, config.overwrite))), None)
             }
-            (None, Some(geometry)) => (Phase::Stream, Some(Target::NewFile(geometry))),
+            (None, Some(new)) => (Phase::Stream, Some(Target::NewFile(new))),
             (None, None) => (Phase::Stream, None),
         };
         let mut machine = Self {
@@ -185,8 +200,8 @@ impl SaveMachine {
             watch: Watch::new(config.timeout_ms),
             config,
         };
-        if let (Phase::Stream, Some(Target::NewFile(geometry))) = (&machine.phase, &machine.target) {
-            machine.phase = Phase::CreateTemporary(IoId(0), *geometry);
+        if let (Phase::Stream, Some(Target::NewFile(new))) = (&machine.phase, &machine.target) {
+            machine.phase = Phase::CreateTemporary(IoId(0), *new);
         }
         machine
     }
@@ -277,8 +292,8 @@ impl SaveMachine {
         match &mut self.phase {
             Phase::Inspect(finder) => match finder.poll(pool, &mut self.ids)? {
                 Some(Found::Action(action)) => self.actions.push_back(action),
-                Some(Found::Target(Target::NewFile(geometry))) => {
-                    self.phase = Phase::CreateTemporary(IoId(0), geometry);
+                Some(Found::Target(Target::NewFile(new))) => {
+                    self.phase = Phase::CreateTemporary(IoId(0), new);
                 }
                 Some(Found::Target(target)) => {
                     self.target = Some(target);
@@ -431,8 +446,8 @@ impl SaveMachine {
                 finder.done(id, result.as_ref().ok().cloned(), pool);
                 "read the image"
             }
-            Phase::CreateTemporary(creating, geometry) if *creating == id => {
-                self.target = Some(Target::NewFile(*geometry));
+            Phase::CreateTemporary(creating, new) if *creating == id => {
+                self.target = Some(Target::NewFile(*new));
                 self.new_file = true;
                 self.phase = Phase::Stream;
                 "create a new file beside the image"

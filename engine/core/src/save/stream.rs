@@ -6,12 +6,12 @@ use super::leader::Leader;
 use super::store::{Content, PageUpdate, Store};
 use super::tail::TAIL_READ_BYTES;
 use super::target::Target;
-use super::{Phase, SaveMachine, could_not};
+use super::{NewImage, Phase, SaveMachine, could_not};
 use crate::failure::{Failure, Unsupported};
 use crate::pool::{BufferId, Pool};
 use migration_stream::return_path::{ReturnPathMessage, put_return_path_message};
 use migration_stream::{Command, Record, Step as Decoded};
-use snapshot_image::{ImageBlock, RamLayout, SnapshotWriter};
+use snapshot_image::{Geometry, ImageBlock, RamLayout, SnapshotWriter};
 
 /// What a record that is no page asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -203,7 +203,13 @@ impl SaveMachine {
         }
         let mut writer = match self.target.take() {
             Some(Target::InPlace(container)) => SnapshotWriter::reuse(container, layout.total_bytes()),
-            Some(Target::NewFile(geometry)) => SnapshotWriter::create(geometry, layout.total_bytes()),
+            Some(Target::NewFile(new)) => SnapshotWriter::create(
+                match new {
+                    NewImage::Of(geometry) => geometry,
+                    NewImage::Fitting => Geometry::fitting(layout.total_bytes()),
+                },
+                layout.total_bytes(),
+            ),
             None => return Ok(()),
         }
         .map_err(could_not)?;

@@ -1,10 +1,11 @@
 //! Finds out what the image holds before a byte of it is changed.
 
+use super::NewImage;
 use crate::failure::{Class, Failure};
 use crate::ids::Ids;
 use crate::machine::{Action, Completed, IoId, Piece};
 use crate::pool::{BUFFER_ALIGNMENT_BYTES, BufferId, Pool};
-use snapshot_image::{Container, Geometry, HostOffset, Inspect, Inspection, Inspector};
+use snapshot_image::{Container, HostOffset, Inspect, Inspection, Inspector};
 
 /// Where the snapshot goes.
 #[derive(Debug)]
@@ -12,7 +13,7 @@ pub(crate) enum Target {
     /// Into the image as it is: it is empty.
     InPlace(Box<Container>),
     /// Into a new file, renamed over the image at the commit point.
-    NewFile(Geometry),
+    NewFile(NewImage),
 }
 
 /// Asks for the parts of the image that decide.
@@ -59,13 +60,13 @@ impl TargetFinder {
                 if !self.overwrite {
                     return Err(Failure::SnapshotExists { uuid });
                 }
-                Found::Target(Target::NewFile(geometry))
+                Found::Target(Target::NewFile(geometry.into()))
             }
             Inspect::Done(Inspection::Interrupted(geometry)) => {
                 if !self.overwrite {
                     return Err(Failure::InterruptedSave);
                 }
-                Found::Target(Target::NewFile(geometry))
+                Found::Target(Target::NewFile(geometry.into()))
             }
         }))
     }
@@ -99,7 +100,7 @@ pub(crate) enum Found {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use snapshot_image::{Identity, SnapshotWriter, Step};
+    use snapshot_image::{Geometry, Identity, SnapshotWriter, Step};
 
     const UUID: [u8; 16] = [7; 16];
 
@@ -168,7 +169,7 @@ mod tests {
     fn what_a_save_left_is_replaced_only_if_that_was_asked_for() {
         assert!(matches!(find(&interrupted(), false), Err(Failure::InterruptedSave)));
         assert!(
-            matches!(find(&interrupted(), true), Ok(Target::NewFile(geometry)) if geometry.cluster_bits == 16)
+            matches!(find(&interrupted(), true), Ok(Target::NewFile(NewImage::Of(geometry))) if geometry.cluster_bits == 16)
         );
     }
 
