@@ -55,7 +55,7 @@ fn a_changed_page_is_told_by_block_and_offset_and_so_are_others() {
     // Text of the guest's code.
     let marks: Vec<_> = (0..bytes.len() - 4096)
         .step_by(4096)
-        .filter(|&at| at >= 1 << 20 && bytes[at..at + 4096].iter().filter(|&&byte| byte != 0).count() > 3000)
+        .filter(|&at| at >= 4 << 16 && bytes[at..at + 4096].iter().filter(|&&byte| byte != 0).count() > 3000)
         .take(2)
         .collect();
     assert_eq!(marks.len(), 2, "pages with content");
