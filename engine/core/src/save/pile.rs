@@ -73,8 +73,8 @@ mod tests {
         assert_eq!(pile.before(1 << 20), None, "held back for good");
     }
 
-    /// A source that sends nothing but zero pages, and writes faster than we read: the pipe is full whenever we look. Every second attempt to
-    /// make it smaller comes too late.
+    /// A source that sends nothing but zero pages, and writes faster than we read: the pipe is full whenever we look. Every
+    /// second attempt to make it smaller comes too late.
     #[test]
     fn the_end_is_never_in_the_pipe_even_if_attempts_fail() {
         for pages in [1 << 15, 100_000, 1 << 17, 1 << 20, 1 << 23_u64] {
