@@ -18,6 +18,8 @@ pub(crate) struct Coverage {
     farthest: u64,
     /// Pages came that had been passed by.
     comes_back: bool,
+    /// A page came again: RAM is sent in rounds, each of which may be the last.
+    repeats: bool,
 }
 
 impl Coverage {
@@ -31,6 +33,7 @@ impl Coverage {
             per_block: vec![0; layout.blocks().len()],
             farthest: 0,
             comes_back: false,
+            repeats: false,
         }
     }
 
@@ -41,6 +44,8 @@ impl Coverage {
             // At the end of its walk a source that sends RAM in rounds begins again.
             self.comes_back |= page < self.farthest && self.farthest < self.places;
             self.farthest = self.farthest.max(page + 1).min(self.places);
+        } else {
+            self.repeats = true;
         }
     }
 
@@ -54,7 +59,11 @@ impl Coverage {
     /// that were urgent. Before the first page nothing can be told.
     pub(crate) fn pages_ahead(&self) -> Option<u64> {
         let missing = self.missing_pages();
-        let ahead = if self.comes_back { missing } else { missing.min(self.places - self.farthest) };
+        let ahead = match (self.repeats, self.comes_back) {
+            (true, _) => 0,
+            (false, true) => missing,
+            (false, false) => missing.min(self.places - self.farthest),
+        };
         (self.farthest > 0).then_some(ahead)
     }
 
@@ -101,11 +110,11 @@ mod tests {
         // The second block begins at the next MiB.
         for (block, page, expected) in [
             (0, 1, (1, 4, Some(4), Some(1))),
-            (0, 1, (1, 4, Some(4), Some(1))),
             (1, 256, (2, 3, Some(1), None)),
             // It had not passed it for good.
             (0, 0, (3, 2, Some(2), None)),
             (1, 257, (4, 1, Some(1), None)),
+            (0, 2, (5, 0, Some(0), None)),
             (0, 2, (5, 0, Some(0), None)),
         ] {
             coverage.insert(block, page);
@@ -123,6 +132,19 @@ mod tests {
         }
         // Another round.
         coverage.insert(0, 500);
+        assert_eq!((coverage.missing_pages(), coverage.pages_ahead()), (989, Some(0)));
+    }
+
+    /// With free page hints the last pages of RAM may never come, and others in a later round first.
+    #[test]
+    fn when_pages_come_again_the_end_may_be_near() {
+        let block = ImageBlock { name: b"a".to_vec(), used_length: 1000 * 4096, host_page_size: None };
+        let mut coverage = Coverage::new(&RamLayout::new(vec![block], 4096).unwrap());
+        (0..10).for_each(|page| coverage.insert(0, 10 * page));
+        assert_eq!(coverage.pages_ahead(), Some(909));
+        coverage.insert(0, 0);
+        assert_eq!(coverage.pages_ahead(), Some(0));
+        coverage.insert(0, 5);
         assert_eq!((coverage.missing_pages(), coverage.pages_ahead()), (989, Some(0)));
     }
 }
