@@ -2,10 +2,12 @@
 
 use crate::block_options::ImageSpec;
 use crate::lock::{Use, lock_image, unlock_image};
+use io_uring::IoUring;
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, RenameFlags, Uid};
 use std::ffi::{CStr, OsString};
 use std::fs::{File, FileType, OpenOptions, Permissions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -195,10 +197,29 @@ impl Drop for ImageFile {
         for file in [&self.file, &self.replaced].into_iter().flatten() {
             unlock_image(file);
         }
-        if let Some(temporary) = &self.temporary {
+        let gone = match &self.temporary {
             // It was never an image; nothing can be done if it cannot go.
-            let _ = rustix::fs::unlinkat(CWD, temporary, AtFlags::empty());
+            Some(temporary) => {
+                let _ = rustix::fs::unlinkat(CWD, temporary, AtFlags::empty());
+                self.file.take()
+            }
+            None => self.replaced.take(),
+        };
+        if let Some(file) = gone {
+            close_behind(file);
         }
+    }
+}
+
+/// Closes a file that has no name any more, and lets the kernel free its blocks when we are gone.
+///
+/// That takes seconds where the file system tells the disk of each extent (ext4 with `discard`: 1.7 s per GiB), and QEMU waits for
+/// the end of what `exec:` started with its guest standing still. A file that is registered with a ring goes with the ring, which
+/// the kernel takes apart behind the back of whoever closes it (io_uring_register(2)); without io_uring it is closed here and now.
+fn close_behind(file: Arc<File>) {
+    if let Ok(ring) = IoUring::new(1) {
+        let _ = ring.submitter().register_files(&[file.as_raw_fd()]);
+        drop(file);
     }
 }
 
