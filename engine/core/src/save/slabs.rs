@@ -10,13 +10,13 @@ use super::stage::Stage;
 use crate::ids::Ids;
 use crate::machine::{Action, IoId, Piece};
 use crate::pool::{BUFFER_ALIGNMENT_BYTES, BufferId, Pool};
-use snapshot_image::{GuestOffset, HostOffset, ImageError, SnapshotWriter};
+use snapshot_image::{GuestOffset, HostOffset, ImageError, PageIndex, SnapshotWriter};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
 /// Slabs are at least this large: measured, coalescing to 1 MiB matters more to a save than anything else.
 const MIN_SLAB_BYTES: u64 = 1 << 20;
-/// In a cluster that was never written, gaps up to this size are written as zeros rather than split a write in two.
+/// Gaps of zero pages up to this size are written rather than split a write in two.
 const GAP_BYTES: usize = 64 << 10;
 
 /// A slab with this many pages waiting is opened.
@@ -282,6 +282,7 @@ impl Slabs {
         &mut self,
         pool: &mut Pool,
         writer: &mut SnapshotWriter,
+        index: &PageIndex,
         ids: &mut Ids,
     ) -> Result<Option<Action>, ImageError> {
         if self.flushing {
@@ -304,10 +305,11 @@ impl Slabs {
                     pieces(writer, number * self.slab_bytes, self.cluster_bytes, Some(0..self.slab_len()))?;
                 Action::Read { id, buffer, pieces }
             } else {
-                let fresh = !self.is_on_disk(number);
                 let buffer = slab.buffer;
-                let runs =
-                    runs(slab, self.page_bytes, self.slab_len(), fresh.then_some(pool.bytes_mut(buffer)));
+                let first = number * self.slab_bytes / self.page_bytes as u64;
+                // Those that have not come yet among them.
+                let is_zero = |page: usize| index.get(first + page as u64).is_none();
+                let runs = runs(&slab.valid, self.page_bytes, pool.bytes_mut(buffer), is_zero);
                 let pieces = pieces(writer, number * self.slab_bytes, self.cluster_bytes, runs)?;
                 self.set_on_disk(number);
                 Action::Write { id, buffer, pieces }
@@ -343,31 +345,31 @@ impl Slabs {
     }
 }
 
-/// The byte ranges of a slab's buffer to be written. In a slab that was never on disk (`fresh` is its buffer) what lies
-/// between valid pages is zero: small gaps are filled, and so is the rest of a disk block.
-fn runs(slab: &Slab, page_bytes: usize, slab_len: usize, fresh: Option<&mut [u8]>) -> Vec<Range<usize>> {
+/// The byte ranges of a slab's buffer to be written: the valid pages, and the zero pages between them where the gap is small.
+fn runs(
+    valid: &PageSet,
+    page_bytes: usize,
+    bytes: &mut [u8],
+    is_zero: impl Fn(usize) -> bool,
+) -> Vec<Range<usize>> {
     let mut runs: Vec<Range<usize>> = Vec::new();
-    let gap = if fresh.is_some() { GAP_BYTES } else { 0 };
-    for page in (0..slab_len / page_bytes).filter(|&page| slab.valid.contains(page)) {
+    for page in (0..bytes.len() / page_bytes).filter(|&page| valid.contains(page)) {
         let start = page * page_bytes;
         match runs.last_mut() {
-            Some(run) if start - run.end <= gap => run.end = start + page_bytes,
+            Some(run) if start - run.end <= GAP_BYTES && (run.end / page_bytes..page).all(&is_zero) => {
+                bytes[run.end..start].fill(0);
+                run.end = start + page_bytes;
+            }
             _ => runs.push(start..start + page_bytes),
         }
     }
+    // The rest of a disk block belongs to pages that have not come: where one had, the slab would have been read back.
     for run in &mut runs {
-        run.start -= run.start % BUFFER_ALIGNMENT_BYTES;
-        run.end = run.end.next_multiple_of(BUFFER_ALIGNMENT_BYTES);
-    }
-    if let Some(bytes) = fresh {
-        for page in 0..slab_len / page_bytes {
-            let range = page * page_bytes..(page + 1) * page_bytes;
-            if !slab.valid.contains(page)
-                && runs.iter().any(|run| run.start <= range.start && range.end <= run.end)
-            {
-                bytes[range].fill(0);
-            }
-        }
+        let whole =
+            run.start - run.start % BUFFER_ALIGNMENT_BYTES..run.end.next_multiple_of(BUFFER_ALIGNMENT_BYTES);
+        bytes[whole.start..run.start].fill(0);
+        bytes[run.end..whole.end].fill(0);
+        *run = whole;
     }
     runs
 }

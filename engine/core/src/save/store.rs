@@ -125,7 +125,7 @@ impl Store {
     /// The next disk operation.
     pub(crate) fn poll(&mut self, pool: &mut Pool, ids: &mut Ids) -> Result<Option<Action>, Failure> {
         self.slabs
-            .poll(pool, &mut self.writer, ids)
+            .poll(pool, &mut self.writer, &self.index, ids)
             .map_err(|error| Failure::Image { error, class: Class::CouldNot })
     }
 
