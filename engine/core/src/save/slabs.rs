@@ -400,3 +400,6 @@ fn pieces(
     }
     Ok(pieces)
 }
+
+#[cfg(test)]
+mod tests;
