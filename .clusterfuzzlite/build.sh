@@ -13,6 +13,7 @@ for source in fuzz/fuzz_targets/*.rs; do
     cp "fuzz/target/x86_64-unknown-linux-gnu/release/$target" "$OUT/"
     seeds=$(mktemp -d)
     fuzz_seeds "$target" "$seeds"
+    fuzz_found "$target" "$seeds"
     if [[ -n $(ls "$seeds") ]]; then
         (cd "$seeds" && zip -q -r "$OUT/${target}_seed_corpus.zip" .)
     fi
