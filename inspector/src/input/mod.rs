@@ -377,6 +377,9 @@ impl Source for Box<dyn Source> {
     fn length(&self) -> Option<u64> {
         (**self).length()
     }
+    fn left(&self) -> Option<u64> {
+        (**self).left()
+    }
     fn as_file(&self) -> Option<&FileRange> {
         (**self).as_file()
     }

@@ -115,15 +115,26 @@ impl Qcow2 {
             let why = format!("qcow2: L1 table of {l1_bytes} bytes, at most {L1_LIMIT_BYTES} can be");
             return Err(Error::Input { what: name.to_owned(), why });
         }
+        let span = 1u64 << (2 * self.cluster_bits - 3);
+        let start = snapshot.disk_bytes.div_ceil(span).saturating_mul(span);
+        let reach = (u64::from(snapshot.l1_entries) * span).saturating_sub(start);
+        if snapshot.vm_state_bytes > reach {
+            let why =
+                format!("qcow2: VM state of {} bytes, its L1 table reaches {reach}", snapshot.vm_state_bytes);
+            return Err(Error::Input { what: name.to_owned(), why });
+        }
+        if snapshot.l1_offset.checked_add(l1_bytes).is_none_or(|end| end > file.size_bytes()) {
+            let why = format!("qcow2: the L1 table at {:#x} ends behind the file", snapshot.l1_offset);
+            return Err(Error::Input { what: name.to_owned(), why });
+        }
         let mut l1 = vec![0; usize::try_from(l1_bytes).unwrap_or(0)];
         file.read_at(snapshot.l1_offset, &mut l1).map_err(Error::io(name))?;
-        let span = 1u64 << (2 * self.cluster_bits - 3);
         Ok(VmStateSource {
             file,
             cluster: 1 << self.cluster_bits,
             l1: l1.chunks(8).map(be).collect(),
             l2: None,
-            start: snapshot.disk_bytes.div_ceil(span).saturating_mul(span),
+            start,
             length: snapshot.vm_state_bytes,
             at: 0,
         })
@@ -207,5 +218,9 @@ impl Source for VmStateSource {
 
     fn length(&self) -> Option<u64> {
         Some(self.length)
+    }
+
+    fn left(&self) -> Option<u64> {
+        Some(self.length - self.at)
     }
 }

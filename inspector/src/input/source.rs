@@ -31,6 +31,11 @@ pub trait Source {
     /// How many bytes there are in all, where that is known.
     fn length(&self) -> Option<u64>;
 
+    /// How many bytes are still to be read or skipped, where there may be far more than anybody wrote.
+    fn left(&self) -> Option<u64> {
+        None
+    }
+
     /// The file that they are a range of, where they are just that.
     fn as_file(&self) -> Option<&FileRange> {
         None

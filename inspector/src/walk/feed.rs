@@ -123,6 +123,10 @@ impl Feed {
 
     /// Reads everything that is left but keeps only the last `keep` bytes of it.
     pub(super) fn keep_last(&mut self, keep: usize) -> io::Result<()> {
+        if let (Window::Buffer { held, .. }, Some(left)) = (&self.window, self.source.left()) {
+            let all = left.saturating_add(held.len() as u64);
+            self.skip(all.saturating_sub(keep as u64))?;
+        }
         loop {
             let surplus = self.bytes().len().saturating_sub(keep);
             self.consume(surplus);

@@ -12,6 +12,7 @@ mod mapped;
 mod multifd;
 mod postcopy;
 mod precopy;
+mod savevm;
 
 pub use judge::said;
 
@@ -56,6 +57,7 @@ pub fn all() -> Vec<Malformed> {
         answers::recipes(),
         multifd::recipes(),
         image::recipes(),
+        savevm::recipes(),
     ];
     recipes.into_iter().flat_map(|recipes| recipes.files).collect()
 }
