@@ -2,13 +2,15 @@
 //! the VM state, refcount table and block, in a cluster of 64 KiB each.
 
 use migration_stream::{
-    BlockList, Configuration, RamBlock, put_configuration, put_end_of_section, put_file_header,
+    BlockList, Configuration, RamBlock, SectionId, put_configuration, put_end_of_section, put_file_header,
     put_ram_blocks, put_section_end, put_zero_page,
 };
 
 use super::{Kind, Recipes, base::Base};
 
-const CLUSTER: u64 = 65536;
+const CLUSTER_BYTES: usize = 65536;
+/// The same, and so where the second one begins.
+const CLUSTER: u64 = CLUSTER_BYTES as u64;
 /// What an L1 entry stands for.
 const SPAN: u64 = CLUSTER / 8 * CLUSTER;
 /// Entries of an L1 table of one cluster.
@@ -27,7 +29,7 @@ fn vm_state() -> Vec<u8> {
     };
     base.section(false, 2, b"ram", 4).put_with(|out| put_ram_blocks(out, &BlockList { blocks: vec![block] }));
     base.put_with(put_end_of_section).footer(2);
-    base.put_with(|out| put_section_end(out, migration_stream::SectionId(2)));
+    base.put_with(|out| put_section_end(out, SectionId(2)));
     base.put_with(|out| put_zero_page(out, Some(b"pc.ram"), 0)).put_with(put_end_of_section).footer(2);
     base.timer_and_end();
     base.bytes
@@ -35,7 +37,7 @@ fn vm_state() -> Vec<u8> {
 
 /// Fills up to the next cluster.
 fn pad(base: &mut Base) {
-    let end = base.bytes.len().next_multiple_of(65536);
+    let end = base.bytes.len().next_multiple_of(CLUSTER_BYTES);
     base.bytes.resize(end, 0);
 }
 

@@ -185,10 +185,8 @@ fn nobody_waits_for_what_is_closed_behind() {
         close(file);
         start.elapsed()
     };
-    assert!(
-        time_of(drop) >= Duration::from_secs(2),
-        "the system does not linger, so that this test sees nothing"
-    );
+    // The kernel counts in ticks, the first of which has begun.
+    assert!(time_of(drop) > Duration::from_millis(1900), "nothing lingers, so that this test sees nothing");
     let behind = time_of(|file| close_behind(Arc::new(file)));
     assert!(behind < Duration::from_secs(1), "it took {behind:?}");
 }
