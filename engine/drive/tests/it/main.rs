@@ -1,0 +1,4 @@
+//! The tests of the tool's command line: one program, since linking each file's own takes longer than its tests.
+
+mod command_line;
+mod full_pipe;

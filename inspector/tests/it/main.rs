@@ -1,0 +1,14 @@
+//! The tests of `snapinspect`: one program, since linking each file's own takes longer than its tests.
+
+mod browser;
+mod channels;
+mod cli;
+mod common;
+mod compat_pairs;
+mod corpus;
+mod damage;
+mod image;
+mod libvirt;
+mod refcounts;
+mod schema;
+mod sinks;

@@ -1,0 +1,133 @@
+//! Saves and reverts generated VMs in a simulated world.
+
+use migration_stream::{Options, Record, SliceReader, compressed, xbzrle};
+use snapshot_engine::{
+    Failure, RevertConfig, RevertMachine, RevertSummary, SaveConfig, SaveMachine, SaveSummary,
+};
+use snapshot_image::{Geometry, Identity};
+use std::collections::HashMap;
+use vm_simulator::{Fault, SimFile, Vm, VmConfig, World};
+
+/// RAM of a destination: pages that are not zero.
+pub(crate) type Ram = HashMap<(usize, u64), Vec<u8>>;
+
+pub(crate) fn stream_of(config: &VmConfig) -> (Vm, Vec<u8>) {
+    let mut vm = Vm::new(config.clone());
+    let mut stream = Vec::new();
+    vm.send(&mut stream).unwrap();
+    (vm, stream)
+}
+
+pub(crate) fn save_config(config: &VmConfig, existing: Option<&SimFile>) -> SaveConfig {
+    let geometry = Geometry {
+        cluster_bits: 16 + u32::try_from(config.seed % 6).unwrap(),
+        refcount_order: u32::try_from(config.seed / 6 % 7).unwrap(),
+    };
+    SaveConfig {
+        stream: Options { page_size: Some(config.page_size), ..Options::default() },
+        no_vmdesc: !config.vmdesc,
+        existing_length_bytes: existing.map(SimFile::length),
+        create: Some(geometry.into()),
+        overwrite: existing.is_some(),
+        live: config.seed.is_multiple_of(2),
+        can_answer: config.seed.is_multiple_of(3),
+        identity: Identity { uuid: [u8::try_from(config.seed % 251).unwrap(); 16], created_unix_s: 1 },
+        memory_bytes: 4 << 20,
+        timeout_ms: None,
+    }
+}
+
+/// Saves; what the disk holds in the end, and how it ended (nothing if the power went).
+pub(crate) fn save(
+    config: &VmConfig,
+    stream: &[u8],
+    old: Option<SimFile>,
+    world_seed: u64,
+    fault: Fault,
+) -> (World, Option<Result<SaveSummary, Failure>>) {
+    let mut machine = SaveMachine::new(save_config(config, old.as_ref()));
+    let mut world = World::new(world_seed, old, stream.to_vec(), fault);
+    world.run(&mut machine);
+    let outcome = (!world.lost_power).then(|| machine.outcome());
+    (world, outcome)
+}
+
+/// Reverts; what was sent, and how it ended.
+pub(crate) fn revert(
+    image: &SimFile,
+    world_seed: u64,
+    fault: Fault,
+) -> (World, Result<RevertSummary, Failure>) {
+    let config = RevertConfig {
+        image_length_bytes: image.length(),
+        stream: Options::default(),
+        allow_unverified: false,
+        fresh_ram: false,
+        timeout_ms: None,
+        postcopy: None,
+    };
+    let mut machine = RevertMachine::new(config);
+    let mut world = World::new(world_seed, Some(image.clone()), Vec::new(), fault);
+    world.run(&mut machine);
+    let outcome = machine.outcome();
+    (world, outcome)
+}
+
+/// What a destination has after a stream: RAM, and the bytes from the first device section on.
+pub(crate) fn load(stream: &[u8], page_size: u32) -> Result<(Ram, Vec<u8>), String> {
+    let mut reader = SliceReader::new(stream, Options { page_size: Some(page_size), ..Options::default() });
+    let mut ram = Ram::new();
+    let mut tail = None;
+    let size = u64::from(page_size);
+    while let Some((at, record)) = reader.next_record().map_err(|error| error.to_string())? {
+        match record {
+            Record::RamPage { block, offset, data, .. } => {
+                ram.insert((block, offset / size), data.to_vec());
+            }
+            Record::RamZero { block, offset, .. } => {
+                ram.remove(&(block, offset / size));
+            }
+            Record::RamXbzrle { block, offset, data, .. } => {
+                let page = ram.entry((block, offset / size)).or_insert_with(|| vec![0; page_size as usize]);
+                xbzrle::decode(data, page).map_err(|error| error.to_string())?;
+            }
+            Record::RamCompressed { block, offset, data, .. } => {
+                let mut page = vec![0; page_size as usize];
+                compressed::inflate(data, &mut page).map_err(|error| error.to_string())?;
+                ram.insert((block, offset / size), page);
+            }
+            Record::Full(..) | Record::Eof if tail.is_none() => tail = Some(usize::try_from(at).unwrap()),
+            _ => {}
+        }
+    }
+    let zero = vec![0; page_size as usize];
+    ram.retain(|_, page| *page != zero);
+    Ok((ram, tail.map_or_else(Vec::new, |at| stream[at..].to_vec())))
+}
+
+/// The RAM that the VM has after sending everything.
+pub(crate) fn expected_ram(vm: &Vm) -> Ram {
+    let mut ram = Ram::new();
+    for block in 0..vm.config().blocks.len() {
+        for page in 0..vm.pages(block) {
+            if let Some(content) = vm.page(block, page) {
+                ram.insert((block, page), content);
+            }
+        }
+    }
+    ram
+}
+
+/// Asserts that the image holds this VM; the error says why not, if it is no snapshot at all.
+pub(crate) fn check_holds(image: &SimFile, vm: &Vm, world_seed: u64) -> Result<(), String> {
+    let (world, outcome) = revert(image, world_seed, Fault::None);
+    outcome.map_err(|failure| failure.to_string())?;
+    let (ram, tail) = load(&world.output, vm.config().page_size).unwrap();
+    assert!(tail == vm.tail(), "seed {}: the device tail differs", vm.config().seed);
+    let expected = expected_ram(vm);
+    for (place, page) in &expected {
+        assert!(ram.get(place) == Some(page), "seed {}: page {place:?} differs", vm.config().seed);
+    }
+    assert_eq!(ram.len(), expected.len(), "seed {}: pages that should be zero", vm.config().seed);
+    Ok(())
+}

@@ -1,0 +1,20 @@
+//! The tests with real QEMU: one program, since linking each file's own takes longer than its tests.
+
+mod bed;
+mod channels;
+mod ci_verdict;
+mod conformance;
+mod corpus;
+mod failing_disk;
+mod failures;
+mod inspect_analyzer;
+mod inspect_compat;
+mod inspect_convert;
+mod inspect_streams;
+mod kills;
+mod malformed;
+mod pairing;
+mod postcopy;
+mod save_revert;
+mod snapsim;
+mod snapsim_tool;
