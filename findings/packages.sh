@@ -7,7 +7,8 @@
 set -euo pipefail
 work=$(mktemp -d "${TMPDIR:-/tmp}/finding.XXXXXX")
 children=()
-trap 'for child in "${children[@]}"; do kill -9 "$child" 2>/dev/null || true; done; rm -rf "$work"' EXIT
+end() { local child; for child in "${children[@]}"; do kill -9 "$child" 2> /dev/null || true; done; rm -rf "$work"; }
+trap end EXIT
 
 # skip WORDS: this cannot be tried here.
 skip() { echo "NOT TRIED: $*" >&2; exit 2; }
@@ -55,7 +56,7 @@ qemu() {
     share=$work/$folder/usr/share
     (run_in "$folder" qemu-system-x86_64 --version | head -n 1)
     (run_in "$folder" qemu-system-x86_64 -L "$share/qemu" -L "$share/seabios" -accel tcg -display none -nodefaults -S \
-        -qmp "unix:$work/$name.qmp,server=on,wait=off" "$@" 2> "$work/$name.log") &
+        -qmp "unix:$work/$name.qmp,server=on,wait=off" "$@" > "$work/$name.log" 2>&1) &
     children+=($!)
     disown
     local waited
