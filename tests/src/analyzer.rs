@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use crate::{policy::skip_or_fail, version::in_path};
+use test_support::{not_run, programs::in_path};
 
 /// A command that runs it: what `ANALYZE_MIGRATION` names, or what `.ci/analyzer` put below `.prefix`. Where there is none,
 /// the test is to return: this has said why, or failed in CI.
@@ -17,7 +17,7 @@ pub fn analyzer_or_skip() -> Option<Command> {
         .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../.prefix/analyze-migration.py"));
     let python = in_path("python3").filter(|_| script.is_file());
     if python.is_none() {
-        skip_or_fail("no analyze-migration.py: run .ci/analyzer, or set ANALYZE_MIGRATION to it");
+        not_run("no analyze-migration.py: run .ci/analyzer, or set ANALYZE_MIGRATION to it");
     }
     let mut command = Command::new(python?);
     command.arg(script);

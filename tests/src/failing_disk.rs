@@ -20,7 +20,7 @@ use fuser::{
     LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyOpen, ReplyWrite, Request, WriteFlags,
 };
 
-use crate::policy::skip_or_fail;
+use test_support::not_run;
 
 /// What the kernel may remember of the file: its length never changes.
 const MEMORY: Duration = Duration::from_secs(3600);
@@ -206,7 +206,7 @@ impl FailingDisk {
         let session = match fuser::spawn_mount(served, &file, &Config::default()) {
             Ok(session) => session,
             Err(error) => {
-                skip_or_fail(&format!("a failing disk needs FUSE and the right to mount: {error}"));
+                not_run(&format!("a failing disk needs FUSE and the right to mount: {error}"));
                 return None;
             }
         };
@@ -214,7 +214,7 @@ impl FailingDisk {
             Self { trouble, device: PathBuf::new(), mounted: false, session: Some(session), folder };
         let found = Command::new("losetup").args(["--find", "--show", "--direct-io=on"]).arg(&file).output();
         let Some(found) = found.ok().filter(|found| found.status.success()) else {
-            skip_or_fail("a failing disk needs a loop device, and the right to use it");
+            not_run("a failing disk needs a loop device, and the right to use it");
             return None;
         };
         disk.device = PathBuf::from(String::from_utf8_lossy(&found.stdout).trim());

@@ -7,7 +7,7 @@ use std::{
     sync::OnceLock,
 };
 
-use crate::{policy::skip_or_fail, version::in_path};
+use test_support::{not_run, programs::in_path};
 
 /// Firmware images are a multiple of 64 KiB; the guest's is one.
 const FIRMWARE_BYTES: u64 = 64 << 10;
@@ -56,7 +56,7 @@ impl Guest {
             tools.iter().all(|tool| in_path(tool).is_some()).then(build)
         });
         if built.is_none() {
-            skip_or_fail("no gcc or binutils to build the guest with");
+            not_run("no gcc or binutils to build the guest with");
         }
         built.as_ref()
     }

@@ -8,20 +8,20 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
+use test_support::{in_part, not_run, programs};
+
 use crate::{
     independent,
-    policy::skip_or_fail,
     ram::{assert_same, contents},
     tool,
-    version::in_path,
 };
 
-/// `qemu-img` in `PATH`. Where there is none, the test is to return: this has said why, or failed in CI.
+/// `qemu-img` of [`programs`]. Where there is none, the test is to return: this has said why, or failed in CI.
 #[must_use]
 pub fn qemu_img_or_skip() -> Option<PathBuf> {
-    let found = in_path("qemu-img");
+    let found = programs::qemu_img();
     if found.is_none() {
-        skip_or_fail("no qemu-img in PATH: run .ci/qemu");
+        not_run("no qemu-img: run .ci/qemu");
     }
     found
 }
@@ -57,8 +57,9 @@ pub fn assert_clean(program: &Path, image: &Path) {
 ///
 /// That is its job.
 pub fn assert_whole(image: &Path, saved: Option<&[u8]>) {
-    if let Some(program) = qemu_img_or_skip() {
-        assert_clean(&program, image);
+    match programs::qemu_img() {
+        Some(program) => assert_clean(&program, image),
+        None => in_part("without the judge qemu-img check"),
     }
     let output = run_tool([OsStr::new("--revert"), image.as_os_str()], None);
     assert_eq!(output.status.code(), Some(0), "{}: {}", image.display(), text(&output));

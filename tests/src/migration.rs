@@ -9,9 +9,10 @@ use std::{
 
 use serde_json::{Value, json};
 
+use test_support::{in_part, not_run};
+
 use crate::{
     image::assert_whole,
-    policy::skip_or_fail,
     qemu::{Judged, Qemu},
     qmp::QmpError,
     tool::qemu_snapshot,
@@ -63,18 +64,35 @@ impl Qemu {
     }
 
     /// Switches background snapshots on. False where the kernel cannot do it (write protection by userfaultfd): the
-    /// test is to return, this has said why, or failed in CI.
+    /// test is to return, this has said why, or failed in CI. False, too, with a QEMU that has none.
     ///
     /// # Panics
     ///
     /// If QEMU refuses for another reason.
     #[must_use]
     pub fn background_snapshot_or_skip(&mut self) -> bool {
+        self.background_snapshot(not_run)
+    }
+
+    /// The same in a test that goes on with other kinds of saves.
+    ///
+    /// # Panics
+    ///
+    /// If QEMU refuses for another reason.
+    #[must_use]
+    pub fn background_snapshot_or_without(&mut self) -> bool {
+        self.background_snapshot(in_part)
+    }
+
+    fn background_snapshot(&mut self, skip: fn(&str)) -> bool {
+        if !self.version().has_background_snapshot() {
+            return false;
+        }
         let list = capability_list(&[("background-snapshot", true)]);
         match self.qmp().execute("migrate-set-capabilities", json!({ "capabilities": list })) {
             Ok(_) => true,
             Err(QmpError::Refused(why)) if why.contains("not supported by host kernel") => {
-                skip_or_fail("background snapshots need write protection by userfaultfd (Linux 5.7)");
+                skip("background snapshots need write protection by userfaultfd (Linux 5.7)");
                 false
             }
             Err(error) => panic!("background-snapshot: {error:?}"),

@@ -127,13 +127,16 @@ impl Config {
     }
 }
 
-/// Runs `check` with the guest and every QEMU of [`Version::ALL`] that is there; says so where one is not.
+/// Runs `check` with the guest and every QEMU of [`Version::chosen`] that is there; says so where one is not.
 pub fn with_each_qemu(check: impl Fn(&Binary, &Guest)) {
+    with_each_qemu_that(|_| true, check);
+}
+
+/// The same with those that have what the test needs, as [`Version::has_background_snapshot`].
+pub fn with_each_qemu_that(has: impl Fn(Version) -> bool, check: impl Fn(&Binary, &Guest)) {
     let Some(guest) = Guest::built_or_skip() else { return };
-    for version in Version::ALL {
-        if let Some(binary) = version.binary_or_skip() {
-            check(&binary, guest);
-        }
+    for binary in Version::each_that(has) {
+        check(&binary, guest);
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     process::Command,
 };
 
-use crate::policy::skip_or_fail;
+use test_support::not_run;
 
 /// A file system in memory with room for so many bytes; unmounted when dropped.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ impl SmallDisk {
         mount.args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(folder.path());
         let done = mount.output().is_ok_and(|output| output.status.success());
         if !done {
-            skip_or_fail("a small disk needs the right to mount a tmpfs");
+            not_run("a small disk needs the right to mount a tmpfs");
         }
         done.then_some(Self { folder })
     }

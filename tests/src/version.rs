@@ -8,29 +8,45 @@ use std::{
     process::Command,
 };
 
-use crate::policy::skip_or_fail;
+use test_support::{
+    in_part, not_run,
+    programs::{in_path, unpacked},
+};
 
 const EMULATOR: &str = "qemu-system-x86_64";
+/// Which versions [`Version::each`] is about: `all`, or numbers between commas.
+const CHOSEN: &str = "QEMU_VERSIONS";
 
-/// A QEMU release that the tests run with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A QEMU release that the tests run with. The order is theirs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Version {
+    /// Of Debian 11. Has no background snapshots, no `readonly` memory; its newest machine types are 5.2.
+    V5_2,
     /// Debian 12's own. Loses a guest if the tool dies in mid background snapshot, has no `mapped-ram`.
     V7_2,
-    /// Of Debian 12's backports.
+    /// Of Ubuntu 24.04.
+    V8_2,
+    /// Of Debian 12's backports, and Debian 13.
     V10_0,
+    /// The newest. Has no machine types older than 5.2.
+    V11_1,
 }
 
 impl Version {
     /// All of them, the oldest first.
-    pub const ALL: [Self; 2] = [Self::V7_2, Self::V10_0];
+    pub const ALL: [Self; 5] = [Self::V5_2, Self::V7_2, Self::V8_2, Self::V10_0, Self::V11_1];
+    /// Those that tests run with unless `QEMU_VERSIONS` says otherwise.
+    pub const USUAL: [Self; 3] = [Self::V7_2, Self::V10_0, Self::V11_1];
 
     /// Major and minor number, as `--version` prints them.
     #[must_use]
     pub const fn number(self) -> &'static str {
         match self {
+            Self::V5_2 => "5.2",
             Self::V7_2 => "7.2",
+            Self::V8_2 => "8.2",
             Self::V10_0 => "10.0",
+            Self::V11_1 => "11.1",
         }
     }
 
@@ -38,9 +54,72 @@ impl Version {
     #[must_use]
     pub const fn variable(self) -> &'static str {
         match self {
+            Self::V5_2 => "QEMU_5_2",
             Self::V7_2 => "QEMU_7_2",
+            Self::V8_2 => "QEMU_8_2",
             Self::V10_0 => "QEMU_10_0",
+            Self::V11_1 => "QEMU_11_1",
         }
+    }
+
+    /// Has the capability `background-snapshot` (since 6.0).
+    #[must_use]
+    pub fn has_background_snapshot(self) -> bool {
+        self >= Self::V7_2
+    }
+
+    /// Has the capability `mapped-ram` (since 9.0).
+    #[must_use]
+    pub fn has_mapped_ram(self) -> bool {
+        self >= Self::V10_0
+    }
+
+    /// Has the capability `postcopy-preempt` (since 7.1).
+    #[must_use]
+    pub fn has_preempt(self) -> bool {
+        self >= Self::V7_2
+    }
+
+    /// The versions that tests run with: [`Version::USUAL`], all where `QEMU_VERSIONS=all`, else those that it names.
+    ///
+    /// # Panics
+    ///
+    /// If `QEMU_VERSIONS` names another one.
+    #[must_use]
+    pub fn chosen() -> Vec<Self> {
+        let Ok(chosen) = env::var(CHOSEN) else { return Self::USUAL.to_vec() };
+        if chosen == "all" {
+            return Self::ALL.to_vec();
+        }
+        let number = |number: &str| {
+            let known = Self::ALL.into_iter().find(|version| version.number() == number);
+            known.unwrap_or_else(|| panic!("{CHOSEN}: {number} is none of {:?}", Self::ALL.map(Self::number)))
+        };
+        chosen.split(',').map(number).collect()
+    }
+
+    /// The binaries of [`Version::chosen`]. Says which ones are missing, or fails in CI; where all are, the test is not run.
+    #[must_use]
+    pub fn each() -> Vec<Binary> {
+        Self::each_that(|_| true)
+    }
+
+    /// The binaries of [`Version::chosen`] that have what a test needs, as [`Version::each`].
+    #[must_use]
+    pub fn each_that(has: impl Fn(Self) -> bool) -> Vec<Binary> {
+        let wanted: Vec<Self> = Self::chosen().into_iter().filter(|&version| has(version)).collect();
+        let found: Vec<_> = wanted.iter().filter_map(|version| version.binary()).collect();
+        let numbers: Vec<_> = wanted.iter().map(|version| version.number()).collect();
+        if found.is_empty() && !wanted.is_empty() {
+            not_run(&format!("no QEMU {}: run .ci/qemu", numbers.join(", ")));
+        } else {
+            for version in &wanted {
+                if !found.iter().any(|binary| binary.version == *version) {
+                    in_part(&format!("without QEMU {}", version.number()));
+                }
+            }
+        }
+        found
     }
 
     /// The binary of this version: what [`Version::variable`] names, else the one in `PATH`, else the one that
@@ -48,17 +127,19 @@ impl Version {
     #[must_use]
     pub fn binary(self) -> Option<Binary> {
         let named = env::var_os(self.variable()).map(PathBuf::from);
-        let in_path = env::var_os("PATH")
+        let found = named
             .into_iter()
-            .flat_map(|path| env::split_paths(&path).map(|folder| folder.join(EMULATOR)).collect::<Vec<_>>());
-        let prefix = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.prefix");
-        let unpacked = prefix.join(format!("qemu-{}", self.number())).join(EMULATOR);
-        named
-            .into_iter()
-            .chain(in_path)
-            .chain([unpacked])
+            .chain(in_path(EMULATOR))
             .find(|path| is_version(path, self.number()))
-            .map(|path| Binary { path, version: self })
+            .or_else(|| self.unpacked());
+        found.map(|path| Binary { path, version: self })
+    }
+
+    /// The one below `.prefix`: of this version, or what its suite has since moved on to, as `.ci/qemu` has noted.
+    fn unpacked(self) -> Option<PathBuf> {
+        let tree = format!("qemu-{}", self.number());
+        let path = unpacked(&tree, EMULATOR)?;
+        (is_version(&path, self.number()) || unpacked(&tree, "moved-on").is_some()).then_some(path)
     }
 
     /// The binary of this version. Where there is none, the test is to return: this has said why, or failed in CI.
@@ -66,11 +147,7 @@ impl Version {
     pub fn binary_or_skip(self) -> Option<Binary> {
         let found = self.binary();
         if found.is_none() {
-            skip_or_fail(&format!(
-                "no QEMU {}: run .ci/qemu, or set {} to a binary",
-                self.number(),
-                self.variable()
-            ));
+            not_run(&format!("no QEMU {}: run .ci/qemu", self.number()));
         }
         found
     }
@@ -102,7 +179,7 @@ impl Binary {
         self.version
     }
 
-    /// The versioned name of machine `pc` or `q35` that both releases know: a stream of one loads in the other.
+    /// The versioned name of machine `pc` or `q35` that releases from 7.2 on know: a stream of one loads in the others.
     #[must_use]
     pub fn common_machine(kind: &str) -> String {
         match kind {
@@ -121,10 +198,4 @@ pub(crate) fn output_of(program: &Path, arguments: &[OsString]) -> Option<String
 fn is_version(path: &Path, number: &str) -> bool {
     output_of(path, &["--version".into()])
         .is_some_and(|text| text.starts_with(&format!("QEMU emulator version {number}.")))
-}
-
-/// The first program called `name` in `PATH`.
-pub(crate) fn in_path(name: &str) -> Option<PathBuf> {
-    let path = env::var_os("PATH")?;
-    env::split_paths(&path).map(|folder| folder.join(name)).find(|candidate| candidate.is_file())
 }

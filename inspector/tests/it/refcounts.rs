@@ -4,8 +4,9 @@ use snapinspect::input::FileRange;
 use snapinspect::refcounts::check;
 use snapinspect::walk::{Finding, Level};
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use test_support::{not_run, programs};
 
 /// How an image is made: the options of `create`, and what is done with it then.
 struct Kind {
@@ -44,35 +45,38 @@ const KINDS: &[Kind] = &[
     ),
 ];
 
-fn run(program: &str, arguments: &[&str], image: &Path) -> Output {
+fn run(program: Option<PathBuf>, arguments: &[&str], image: &Path) -> Output {
     let arguments =
         arguments.iter().map(|&word| if word == "IMAGE" { image.as_os_str() } else { word.as_ref() });
-    Command::new(program).args(arguments).output().expect("it was there before")
+    Command::new(program.expect("it was there before")).args(arguments).output().expect("it was there before")
 }
 
 fn made(kind: &Kind, image: &Path) -> Vec<u8> {
     let done = |output: &Output| {
         assert!(output.status.success(), "{}: {}", kind.name, String::from_utf8_lossy(&output.stderr));
     };
-    done(&run("qemu-img", &["create", "-q", "-f", "qcow2", "-o", kind.create, "IMAGE", "64M"], image));
+    done(&run(
+        programs::qemu_img(),
+        &["create", "-q", "-f", "qcow2", "-o", kind.create, "IMAGE", "64M"],
+        image,
+    ));
     for command in kind.then {
         match command.split_once(' ').expect("a program and its arguments") {
-            ("io", command) => done(&run("qemu-io", &["-f", "qcow2", "-c", command, "IMAGE"], image)),
-            (_, arguments) => done(&run("qemu-img", &arguments.split(' ').collect::<Vec<_>>(), image)),
+            ("io", command) => {
+                done(&run(programs::qemu_io(), &["-f", "qcow2", "-c", command, "IMAGE"], image))
+            }
+            (_, arguments) => {
+                done(&run(programs::qemu_img(), &arguments.split(' ').collect::<Vec<_>>(), image))
+            }
         }
     }
     std::fs::read(image).expect("just made")
 }
 
 fn is_there() -> bool {
-    let there =
-        ["qemu-img", "qemu-io"].iter().all(|program| Command::new(program).arg("--version").output().is_ok());
+    let there = programs::qemu_img().is_some() && programs::qemu_io().is_some();
     if !there {
-        assert!(
-            std::env::var_os("CI").is_none_or(|ci| ci != "true"),
-            "needed in CI, but missing: qemu-utils"
-        );
-        eprintln!("SKIPPED: no qemu-img and qemu-io");
+        not_run("no qemu-img and qemu-io: run .ci/qemu");
     }
     there
 }
@@ -94,7 +98,7 @@ fn verdict(found: &[Finding]) -> i32 {
 }
 
 fn judge(image: &Path) -> (i32, String) {
-    let output = run("qemu-img", &["check", "-f", "qcow2", "IMAGE"], image);
+    let output = run(programs::qemu_img(), &["check", "-f", "qcow2", "IMAGE"], image);
     let text =
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     // 1: it cannot even be opened.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use serde_json::json;
-use snapshot_tests::Qmp;
+use snapshot_tests::{Qmp, programs};
 
 /// A machine to save as it was made.
 pub(crate) struct Bare {
@@ -66,7 +66,7 @@ impl Bare {
         let (firmware, socket, file) = (folder.join("firmware"), folder.join("qmp"), folder.join("stream"));
         fs::write(&firmware, vec![0; 64 << 10]).expect("a small file");
         let arguments = self.arguments.replace("FIRMWARE", &firmware.display().to_string());
-        let mut command = Command::new(format!("qemu-system-{}", self.architecture));
+        let mut command = Command::new(programs::emulator(self.architecture)?);
         command.args(["-S", "-nodefaults", "-display", "none", "-accel", "tcg", "-qmp"]);
         command.arg(format!("unix:{},server=on,wait=off", socket.display()));
         command.args(arguments.split(' ')).stdin(Stdio::null()).stderr(Stdio::null());

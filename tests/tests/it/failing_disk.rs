@@ -193,7 +193,7 @@ fn failing_disk_fails_the_migration_and_the_guest_goes_on() {
                     Qemu::start(binary, guest, Config { memory_mib: 32, workload, ..Config::default() });
                 source.console().wait_ready();
                 source.set_fast();
-                if background && !source.background_snapshot_or_skip() {
+                if background && !source.background_snapshot_or_without() {
                     return;
                 }
                 let mut disk = disk.borrow_mut();

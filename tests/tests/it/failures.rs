@@ -57,7 +57,7 @@ fn full_disk_fails_the_migration_and_the_guest_goes_on() {
             for background in [true, false] {
                 let workload = Workload { rewrite: 64, ..Workload::STEADY };
                 let mut source = source(binary, guest, Config { workload, ..small() });
-                if background && !source.background_snapshot_or_skip() {
+                if background && !source.background_snapshot_or_without() {
                     continue;
                 }
                 let outcome =
@@ -82,7 +82,7 @@ fn disk_that_is_full_at_the_end_of_a_large_guest_fails_the_migration() {
                 source.save_image(&ToImage { options: "--create", image, stream: None })
             };
             let mut first = source(binary, guest, config());
-            if background && !first.background_snapshot_or_skip() {
+            if background && !first.background_snapshot_or_without() {
                 continue;
             }
             let image = large.path("image");
@@ -93,7 +93,7 @@ fn disk_that_is_full_at_the_end_of_a_large_guest_fails_the_migration() {
             fs::remove_file(&image).expect("our own file");
             let Some(small) = SmallDisk::mounted_or_skip(bytes - (512 << 10)) else { return };
             let mut second = source(binary, guest, config());
-            assert!(!background || second.background_snapshot_or_skip());
+            assert!(!background || second.background_snapshot_or_without());
             let image = small.path("image");
             let outcome = save(&mut second, &image);
             assert_failed(&mut second, &outcome, &image, "No space left on device");
@@ -107,7 +107,7 @@ fn unfit_image_fails_the_migration_and_is_left_alone() {
     with_each_qemu(|binary, guest| {
         for background in [true, false] {
             let mut source = source(binary, guest, small());
-            if background && !source.background_snapshot_or_skip() {
+            if background && !source.background_snapshot_or_without() {
                 continue;
             }
             let image = source.home().join("image");

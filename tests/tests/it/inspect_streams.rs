@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use snapshot_tests::{
     Binary, ChannelRecorder, Config, Guest, Outcome, Qemu, Version, Workload, image::qemu_img_or_skip,
-    skip_or_fail, tool::snapinspect, with_each_qemu,
+    in_part, programs, tool::snapinspect, with_each_qemu,
 };
 use std::io::Write;
 use std::path::Path;
@@ -123,8 +123,7 @@ const DEVICES: &[(&str, &[&str])] = &[
 #[test]
 fn every_byte_of_common_machines_and_devices_is_explained() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    for version in Version::ALL {
-        let Some(binary) = version.binary_or_skip() else { continue };
+    for binary in Version::each() {
         for machine in ["pc", "q35"] {
             for (name, devices) in DEVICES {
                 let file = folder.path().join("stream");
@@ -132,7 +131,7 @@ fn every_byte_of_common_machines_and_devices_is_explained() {
                 arguments.extend(DISK);
                 arguments.extend(*devices);
                 save_plain(binary.path(), &arguments, &save_to(&file));
-                assert_explained(&format!("{version} {machine} {name}"), &file);
+                assert_explained(&format!("{} {machine} {name}", binary.version()), &file);
                 std::fs::remove_file(&file).expect("was written");
             }
         }
@@ -143,39 +142,41 @@ fn every_byte_of_common_machines_and_devices_is_explained() {
 #[test]
 fn nvme_is_not_migrated_by_qemu_itself() {
     let Some(guest) = Guest::built_or_skip() else { return };
-    for version in Version::ALL {
-        let Some(binary) = version.binary_or_skip() else { continue };
+    for binary in Version::each() {
         let more = [DISK[0], DISK[1], "-device", "nvme,serial=1,drive=disk"].map(str::to_owned).to_vec();
         let mut source = Qemu::start(&binary, guest, Config { memory_mib: 32, more, ..Config::default() });
         let refused = source.qmp().execute("migrate", json!({ "uri": "exec:cat > /dev/null" }));
         let words = format!("{refused:?}");
-        assert!(words.contains("non-migratable device") && words.contains("nvme"), "{version}: {words}");
+        assert!(
+            words.contains("non-migratable device") && words.contains("nvme"),
+            "{}: {words}",
+            binary.version()
+        );
     }
 }
 
 #[test]
 fn streams_of_other_targets_are_clean() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    for (program, machine, explained) in [
-        ("qemu-system-aarch64", &["-M", "virt", "-cpu", "cortex-a57"][..], true),
-        ("qemu-system-arm", &["-M", "vexpress-a15"], true),
+    for (target, machine, explained) in [
+        ("aarch64", &["-M", "virt", "-cpu", "cortex-a57"][..], true),
+        ("arm", &["-M", "vexpress-a15"], true),
         // Arrays with NULL pointers are described wrongly by QEMU before 10.0.
-        ("qemu-system-s390x", &["-M", "s390-ccw-virtio", "-S"], false),
-        ("qemu-system-ppc64", &["-M", "pseries"], true),
-        ("qemu-system-riscv64", &["-M", "virt"], true),
+        ("s390x", &["-M", "s390-ccw-virtio", "-S"], false),
+        ("ppc64", &["-M", "pseries"], true),
+        ("riscv64", &["-M", "virt"], true),
     ] {
-        let path = Path::new("/usr/bin").join(program);
-        if !path.exists() {
-            skip_or_fail(&format!("no {program}"));
+        let Some(path) = programs::emulator(target) else {
+            in_part(&format!("without qemu-system-{target}"));
             continue;
-        }
+        };
         let file = folder.path().join("stream");
         let arguments: Vec<_> = ["-accel", "tcg", "-m", "256M"].iter().chain(machine).copied().collect();
         save_plain(&path, &arguments, &save_to(&file));
         if explained {
-            assert_explained(program, &file);
+            assert_explained(target, &file);
         } else {
-            assert_clean(program, &file);
+            assert_clean(target, &file);
         }
         // A machine that wrote nothing must not be taken for the one before.
         std::fs::remove_file(&file).expect("was written");
@@ -185,8 +186,7 @@ fn streams_of_other_targets_are_clean() {
 #[test]
 fn internal_snapshots_are_listed_chosen_and_explained() {
     let Some(qemu_img) = qemu_img_or_skip() else { return };
-    for version in Version::ALL {
-        let Some(binary) = version.binary_or_skip() else { continue };
+    for binary in Version::each() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let disk = folder.path().join("disk.qcow2");
         let made =
@@ -204,10 +204,15 @@ fn internal_snapshots_are_listed_chosen_and_explained() {
         );
         for name in ["first", "second"] {
             let coverage = run(&["dump", "--coverage", "--snapshot", name], &disk);
-            assert_eq!(coverage.status.code(), Some(0), "{version}: {}", text(&coverage));
-            assert!(text(&coverage).contains(" opaque_bytes=0 "), "{version}: {}", text(&coverage));
+            assert_eq!(coverage.status.code(), Some(0), "{}: {}", binary.version(), text(&coverage));
+            assert!(
+                text(&coverage).contains(" opaque_bytes=0 "),
+                "{}: {}",
+                binary.version(),
+                text(&coverage)
+            );
             let check = run(&["check", "--snapshot", name], &disk);
-            assert_eq!(check.status.code(), Some(0), "{version}: {}", text(&check));
+            assert_eq!(check.status.code(), Some(0), "{}: {}", binary.version(), text(&check));
         }
         let missing = run(&["check", "--snapshot", "third"], &disk);
         assert_eq!(missing.status.code(), Some(2), "{}", text(&missing));

@@ -16,8 +16,9 @@ use serde_json::json;
 use snapshot_tests::{
     Config, Outcome, Qemu, Ram, Saved, Server, ToImage, Workload,
     beside::{self, utf8},
+    huge_pages_or_skip,
     image::{run_tool, text},
-    save_after_a_pass, skip_or_fail,
+    save_after_a_pass,
     tool::qemu_snapshot,
     with_each_qemu,
 };
@@ -318,22 +319,9 @@ fn hot_set_is_recorded_and_used() {
     });
 }
 
-/// Reserved pages of 2 MiB that are free.
-fn free_huge_pages() -> u64 {
-    let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = info.lines().find_map(|line| line.strip_prefix("HugePages_Free:"));
-    line.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
-}
-
 #[test]
 fn huge_pages_are_filled_as_a_whole() {
-    let reserved = Path::new("/proc/sys/vm/nr_hugepages");
-    if free_huge_pages() < 24 {
-        // Needs root; where it fails the count says so.
-        let _ = fs::write(reserved, "40");
-    }
-    if free_huge_pages() < 24 {
-        skip_or_fail("huge pages need 24 free ones of 2 MiB (vm.nr_hugepages)");
+    if !huge_pages_or_skip(24) {
         return;
     }
     with_each_qemu(|binary, guest| {

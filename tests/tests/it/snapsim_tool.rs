@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use snapshot_tests::{corpus, ram::contents, skip_or_fail, tool::qemu_snapshot};
+use snapshot_tests::{corpus, not_run, ram::contents, tool::qemu_snapshot};
 use vm_simulator::real::{
     Address, Connection, Digest, Fault, Faults, Listener, Load, Workload,
     destination::{self, DestinationConfig, DestinationOutcome, Purpose},
@@ -22,7 +22,7 @@ fn userfaultfd_works() -> bool {
     match background_snapshot::Userfault::open(0) {
         Ok(_) => true,
         Err(error) => {
-            skip_or_fail(&format!("no userfaultfd: {error}"));
+            not_run(&format!("no userfaultfd: {error}"));
             false
         }
     }

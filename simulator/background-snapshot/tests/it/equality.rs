@@ -108,10 +108,7 @@ fn shared_memory_is_saved_as_well() {
 
 #[test]
 fn huge_pages_are_saved_as_well() {
-    if userfaultfd_works() {
-        if let Err(error) = Mapping::new(8 << 20, &Backing::Huge) {
-            return eprintln!("SKIPPED: no huge pages (vm.nr_hugepages): {error}");
-        }
+    if userfaultfd_works() && test_support::huge_pages_or_skip(4) {
         for strategy in [COPY, Strategy::Priority] {
             check(&Backing::Huge, 4, 4, Options { strategy, ..Options::default() }, 50);
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 #[test]
 fn memory_of_a_file_is_refused_before_the_guest_is_touched() {
     if let Err(error) = Userfault::open(0) {
-        return eprintln!("SKIPPED: userfaultfd: {error}");
+        return test_support::not_run(&format!("no userfaultfd: {error}"));
     }
     // A directory on a disk: on tmpfs the memory could be protected.
     let file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();

@@ -6,6 +6,7 @@ mod real;
 
 use background_snapshot::Userfault;
 use clap::Parser;
+use std::env;
 use std::error::Error;
 use std::fs;
 use std::io::{self, Write};
@@ -57,7 +58,17 @@ fn cargo(arguments: &[&str]) -> Result<()> {
 }
 
 fn with_qemu() -> Result<()> {
-    cargo(&["test", "--release", "--package", "snapshot-tests", "--test", "save_revert", "--", "--nocapture"])
+    cargo(&[
+        "test",
+        "--release",
+        "--package",
+        "snapshot-tests",
+        "--test",
+        "it",
+        "--",
+        "--nocapture",
+        "save_revert::",
+    ])
 }
 
 /// The tool stands beside this program.
@@ -97,9 +108,20 @@ fn demo(cli: &Cli) -> Result<()> {
     }
 }
 
+/// What `QEMU_IMG` names, else the one in `PATH`, else the one that `.ci/qemu` has unpacked.
+fn qemu_img() -> PathBuf {
+    let named = env::var_os("QEMU_IMG").map(PathBuf::from);
+    let paths = env::var_os("PATH").unwrap_or_default();
+    let unpacked = concat!(env!("CARGO_MANIFEST_DIR"), "/../.prefix/qemu-10.0");
+    let mut folders = env::split_paths(&paths).chain([PathBuf::from(unpacked)]);
+    let found =
+        || folders.find(|folder| folder.join("qemu-img").is_file()).map(|folder| folder.join("qemu-img"));
+    named.or_else(found).unwrap_or_else(|| "qemu-img".into())
+}
+
 /// What a judge says of the image.
 fn check(image: &Path) -> Result<&'static str> {
-    match Command::new("qemu-img").args(["check", "-q"]).arg(image).status() {
+    match Command::new(qemu_img()).args(["check", "-q"]).arg(image).status() {
         Ok(status) if status.success() => Ok("clean (qemu-img check)"),
         Ok(status) => Err(format!("qemu-img check: {status}").into()),
         Err(_) => Ok("every checksum, by the revert (qemu-img is not installed)"),

@@ -230,12 +230,8 @@ fn writes_of_the_running_guest_are_merged_into_its_bitmaps() {
 
 #[test]
 fn real_huge_pages_work_as_well() {
-    if !userfaultfd_works() {
+    if !userfaultfd_works() || !test_support::huge_pages_or_skip(24) {
         return;
-    }
-    let reserved = std::fs::read_to_string("/proc/sys/vm/nr_hugepages").unwrap_or_default();
-    if reserved.trim().parse::<u64>().unwrap_or(0) < 24 {
-        return eprintln!("SKIPPED: fewer than 24 huge pages (vm.nr_hugepages)");
     }
     for mode in [Mode::Postcopy { percent: 30, preempt: false }, background(Strategy::Copy { pool_pages: 2 })]
     {

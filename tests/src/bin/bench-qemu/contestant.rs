@@ -28,7 +28,7 @@ impl Way {
     /// The ways that this release has.
     pub(crate) fn all(version: Version) -> Vec<Self> {
         let mut ways = vec![Self::Ours { direct: false }, Self::Cat, Self::Ours { direct: true }];
-        if version == Version::V10_0 {
+        if version.has_mapped_ram() {
             ways.push(Self::OursStopped);
             for (multifd, direct) in [(false, false), (true, false), (true, true)] {
                 ways.push(Self::MappedRam { multifd, direct });
@@ -66,7 +66,7 @@ impl Way {
         };
         let background = source && !self.stops_guest();
         qemu.set_capabilities(&[("background-snapshot", false), ("multifd", multifd)]);
-        if qemu.version() == Version::V10_0 {
+        if qemu.version().has_mapped_ram() {
             qemu.set_capabilities(&[("mapped-ram", mapped)]);
             qemu.set_parameters(
                 serde_json::json!({ "direct-io": direct, "multifd-channels": MULTIFD_CHANNELS }),

@@ -15,16 +15,19 @@ use std::{
 };
 
 use rustix::pipe::{PipeFlags, pipe_with};
-use snapshot_tests::{Binary, Qemu, beside};
+use snapshot_tests::{Binary, Qemu, Version, beside};
 use vm_simulator::Rng;
 
 /// Time between two looks at a tool that runs.
 const POLL: Duration = Duration::from_millis(1);
 
-/// How often, for one of `parts` kinds that share the kills.
-fn kills(parts: u64, part: u64) -> u64 {
+/// How often with this QEMU, for one of two kinds: these and the QEMUs share the kills.
+fn kills(binary: &Binary, kind: usize) -> usize {
     let all = env::var("KILLS").map_or(10, |count| count.parse().expect("KILLS is a number"));
-    (all + parts - 1 - part) / parts
+    let versions = Version::chosen();
+    let part = versions.iter().position(|&version| version == binary.version()).expect("it runs with it");
+    let parts = 2 * versions.len();
+    (all + parts - 1 - (kind * versions.len() + part)) / parts
 }
 
 /// When the tool is killed: anywhere from before its first byte to a little after its usual end.

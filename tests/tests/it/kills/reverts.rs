@@ -99,7 +99,7 @@ fn killed_precopy_reverts_end_the_destination_and_leave_the_image() {
         };
         moments.whole = reverts();
         let (mut ended, mut waiting) = (0, 0);
-        for _ in 0..kills(2, u64::from(binary.version() == Version::V7_2)) {
+        for _ in 0..kills(binary, 0) {
             let (mut destination, mut tool) = start();
             let struck = moments.strike(&mut tool);
             match settled(&mut destination) {
@@ -136,7 +136,7 @@ fn killed_postcopy_reverts_are_recovered() {
             saved.serve(&mut destination, "migrate-incoming", &["--postcopy=0"]).assert_ends(0);
         });
         let (mut ended, mut hung, mut recovered) = (0, 0, 0);
-        for _ in 0..kills(2, u64::from(binary.version() == Version::V7_2)) {
+        for _ in 0..kills(binary, 1) {
             let mut destination = saved.destination(binary, guest);
             let mut server = saved.serve(&mut destination, "migrate-incoming", &["--postcopy=0"]);
             let mut struck = moments.strike(&mut server.tool);

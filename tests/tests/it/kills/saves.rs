@@ -13,7 +13,7 @@ use snapshot_tests::{
     Binary, Config, Guest, Outcome, Qemu, Target, Version, Workload, beside,
     image::{assert_whole, qemu_img, qemu_img_or_skip, run_tool, text},
     tool::qemu_snapshot,
-    with_each_qemu,
+    with_each_qemu, with_each_qemu_that,
 };
 
 use super::{Moments, give, kills, name, pipe};
@@ -103,7 +103,7 @@ fn assert_nothing_half(folder: &Path) {
     }
 }
 
-fn killed_saves(binary: &Binary, guest: &Guest, background: bool, part: u64) {
+fn killed_saves(binary: &Binary, guest: &Guest, background: bool) {
     let Some(program) = qemu_img_or_skip() else { return };
     let Some(mut source) = Source::start(binary, guest, background) else { return };
     let what = name(binary, if background { "background snapshot" } else { "precopy save" });
@@ -122,7 +122,7 @@ fn killed_saves(binary: &Binary, guest: &Guest, background: bool, part: u64) {
     let work = folder.path().join("work");
     fs::create_dir(&work).expect("our own folder");
     let image = work.join("image");
-    for _ in 0..kills(4, part) {
+    for _ in 0..kills(binary, usize::from(!background)) {
         let into = Target::ALL[moments.rng.index(3)];
         match into {
             Target::New => {}
@@ -164,14 +164,14 @@ fn killed_saves(binary: &Binary, guest: &Guest, background: bool, part: u64) {
 
 #[test]
 fn killed_background_snapshots_leave_the_old_or_the_new_one() {
-    with_each_qemu(|binary, guest| {
-        killed_saves(binary, guest, true, u64::from(binary.version() == Version::V7_2))
+    with_each_qemu_that(Version::has_background_snapshot, |binary, guest| {
+        killed_saves(binary, guest, true);
     });
 }
 
 #[test]
 fn killed_precopy_saves_leave_the_old_or_the_new_snapshot() {
     with_each_qemu(|binary, guest| {
-        killed_saves(binary, guest, false, 2 + u64::from(binary.version() == Version::V7_2));
+        killed_saves(binary, guest, false);
     });
 }
