@@ -30,4 +30,4 @@ pub use revert::postcopy::recovery::check_recovery;
 pub use revert::postcopy::{PostcopyConfig, PostcopySummary};
 pub use revert::{RevertConfig, RevertMachine, RevertSummary};
 pub use save::{NewImage, Progress, SaveConfig, SaveMachine, SaveSummary};
-pub use text::{parse_bytes, parse_page_size, parse_uuid, uuid_text};
+pub use text::{parse_bytes, parse_page_size, parse_uuid, size_text, uuid_text};

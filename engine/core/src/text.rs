@@ -44,6 +44,22 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     bytes.ok_or_else(|| "expected a number of bytes, as in 4096, 64K, 512M or 2G".to_owned())
 }
 
+/// Writes a number of bytes for people: whole MiB from 10 MiB on, tenths of a MiB below, KiB below 1 MiB.
+///
+/// GiB do not appear: two sizes in one sentence have one unit, so that they can be compared.
+#[must_use]
+pub fn size_text(bytes: u64) -> String {
+    match bytes {
+        0..0x400 => format!("{bytes} bytes"),
+        0x400..0x10_0000 => format!("{} KiB", bytes.div_ceil(1 << 10)),
+        0x10_0000..0xa0_0000 if !bytes.is_multiple_of(1 << 20) => {
+            let tenths = bytes / ((1 << 20) / 10);
+            format!("{}.{} MiB", tenths / 10, tenths % 10)
+        }
+        _ => format!("{} MiB", (bytes >> 20) + u64::from(bytes % (1 << 20) >= 1 << 19)),
+    }
+}
+
 /// Reads a target page size: what [`parse_bytes`] reads, 1 to 64 KiB.
 ///
 /// # Errors
@@ -66,6 +82,24 @@ mod tests {
         assert_eq!(parse_uuid(&uuid_text(&uuid).to_uppercase()), Some(uuid));
         for wrong in ["", "1", "+1111111-1111-1111-1111-111111111111", "11111111111111111111111111111111"] {
             assert_eq!(parse_uuid(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_written_in_one_unit() {
+        for (bytes, text) in [
+            (0, "0 bytes"),
+            (1023, "1023 bytes"),
+            (1024, "1 KiB"),
+            (1025, "2 KiB"),
+            (1 << 20, "1 MiB"),
+            (3 << 19, "1.5 MiB"),
+            ((10 << 20) - 1, "10.0 MiB"),
+            ((665 << 20) + (1 << 19), "666 MiB"),
+            (1 << 30, "1024 MiB"),
+            (u64::MAX, "17592186044416 MiB"),
+        ] {
+            assert_eq!(size_text(bytes), text);
         }
     }
 

@@ -12,8 +12,8 @@ use std::os::unix::ffi::OsStrExt;
 
 /// Save a running QEMU VM into one image, or revert a VM from it.
 ///
-/// Saves the migration stream that comes in on stdin (or --uri), or with --revert writes the stream that a QEMU started
-/// with -incoming loads.
+/// A save reads the migration stream on stdin (or --uri). --revert writes the stream that a QEMU started with
+/// -incoming loads.
 #[derive(Debug, Parser)]
 #[command(name = "qemu-snapshot", version, after_help = EXAMPLES)]
 pub struct Cli {
@@ -25,11 +25,11 @@ pub struct Cli {
     #[arg(long, value_name = "URI")]
     pub uri: Option<Uri>,
 
-    /// Target page size in bytes, where the stream does not tell it
+    /// Target page size, for a stream that does not state it
     #[arg(long, value_name = "BYTES", value_parser = parse_page_size)]
     pub page_size: Option<u32>,
 
-    /// Say on stderr what is done; names as in disk_write, * for anything. May be given several times
+    /// Print each step of the job on stderr; * in a pattern is anything, as in disk_*. May be given several times
     #[arg(short = 'T', long, value_name = "[enable=]PATTERN", value_parser = OsStringValueParser::new().try_map(|text| Pattern::parse(&text)))]
     pub trace: Vec<Pattern>,
 
@@ -37,7 +37,7 @@ pub struct Cli {
     #[arg(long, conflicts_with = "revert")]
     pub create: bool,
 
-    /// Cluster size of a new image, 64K to 2M (default: 1M; 64K for a guest with less than 512M of RAM)
+    /// Cluster size of a new image, 64K to 2M [default: 1M; 64K for a guest with less than 512M of RAM]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes, requires = "create")]
     pub cluster_size: Option<u64>,
 
@@ -65,7 +65,7 @@ pub struct Cli {
     #[arg(long, requires = "serve")]
     pub preempt: bool,
 
-    /// Record which pages the guest touches in so many seconds from its start, to be sent first by later reverts
+    /// Record the pages that the guest touches in its first SECONDS [10]; later reverts send them first
     #[arg(long, value_name = "SECONDS", requires = "postcopy", num_args = 0..=1, require_equals = true, default_missing_value = "10")]
     pub record_hot_set: Option<u64>,
 
@@ -73,27 +73,27 @@ pub struct Cli {
     #[arg(long, requires = "postcopy")]
     pub no_hot_set: bool,
 
-    /// Go on with an interrupted postcopy of this snapshot (through migrate-recover)
+    /// Resume an interrupted postcopy of this snapshot (QEMU waits in migrate-recover)
     #[arg(long, value_name = "UUID", requires = "revert", group = "serve", conflicts_with = "fresh_ram", value_parser = uuid)]
     pub recover: Option<[u8; 16]>,
 
-    /// Revert even though checksums are gone or do not count any more
+    /// Revert an image whose checksums are missing, or that another program has opened for writing since
     #[arg(long, requires = "revert")]
     pub unverified: bool,
 
-    /// The longest wait for a silent peer, in seconds
+    /// End the job when the peer has been silent for so long
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout: Option<u64>,
 
-    /// The most RAM that is accepted, in bytes
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value_t = migration_stream::DEFAULT_MAX_RAM_BYTES)]
+    /// Refuse a guest with more RAM than this
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "16T")]
     pub max_ram: u64,
 
-    /// Memory for pages on their way to the image, in bytes
+    /// Memory for pages on their way to the image
     #[arg(long, value_name = "BYTES", default_value = "64M", value_parser = parse_bytes)]
     pub memory: u64,
 
-    /// How progress is shown on stderr
+    /// How progress is reported on stderr
     #[arg(long, value_enum, default_value_t = ProgressMode::Auto)]
     pub progress: ProgressMode,
 
@@ -116,26 +116,43 @@ pub struct Cli {
 pub enum ProgressMode {
     /// A bar if stderr is a terminal
     Auto,
-    /// One JSON object per line
+    /// One JSON object per line, all other messages included; the last one is the result
     Json,
     /// Not at all
     None,
 }
 
+/// No line is longer than 78 columns: a narrow terminal would have it wrapped, and nobody could copy it.
 const EXAMPLES: &str = "\
-Examples:
-  In QMP, while the guest runs (with capability background-snapshot):
-    { \"execute\": \"migrate\", \"arguments\": { \"uri\": \"exec:qemu-snapshot --create vm.qcow2\" } }
-  In QMP of a QEMU started with -incoming defer:
-    { \"execute\": \"migrate-incoming\", \"arguments\": { \"uri\": \"exec:qemu-snapshot --revert vm.qcow2\" } }
-    and so that the guest runs at once (capability postcopy-ram on):
-    { \"execute\": \"migrate-incoming\", \"arguments\": { \"uri\": \"exec:qemu-snapshot --revert --postcopy=0 vm.qcow2\" } }
-  From and to files:
-    qemu-snapshot --create vm.qcow2 <stream
-    qemu-snapshot --revert vm.qcow2 >stream
+Save, in QMP, while the guest runs:
+  {\"execute\": \"migrate-set-capabilities\", \"arguments\": {\"capabilities\":
+    [{\"capability\": \"background-snapshot\", \"state\": true}]}}
+  {\"execute\": \"migrate\", \"arguments\":
+    {\"uri\": \"exec:/usr/local/bin/qemu-snapshot --create /vm/1.qcow2\"}}
+The same in HMP:
+  migrate_set_capability background-snapshot on
+  migrate -d \"exec:/usr/local/bin/qemu-snapshot --create /vm/1.qcow2\"
 
-Sizes are numbers of bytes, or of KiB, MiB, GiB or TiB with K, M, G or T behind them.
-Exit status: 0 done (a save: durable), 1 the input is wrong, 2 it could not be done.";
+Revert, in QMP of a QEMU that was started with -incoming defer:
+  {\"execute\": \"migrate-incoming\", \"arguments\":
+    {\"uri\": \"exec:/usr/local/bin/qemu-snapshot --revert /vm/1.qcow2\"}}
+So that the guest runs at once (postcopy):
+  {\"execute\": \"migrate-set-capabilities\", \"arguments\": {\"capabilities\":
+    [{\"capability\": \"postcopy-ram\", \"state\": true}]}}
+  {\"execute\": \"migrate-incoming\", \"arguments\":
+    {\"uri\": \"exec:/usr/local/bin/qemu-snapshot -r --postcopy=0 /vm/1.qcow2\"}}
+
+Where QEMU may not start programs (libvirt, -sandbox spawn=deny):
+  qemu-snapshot --create --uri=unix:/run/vm1.save /vm/1.qcow2
+From and to files:
+  qemu-snapshot --create vm1.qcow2 <stream
+  qemu-snapshot --revert vm1.qcow2 >stream
+
+exec: needs the absolute path of qemu-snapshot: if QEMU cannot start it, QEMU
+7.2 freezes the guest, and in QEMU 10.0 every later save fails.
+Sizes (BYTES) are numbers of bytes, or of KiB, MiB, GiB, TiB with K, M, G, T.
+Exit status: 0 done (a save: durable), 1 the input is wrong, 2 it could not be
+done. Only it is proof of a save: QEMU's \"completed\" is not.";
 
 fn host_page(text: &OsStr) -> Result<(Vec<u8>, u64), String> {
     let expected = || "expected BLOCK:SIZE, as in pc.ram:2M".to_owned();
@@ -158,5 +175,26 @@ impl Cli {
     /// The option that cannot be used.
     pub fn image_spec(&self) -> Result<ImageSpec, crate::block_options::SpecError> {
         ImageSpec::parse(self.image.as_deref().unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn defaults_are_the_limits_of_the_library() {
+        let cli = Cli::try_parse_from(["qemu-snapshot", "image"]).unwrap();
+        assert_eq!(cli.max_ram, migration_stream::DEFAULT_MAX_RAM_BYTES);
+    }
+
+    #[test]
+    fn lines_of_examples_are_not_wrapped() {
+        let help = Cli::command().term_width(79).render_long_help().to_string();
+        for line in EXAMPLES.lines() {
+            assert!(line.len() < 79, "{line}");
+            assert!(help.lines().any(|shown| shown == line), "{line:?} is not one line of:\n{help}");
+        }
     }
 }

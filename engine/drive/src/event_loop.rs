@@ -136,6 +136,12 @@ pub(crate) fn run<M: Machine>(
 }
 
 impl Run<'_> {
+    /// Does something with the image; an error names it.
+    fn with_image(&mut self, work: impl FnOnce(&mut ImageFile) -> io::Result<()>) -> io::Result<()> {
+        let Some(image) = &mut self.driver.image else { return Ok(()) };
+        work(image).map_err(|error| image.named(&error))
+    }
+
     fn now_ms(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
@@ -152,11 +158,11 @@ impl Run<'_> {
                 self.limit_input();
             }
             Action::CreateTemporary { id } => {
-                let result = self.driver.image.as_mut().map_or(Ok(()), ImageFile::create_temporary);
+                let result = self.with_image(ImageFile::create_temporary);
                 self.done.push_back((id, plain(result)));
             }
             Action::Publish { id } => {
-                let result = self.driver.image.as_mut().map_or(Ok(()), ImageFile::publish);
+                let result = self.with_image(ImageFile::publish);
                 self.done.push_back((id, plain(result)));
             }
             Action::SetLength { id, length_bytes } => {

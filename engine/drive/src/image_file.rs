@@ -126,6 +126,11 @@ impl ImageFile {
         self.file.as_ref().map(|file| Ok(file.metadata()?.len())).transpose()
     }
 
+    /// An error of an operation on the image, with its path.
+    pub(crate) fn named(&self, error: &io::Error) -> io::Error {
+        io::Error::new(error.kind(), format!("{}: {error}", self.path.display().to_string().escape_debug()))
+    }
+
     fn directory(&self) -> PathBuf {
         match self.path.parent() {
             Some(parent) if parent != Path::new("") => parent.to_owned(),

@@ -14,6 +14,7 @@ mod image_file;
 mod job;
 mod lock;
 mod progress;
+mod report;
 mod sidecar;
 mod trace;
 
@@ -22,4 +23,5 @@ pub use channel::{Channel, Uri};
 pub use cli::{Cli, ProgressMode};
 pub use image_file::{ImageFile, OpenError};
 pub use job::{refuse_peer, revert, save};
+pub use report::Report;
 pub use trace::Pattern;

@@ -71,12 +71,11 @@ fn is_of_the_whole(line: &str) -> bool {
 fn ended(output: &Output, path: &Path) -> String {
     let words = String::from_utf8_lossy(&output.stderr);
     let mut words = words.replace(&path.display().to_string(), "FILE");
-    // A new snapshot has a UUID of its own.
+    // A new snapshot has a UUID of its own, and each job takes its own time.
     if output.status.success()
-        && let Some(at) = words.find("snapshot ").filter(|&at| at > 20)
+        && let Some(at) = words.find("UUID ")
     {
-        words.truncate(at);
-        words.push_str("snapshot UUID");
+        words.truncate(at + "UUID".len());
     }
     let status = output.status.code().map_or_else(|| "killed".to_owned(), |code| code.to_string());
     format!("status {status}: {}", words.trim_end().replace('\n', " / "))

@@ -172,9 +172,21 @@ impl RevertMachine {
     pub fn progress(&self) -> Progress {
         let done = self.so_far();
         Progress {
+            phase: self.phase_name(),
             done_bytes: done.done_bytes,
             total_bytes: done.total_bytes,
             channel_bytes: self.output.sent_bytes(),
+        }
+    }
+
+    fn phase_name(&self) -> &'static str {
+        match self.phase {
+            Phase::Open => "open",
+            Phase::Precopy(_) => "precopy",
+            Phase::Postcopy(_) => "postcopy",
+            Phase::Close(_) => "verify",
+            Phase::Drain => "close",
+            Phase::Finished => "end",
         }
     }
 

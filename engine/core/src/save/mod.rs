@@ -111,6 +111,9 @@ pub struct SaveSummary {
 /// How far a job is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Progress {
+    /// What the job is doing, as one word: `inspect`, `create`, `stream`, `settle`, `devices`, `seal`, `publish`, `answer`,
+    /// `drain` (after a failure) and `end` in a save; `open`, `precopy`, `postcopy`, `verify`, `close` and `end` in a revert.
+    pub phase: &'static str,
     /// Bytes of RAM done (zero pages too).
     pub done_bytes: u64,
     /// Bytes of RAM in all; 0 while that is not known.
@@ -244,9 +247,25 @@ impl SaveMachine {
         let page_bytes = u64::from(self.decoder.page_size());
         let coverage = self.coverage.as_ref();
         Progress {
+            phase: self.phase_name(),
             done_bytes: coverage.map_or(0, |(coverage, _)| coverage.seen_pages()) * page_bytes,
             total_bytes: coverage.map_or(0, |(coverage, _)| coverage.total_pages()) * page_bytes,
             channel_bytes: self.intake.received_bytes,
+        }
+    }
+
+    fn phase_name(&self) -> &'static str {
+        match self.phase {
+            Phase::Finished => "end",
+            _ if self.failure.is_some() => "drain",
+            Phase::Inspect(_) => "inspect",
+            Phase::CreateTemporary(..) => "create",
+            Phase::Stream => "stream",
+            Phase::Settle { .. } => "settle",
+            Phase::Tail => "devices",
+            Phase::Seal => "seal",
+            Phase::Publish(_) => "publish",
+            Phase::Answer => "answer",
         }
     }
 

@@ -1,13 +1,12 @@
 //! `qemu-snapshot`: parses the command line, does the job, and turns its end into an exit status.
 
 use clap::{CommandFactory, Parser};
-use qemu_snapshot::{Cli, refuse_peer, revert, save};
-use snapshot_engine::{Class, Failure, Milestone, uuid_text};
-use snapshot_image::Verification;
+use qemu_snapshot::{Cli, Report, refuse_peer, revert, save};
+use snapshot_engine::{Failure, Milestone, uuid_text};
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -22,15 +21,10 @@ fn main() -> ExitCode {
         let page = clap_mangen::Man::new(Cli::command());
         return page.render(&mut io::stdout()).map_or(ExitCode::from(2), |()| ExitCode::SUCCESS);
     }
-    match if cli.revert { run_revert(&cli) } else { run_save(&cli) } {
+    let report = Report::new(&cli);
+    match if cli.revert { run_revert(&cli, &report) } else { run_save(&cli, &report) } {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            say(&format!("error: {failure}"));
-            ExitCode::from(match failure.class() {
-                Class::InputWrong => 1,
-                Class::CouldNot => 2,
-            })
-        }
+        Err(failure) => ExitCode::from(report.failed(&failure)),
     }
 }
 
@@ -50,50 +44,24 @@ fn stop(error: &clap::Error) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// One line on stderr; if nobody reads it, so be it.
-fn say(text: &str) {
-    let _ = writeln!(io::stderr(), "qemu-snapshot: {text}");
-}
-
-fn run_save(cli: &Cli) -> Result<(), Failure> {
-    let summary = save(cli)?;
-    if summary.source_could_not_see {
-        say("warning: the source opened no return path, so on a socket it could not have seen a failure");
-    }
-    say(&format!(
-        "saved {} of {} KiB of RAM that are not zero, snapshot {}",
-        (summary.nonzero_pages * summary.page_bytes) >> 10,
-        summary.ram_bytes >> 10,
-        uuid_text(&summary.uuid)
-    ));
+fn run_save(cli: &Cli, report: &Report) -> Result<(), Failure> {
+    report.saved(&save(cli)?);
     Ok(())
 }
 
-fn run_revert(cli: &Cli) -> Result<(), Failure> {
+fn run_revert(cli: &Cli, report: &Report) -> Result<(), Failure> {
     let say_milestone = |milestone, time: Duration| match milestone {
-        Milestone::Serving { uuid: Some(uuid) } => say(&format!(
+        Milestone::Serving { uuid: Some(uuid) } => report.info(&format!(
             "serving pages; should this end too early, go on with --recover={} in migrate-recover",
             uuid_text(&uuid)
         )),
         Milestone::Serving { uuid: None } => {
-            say("serving pages; the snapshot has no UUID, so there is no recovery")
+            report.info("serving pages; the snapshot has no UUID, so there is no recovery");
         }
-        Milestone::Running => say(&format!("devices loaded after {:.1} ms", time.as_secs_f64() * 1e3)),
+        Milestone::Running => {
+            report.info(&format!("devices loaded after {:.1} ms", time.as_secs_f64() * 1e3))
+        }
     };
-    let start = Instant::now();
-    let summary = revert(cli, say_milestone, |text| say(&format!("warning: {text}")))?;
-    if let Some(postcopy) = summary.postcopy {
-        say(&format!(
-            "all pages sent after {:.1} ms: {} with content, {} zero; {} host pages on {} requests",
-            start.elapsed().as_secs_f64() * 1e3,
-            summary.normal_pages,
-            summary.zero_pages,
-            postcopy.requested_host_pages,
-            postcopy.requests
-        ));
-    }
-    if let Verification::Unverified(why) = summary.verification {
-        say(&format!("warning: unverified: {why}"));
-    }
+    report.reverted(&revert(cli, say_milestone, |text| report.warning(text))?);
     Ok(())
 }

@@ -1,8 +1,7 @@
 //! The demo where page faults cannot be handled: a generated VM is saved through a pipe, and the revert is read back.
 
-use crate::{Cli, Result, check};
+use crate::{Cli, Result, check, size};
 use migration_stream::{Record, StreamReader};
-use std::fs;
 use std::io::{self, BufReader, BufWriter, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -25,7 +24,7 @@ pub(super) fn demo(cli: &Cli, tool: &Path, image: &Path) -> Result<()> {
     wait(save, "qemu-snapshot")?;
     sent?;
     let (stream_bytes, saved) = (stream_bytes?, start.elapsed());
-    let image_bytes = fs::metadata(image)?.len();
+    let size = size(image)?;
 
     let checked = check(image)?;
 
@@ -38,7 +37,7 @@ pub(super) fn demo(cli: &Cli, tool: &Path, image: &Path) -> Result<()> {
     let mib = |bytes: u64| bytes >> 20;
     println!("RAM               {:>8} MiB, {} pages that are not zero", cli.ram, pages);
     println!("stream            {:>8} MiB", mib(stream_bytes));
-    println!("image             {:>8} MiB, {checked}", mib(image_bytes));
+    println!("image             {size}; {checked}");
     println!("save              {:>8} MiB/s (generating the VM included)", rate(stream_bytes, saved));
     println!("revert            {:>8} MiB/s (comparing included)", rate(pages * 4096, reverted));
     println!("Every page and every device byte came back as it was saved.");

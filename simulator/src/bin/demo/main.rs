@@ -10,6 +10,7 @@ use std::env;
 use std::error::Error;
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -73,7 +74,7 @@ fn with_qemu() -> Result<()> {
 
 /// The tool stands beside this program.
 fn tool() -> Result<PathBuf> {
-    cargo(&["build", "--release", "--quiet", "--package", "qemu-snapshot"])?;
+    cargo(&["build", "--release", "--package", "qemu-snapshot"])?;
     let own = std::env::current_exe()?;
     let path = own.parent().unwrap_or(Path::new(".")).join("qemu-snapshot");
     if path.exists() { Ok(path) } else { Err(format!("{} was not built", path.display()).into()) }
@@ -91,6 +92,7 @@ impl Drop for Image {
 
 fn demo(cli: &Cli) -> Result<()> {
     let tool = tool()?;
+    eprintln!("demo: a VM with {} MiB of RAM; this takes some seconds for each GiB", cli.ram);
     let directory = cli.directory.clone().unwrap_or_else(std::env::temp_dir);
     let image = Image(directory.join(format!("qemu-snapshot-demo-{}.qcow2", std::process::id())));
     if cli.generated {
@@ -117,6 +119,17 @@ fn qemu_img() -> PathBuf {
     let found =
         || folders.find(|folder| folder.join("qemu-img").is_file()).map(|folder| folder.join("qemu-img"));
     named.or_else(found).unwrap_or_else(|| "qemu-img".into())
+}
+
+/// How long the image is, what it takes on the disk, and why that can be more than the pages with content.
+fn size(image: &Path) -> Result<String> {
+    let metadata = fs::metadata(image)?;
+    let on_disk = metadata.blocks() * 512;
+    Ok(format!(
+        "{} MiB long, {} MiB on disk (each page has its fixed place; a cluster takes space as soon as one page in it is not zero)",
+        metadata.len() >> 20,
+        on_disk >> 20
+    ))
 }
 
 /// What a judge says of the image.

@@ -1,9 +1,8 @@
 //! The demo with memory, threads and page faults: source under load, background snapshot, `qemu-snapshot`, image, postcopy
 //! revert, destination under load.
 
-use crate::{Cli, Result, check};
+use crate::{Cli, Result, check, size};
 use background_snapshot::{Strategy, Unpopulated};
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 use vm_simulator::real::destination::{self, DestinationConfig};
@@ -62,7 +61,7 @@ pub(super) fn demo(cli: &Cli, tool: &Path, image: &Path) -> Result<()> {
     };
     let saved = source::run(&config, exec(format!("exec {tool} --create {image_word}")))?;
     let checked = check(image)?;
-    let image_bytes = fs::metadata(image)?.len();
+    let size = size(image)?;
     let config = DestinationConfig {
         load: load(cli, Workload::Random),
         write_percent: 30,
@@ -82,7 +81,8 @@ pub(super) fn demo(cli: &Cli, tool: &Path, image: &Path) -> Result<()> {
     line("  guest stopped", &milliseconds(saved.downtime));
     line("  guest wrote", &format!("{} times meanwhile, {} write faults", saved.accesses, saved.faults.0));
     line("  stall per fault", &stalls(&saved.stalls));
-    line("image", &format!("{} MiB, {checked}", image_bytes >> 20));
+    line("image", &size);
+    line("  judged", checked);
     line("postcopy revert", &format!("all there after {}", milliseconds(reverted.time_to_complete)));
     line("  guest runs after", &milliseconds(reverted.time_to_run));
     line("  guest touched", &format!("{} times, {} pages on request", reverted.accesses, reverted.requests));
