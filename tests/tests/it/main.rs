@@ -15,6 +15,7 @@ mod kills;
 mod malformed;
 mod pairing;
 mod postcopy;
+mod readme;
 mod save_revert;
 mod snapsim;
 mod snapsim_tool;
