@@ -6,6 +6,8 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::sockopt;
 use snapshot_engine::Lane;
+use standard_streams::Stream;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
@@ -133,6 +135,7 @@ impl Channel {
     ) -> io::Result<Self> {
         match uri {
             None => {
+                standard_streams::check(Stream::Stdin).map_err(|error| closed("stdin", &error))?;
                 let input = std::io::stdin().as_fd().try_clone_to_owned()?;
                 refuse_terminal(&input, "stdin")?;
                 // Behind exec: answers go to stdout; anything else there is not the source. A socket takes them itself.
@@ -164,6 +167,7 @@ impl Channel {
     pub fn for_revert(uri: Option<&Uri>, preempt: bool) -> io::Result<Self> {
         match uri {
             None => {
+                standard_streams::check(Stream::Stdout).map_err(|error| closed("stdout", &error))?;
                 let input = std::io::stdin().as_fd().try_clone_to_owned()?;
                 let output = std::io::stdout().as_fd().try_clone_to_owned()?;
                 refuse_terminal(&output, "stdout")?;
@@ -220,6 +224,13 @@ impl Channel {
             channel.output_flags = Some(flags);
         }
         Ok(channel)
+    }
+
+    /// Whether what is sent goes to this very file.
+    pub(crate) fn writes_to(&self, file: &File) -> io::Result<bool> {
+        let Some(output) = &self.output else { return Ok(false) };
+        let (own, other) = (rustix::fs::fstat(output)?, rustix::fs::fstat(file)?);
+        Ok((own.st_dev, own.st_ino) == (other.st_dev, other.st_ino))
     }
 
     /// There is a program at the other end that waits for what we do.
@@ -328,6 +339,10 @@ impl Drop for Channel {
             let _ = rustix::fs::fcntl_setfl(fd, flags);
         }
     }
+}
+
+fn closed(name: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{name} is closed: {error}"))
 }
 
 fn named(path: &Path, error: &io::Error) -> io::Error {

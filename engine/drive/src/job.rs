@@ -77,6 +77,9 @@ pub fn refuse_peer(revert: bool) {
     };
     let (Ok(channel), Ok(disk)) = (channel, disk_queue(None)) else { return };
     let (live, can_answer) = (channel.is_live(), channel.can_answer());
+    if revert && !can_answer {
+        return;
+    }
     if !revert && (!live || !channel.has_input_within(USAGE_ERROR_WAIT)) {
         return;
     }
@@ -204,6 +207,14 @@ pub fn revert(
         }
         opened => opened,
     };
+    let opened = match opened {
+        Ok((image, _)) if over_itself(&channel, &image)? => {
+            return Err(refused("the output is the image, which would be overwritten"));
+        }
+        // In a file no one waits for a byte that says so; and it may be the image.
+        Err(failure) if !channel.can_answer() => return Err(failure),
+        opened => opened,
+    };
     let (image, disk, mut machine) = match opened {
         Ok((image, disk)) => (Some(image), disk, RevertMachine::new(config)),
         Err(failure) => (None, disk_queue(None)?, RevertMachine::refusing(config, failure)),
@@ -227,6 +238,11 @@ pub fn revert(
     let summary = machine.outcome()?;
     stored.map_err(refused)?;
     Ok(summary)
+}
+
+/// Whether the snapshot would be sent to its own image.
+fn over_itself(channel: &Channel, image: &ImageFile) -> Result<bool, Failure> {
+    image.file.as_ref().map_or(Ok(false), |file| channel.writes_to(file)).map_err(refused)
 }
 
 /// The image can be opened, and holds the snapshot with this UUID.

@@ -38,6 +38,27 @@ fn check(command: &str, folder: &std::path::Path, status: i32, expected: &str) -
 }
 
 #[test]
+fn names_of_faults_are_printed_and_an_answer_that_goes_nowhere_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    for command in ["source", "destination"] {
+        for help in ["--fault help", "--fault=help"] {
+            let names = check(&format!("$S {command} {help}"), folder, 0, "request-unknown-block\n");
+            assert!(
+                names.lines().all(|line| !line.contains(' ')) && names.contains("kill-at=N\n"),
+                "{names}"
+            );
+        }
+        check(&format!("$S {command} --fault none"), folder, 2, "expected request-unknown-block");
+    }
+    let source = "source --mode precopy --ram 1M exec:'cat >/dev/null'";
+    for arguments in [source, "--help", "--version", "source --fault help", "explore --seeds 1"] {
+        check(&format!("exec $S {arguments} >&-"), folder, 2, "snapsim: stdout: Bad file descriptor");
+        check(&format!("exec $S {arguments} >/dev/full"), folder, 2, "snapsim: stdout: No space left");
+    }
+}
+
+#[test]
 fn a_precopy_goes_through_a_file_a_pipe_a_descriptor_and_a_command() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -83,7 +104,6 @@ fn what_is_wrong_is_status_1_and_what_cannot_be_is_status_2() {
     check("$S source --ram 5000", folder, 2, "expected a multiple of 4096");
     check("$S source --bitmap disk0:b0:1G", folder, 2, "a background snapshot has no dirty bitmaps");
     check("$S source --workload trace:none", folder, 2, "none: No such file or directory");
-    check("$S destination stdio --fault help", folder, 2, "request-unknown-block, ");
     check(
         "$S source --mode precopy --ram 1M --fault close-at=1000",
         folder,

@@ -69,6 +69,63 @@ fn send_header(mut source: &ChildStdin) {
     }
 }
 
+/// Runs the program as the shell sets up its descriptors; `$S` is the program.
+fn shell(script: &str, folder: &Path) -> Output {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script]).env("S", env!("CARGO_BIN_EXE_qemu-snapshot")).current_dir(folder);
+    shell.stdin(Stdio::null()).output().expect("a shell")
+}
+
+#[test]
+fn an_answer_that_goes_nowhere_is_an_error() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let folder = folder.path();
+    std::fs::write(folder.join("image"), [0; 4096]).expect("a file");
+    for arguments in ["--completions bash", "--completions zsh", "--man", "--help", "--version"] {
+        for (stdout, why) in [(">&-", "Bad file descriptor"), (">/dev/full", "No space left on device")] {
+            let output = shell(&format!("exec $S {arguments} {stdout}"), folder);
+            assert_fails(&output, 2, &format!("stdout: {why}"));
+        }
+        // A reader that is gone: the pipe's other end is closed before the program starts.
+        let output = shell(&format!("{{ sleep 0.2; $S {arguments}; echo $? >&2; }} | true"), folder);
+        let said = text(&output.stderr);
+        assert!(said.contains("stdout: Broken pipe") && said.ends_with("\n2\n"), "{arguments}: {said}");
+    }
+    assert_fails(&shell("exec $S --revert image >&-", folder), 2, "stdout is closed");
+    assert_fails(&shell("exec $S --create new <&-", folder), 2, "stdin is closed");
+    assert!(!folder.join("new").exists());
+    // A save needs no stdout.
+    let output = shell("exec $S --create new >&- </dev/null", folder);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_revert_never_writes_over_an_image_whatever_is_wrong() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let folder = folder.path();
+    let bytes = b"no image, but somebody's".repeat(300);
+    std::fs::write(folder.join("image"), &bytes).expect("a file");
+    std::fs::hard_link(folder.join("image"), folder.join("other")).expect("a link");
+    let itself = "the output is the image, which would be overwritten";
+    for (arguments, status, wanted) in [
+        ("--revert image 1<>image", 2, itself),
+        ("--revert image 1>>image", 2, itself),
+        ("--revert image 1<>other", 2, itself),
+        ("--revert --uri fd:5 image 5<>image", 2, itself),
+        ("--revert --postcopy=0 image 1<>image", 2, itself),
+        ("--revert image,file.aio=wrong 1<>image", 2, ""),
+        ("--revert --postcopy=0 --preempt image 1<>image", 2, ""),
+        ("--revert --wrong image 1<>image", 2, ""),
+        ("--revert nowhere 1<>image", 2, "nowhere"),
+    ] {
+        let output = shell(&format!("exec $S {arguments}"), folder);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(status), "{arguments}: {said}");
+        assert!(said.contains(wanted), "{arguments}: {said}");
+        assert_eq!(std::fs::read(folder.join("image")).expect("there"), bytes, "{arguments}");
+    }
+}
+
 #[test]
 fn help_shows_examples_and_goes_to_stdout() {
     let output = run(&["--help"]);

@@ -149,6 +149,5 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         let written = std::fs::write(path, digest.to_text());
         written.map_err(|error| usage(format!("{}: {error}", path.display())))?;
     }
-    print(&outcome.report(), arguments.end.json, address == Address::Stdio);
-    Ok(())
+    print(&outcome.report(), arguments.end.json, address == Address::Stdio)
 }

@@ -3,7 +3,6 @@
 use crate::Failure;
 use clap::Args;
 use serde_json::json;
-use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -107,21 +106,19 @@ impl Campaign {
             std::fs::write(path, format!("{summary}\n"))
                 .map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
         }
-        let mut out = std::io::stdout();
         let seconds = time.as_secs_f64().max(0.001);
         #[expect(clippy::cast_precision_loss, reason = "for people")]
         let rate = self.seeds as f64 * 60.0 / seconds;
-        // A reader that has gone does not change what was found.
-        let _ = writeln!(
-            out,
+        let mut text = format!(
             "{} seeds from {first} in {seconds:.1} s ({rate:.0} a minute): {events} events, {faults} faults, {recoveries} \
-             recoveries, {requests} requests, {} findings",
+             recoveries, {requests} requests, {} findings\n",
             self.seeds,
             self.findings.len()
         );
         for finding in &self.findings {
-            let _ = writeln!(out, "{finding}\n  snapsim explore --first {} --seeds 1", finding.seed);
+            text += &format!("{finding}\n  snapsim explore --first {} --seeds 1\n", finding.seed);
         }
+        super::tell(&text)?;
         match self.findings.len() {
             0 => Ok(()),
             count => Err(Failure::Found(count)),

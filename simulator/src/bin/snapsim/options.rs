@@ -51,6 +51,13 @@ pub(super) struct EndArguments {
     pub(super) json: bool,
 }
 
+/// Whether the command line has `--fault help`, which is answered whatever else is on it.
+pub(super) fn asks_for_faults() -> bool {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    arguments.iter().any(|word| word == "--fault=help")
+        || arguments.windows(2).any(|pair| pair[0] == "--fault" && pair[1] == "help")
+}
+
 impl EndArguments {
     pub(super) fn timeout(&self) -> Duration {
         Duration::from_secs(self.timeout)

@@ -169,6 +169,5 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         let written = std::fs::write(path, digest.to_text());
         written.map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
     }
-    print(&outcome.report(), arguments.end.json, arguments.to == Address::Stdio);
-    Ok(())
+    print(&outcome.report(), arguments.end.json, arguments.to == Address::Stdio)
 }

@@ -5,7 +5,7 @@ use crate::options::LoadArguments;
 use background_snapshot::{Strategy, Unpopulated};
 use clap::Args;
 use snapshot_engine::parse_bytes;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::time::Duration;
 use vm_simulator::real::source::{self, Mode, SourceConfig, SourceOutcome};
 use vm_simulator::real::{Connection, Error, Faults};
@@ -104,7 +104,5 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
             );
         }
     }
-    // A reader that has gone does not change what was measured.
-    let _ = io::stdout().write_all(table.as_bytes());
-    Ok(())
+    super::tell(&table)
 }
