@@ -198,10 +198,7 @@ impl World {
                     || self.destination.as_ref().is_some_and(Destination::is_done);
                 if gone && unsent.iter().any(|unsent| !unsent.is_empty()) {
                     unsent = Unsent::default();
-                    machine.handle(
-                        Event::OutputFailed(IoError("Broken pipe (os error 32)".to_owned())),
-                        &mut pool,
-                    );
+                    machine.handle(Event::OutputFailed(IoError::from_raw_os_error(32)), &mut pool);
                 }
             }
             self.next_event(machine, &mut pool, &mut pending, &mut unsent, &mut reading, event);
@@ -349,8 +346,8 @@ impl World {
         if full && self.full_at.is_none() {
             self.full_at = Some(self.temporary.as_ref().or(self.image.as_ref()).map_or(0, SimFile::length));
         }
-        let eio = || Err(IoError("Input/output error (os error 5)".to_owned()));
-        let enospc = || Err(IoError("No space left on device (os error 28)".to_owned()));
+        let eio = || Err(IoError::from_raw_os_error(5));
+        let enospc = || Err(IoError::from_raw_os_error(28));
         let plain = Ok(Completed::Plain);
         let pending = |id, buffer, result| Pending { id, buffer, result };
         match action {

@@ -15,6 +15,7 @@
 
 use crate::pool::{BufferId, Pool};
 use snapshot_image::HostOffset;
+use std::io;
 use std::ops::Range;
 
 /// Names one operation under way.
@@ -223,11 +224,32 @@ pub enum Completed {
 
 /// Why an operation was not done.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct IoError(
-    /// The operating system's text, with its number: `No space left on device (os error 28)`.
-    pub String,
-);
+#[error("{text}")]
+pub struct IoError {
+    /// The operating system's error number (errno(3)), where it was the operating system that failed.
+    pub errno: Option<i32>,
+    /// What it says, with its number: `No space left on device (os error 28)`.
+    pub text: String,
+}
+
+impl IoError {
+    /// An error of the driver's own.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self { errno: None, text: text.into() }
+    }
+
+    /// The operating system's error with this number.
+    #[must_use]
+    pub fn from_raw_os_error(errno: i32) -> Self {
+        Self::from(&io::Error::from_raw_os_error(errno))
+    }
+}
+
+impl From<&io::Error> for IoError {
+    fn from(error: &io::Error) -> Self {
+        Self { errno: error.raw_os_error(), text: error.to_string() }
+    }
+}
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]

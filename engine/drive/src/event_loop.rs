@@ -149,7 +149,7 @@ impl Run<'_> {
     fn start(&mut self, action: Action) {
         let plain =
             |result: io::Result<()>| result.map(|()| Completed::Plain).map_err(|error| io_error(&error));
-        let no_file = || IoError("there is no image file".to_owned());
+        let no_file = || IoError::new("there is no image file");
         match action {
             Action::ReadInput { buffer, range } => self.reading = Some((buffer, range)),
             Action::LimitInput { bytes } => {
@@ -211,7 +211,7 @@ impl Run<'_> {
                 if let Work::Read(name, buffer, _) | Work::Write(name, buffer, _) = work {
                     self.pool.give_back(name, buffer);
                 }
-                self.done.push_back((id, Err(IoError("there is no image file".to_owned()))));
+                self.done.push_back((id, Err(IoError::new("there is no image file"))));
             }
         }
     }

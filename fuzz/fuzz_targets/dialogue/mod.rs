@@ -159,7 +159,7 @@ impl<'a> Dialogue<'a> {
             self.pool.give_back(name, buffer);
         }
         let result =
-            if well { Ok(completed) } else { Err(IoError("Input/output error (os error 5)".to_owned())) };
+            if well { Ok(completed) } else { Err(IoError::from_raw_os_error(5)) };
         self.event(Event::Done { id, result });
     }
 
@@ -178,7 +178,7 @@ impl<'a> Dialogue<'a> {
         }
         if self.output_failed {
             self.unsent = [0; 2];
-            return self.event(Event::OutputFailed(IoError("Broken pipe (os error 32)".to_owned())));
+            return self.event(Event::OutputFailed(IoError::from_raw_os_error(32)));
         }
         self.unsent[lane as usize] -= bytes;
         self.event(Event::Sent { lane, bytes });
@@ -211,7 +211,7 @@ impl<'a> Dialogue<'a> {
         if !self.output_failed {
             self.output_failed = true;
             self.unsent = [0; 2];
-            self.event(Event::OutputFailed(IoError("Broken pipe (os error 32)".to_owned())));
+            self.event(Event::OutputFailed(IoError::from_raw_os_error(32)));
         }
     }
 

@@ -56,7 +56,7 @@ pub(crate) struct DiskQueue {
 
 /// The operating system's text, with its number.
 pub(crate) fn io_error(error: &io::Error) -> IoError {
-    IoError(error.to_string())
+    IoError::from(error)
 }
 
 /// Makes the signal readable.

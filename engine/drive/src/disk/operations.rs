@@ -155,7 +155,7 @@ impl Operations {
             {
                 operation.holes.push(range.start + bytes..range.end);
             }
-            Ok(0) => operation.result = Err(IoError("the file takes no more bytes".to_owned())),
+            Ok(0) => operation.result = Err(IoError::new("the file takes no more bytes")),
             Ok(bytes) => {
                 request.piece.at.0 += bytes as u64;
                 request.piece.range.start += bytes;

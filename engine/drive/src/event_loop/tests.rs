@@ -294,7 +294,10 @@ fn closed_reader_is_reported_and_not_a_signal() {
     let mut machine = Send { length: (BUFFER_BYTES * 20) as u64, ..Send::default() };
     run(&mut machine, &mut driver, |_| (), |_| ()).unwrap();
     closes.join().unwrap();
-    assert_eq!(machine.events, ["OutputFailed(IoError(\"Broken pipe (os error 32)\"))"]);
+    assert_eq!(
+        machine.events,
+        ["OutputFailed(IoError { errno: Some(32), text: \"Broken pipe (os error 32)\" })"]
+    );
 }
 
 #[test]
