@@ -8,12 +8,13 @@ use crate::error::Error;
 use crate::input::open;
 use crate::refcounts;
 use crate::walk::{Finding, Level, walk};
+use std::path::Path;
 
 /// Counts findings by level and writes them.
 struct Findings<'a> {
     output: &'a mut Output,
     format: Format,
-    file: String,
+    file: &'a Path,
     counts: [u64; 3],
     failed: Option<Error>,
 }
@@ -21,7 +22,7 @@ struct Findings<'a> {
 impl Findings<'_> {
     fn take(&mut self, found: &Finding) {
         self.counts[found.level as usize] += 1;
-        let line = finding(found, self.format, &self.file);
+        let line = finding(found, self.format, self.file);
         if self.failed.is_none()
             && let Err(error) = self.output.line(&line)
         {
@@ -37,7 +38,7 @@ impl Findings<'_> {
         match self.format {
             Format::Text => self.output.line(&format!(
                 "{}: {errors} errors, {warnings} warnings, {notes} notes",
-                crate::escape::terminal(self.file.as_bytes())
+                crate::escape::terminal(self.file.as_os_str().as_encoded_bytes())
             ))?,
             Format::Json => self.output.line(
                 &serde_json::json!({
@@ -56,27 +57,22 @@ pub(super) fn run(args: &CheckArgs) -> Result<u8, Error> {
     let options = args.input.options();
     let opened = open(&args.file, &options)?;
     let mut output = Output::stdout();
-    let mut findings = Findings {
-        output: &mut output,
-        format: args.format,
-        file: args.file.to_string_lossy().into_owned(),
-        counts: [0; 3],
-        failed: None,
-    };
+    let mut findings =
+        Findings { output: &mut output, format: args.format, file: &args.file, counts: [0; 3], failed: None };
     let mut take = |found: Finding| findings.take(&found);
     let mut broken = false;
     if let Some(file) = &opened.image
         && opened.snapshots.is_empty()
     {
-        image::check(file, &options, &mut |found| {
+        image::check(&opened.name, file, &options, &mut |found| {
             broken |= found.level == Level::Error;
             take(found);
-        });
+        })?;
     }
     // What a damaged image would revert to is no stream to judge, and its tables are none to follow.
     if !broken {
         if let Some(file) = &opened.image {
-            refcounts::check(file, &mut take);
+            refcounts::check(&opened.name, file, &mut take)?;
         }
         let mut checker = Checker::new(&opened, &mut take);
         walk(opened, &options, &mut checker, progress::bar())?;

@@ -4,7 +4,7 @@ use super::output::{Output, coloured};
 use crate::cli::{CompatArgs, FailOn, Format};
 use crate::compat::{AllowList, Judgement, Shape, Verdict, judge};
 use crate::error::Error;
-use crate::escape::{github_message, github_property, terminal, terminal_words};
+use crate::escape::{github_message, github_property, json_line, terminal, terminal_words};
 use crate::walk::Level;
 
 pub(super) fn run(args: &CompatArgs) -> Result<u8, Error> {
@@ -73,17 +73,20 @@ fn line(judgement: &Judgement, reason: Option<&str>, args: &CompatArgs) -> Strin
             let verdict = coloured(&format!("{:<9}", verdict.name()), level);
             format!("{verdict} {rule:<20} {}", terminal_words(&words))
         }
-        Format::Json => serde_json::json!({
-            "type": "judgement", "verdict": verdict, "rule": rule, "path": path, "text": text, "allowed": reason,
-        })
-        .to_string(),
+        Format::Json => {
+            let json = serde_json::json!({
+                "type": "judgement", "verdict": verdict, "rule": rule, "path": path, "text": text,
+                "allowed": reason,
+            });
+            json_line(&json.to_string()).into_owned()
+        }
         Format::Github => {
             let command = match verdict {
                 Verdict::Breaks if reason.is_none() => "error",
                 Verdict::MayBreak if reason.is_none() => "warning",
                 _ => "notice",
             };
-            let file = github_property(&args.source.to_string_lossy());
+            let file = github_property(args.source.as_os_str().as_encoded_bytes());
             let message = github_message(&format!("{rule}: {path}: {text}{allowed}"));
             format!("::{command} file={file},title=snapinspect compat::{message}")
         }

@@ -2,9 +2,10 @@
 
 use crate::cli::Format;
 use crate::error::Error;
-use crate::escape::{github_message, github_property};
+use crate::escape::{github_message, github_property, json_line};
 use crate::walk::{Finding, Level};
 use std::io::{BufWriter, IsTerminal, Stdout, Write, stdout};
+use std::path::Path;
 
 /// stdout, line by line.
 pub(super) struct Output {
@@ -43,17 +44,20 @@ pub(crate) fn finding_text(found: &Finding) -> String {
 }
 
 /// The line of a finding.
-pub(super) fn finding(found: &Finding, format: Format, file: &str) -> String {
+pub(super) fn finding(found: &Finding, format: Format, file: &Path) -> String {
     let place = found.offset.map_or_else(|| "-         ".to_owned(), |offset| format!("{offset:#010x}"));
     let path = if found.path.is_empty() { String::new() } else { format!("{}: ", found.path) };
     match format {
         Format::Text => {
             format!("{place} {} {path}{}", coloured(found.level.name(), found.level), found.text)
         }
-        Format::Json => serde_json::json!({
-            "type": "finding", "level": found.level, "offset": found.offset, "path": found.path, "text": found.text,
-        })
-        .to_string(),
+        Format::Json => {
+            let json = serde_json::json!({
+                "type": "finding", "level": found.level, "offset": found.offset, "path": found.path,
+                "text": found.text,
+            });
+            json_line(&json.to_string()).into_owned()
+        }
         Format::Github => {
             let command = match found.level {
                 Level::Note => "notice",
@@ -61,7 +65,8 @@ pub(super) fn finding(found: &Finding, format: Format, file: &str) -> String {
                 Level::Error => "error",
             };
             let message = github_message(&format!("{} {path}{}", place.trim_end(), found.text));
-            format!("::{command} file={},title=snapinspect::{message}", github_property(file))
+            let file = github_property(file.as_os_str().as_encoded_bytes());
+            format!("::{command} file={file},title=snapinspect::{message}")
         }
     }
 }

@@ -4,7 +4,7 @@ use super::output::Output;
 use super::progress;
 use crate::cli::StatArgs;
 use crate::error::Error;
-use crate::escape::terminal;
+use crate::escape::{json_line, terminal};
 use crate::input::open;
 use crate::stat::{Counter, SectionStat, Stat};
 use crate::walk::walk;
@@ -18,7 +18,7 @@ pub(super) fn run(args: &StatArgs) -> Result<u8, Error> {
     let mut output = Output::stdout();
     if args.json {
         let json = serde_json::to_string(&stat).map_err(|error| Error::Usage(error.to_string()))?;
-        output.line(&json)?;
+        output.line(&json_line(&json))?;
     } else {
         text(&stat, &mut output)?;
     }

@@ -92,6 +92,39 @@ fn a_terminal_gets_printable_ascii_only() {
     }
 }
 
+/// What turns the direction of a text, ends a line or is not seen: such a name looks like another one.
+#[test]
+fn no_sink_gets_a_character_that_changes_how_others_look() {
+    let hidden = [
+        '\u{202e}', '\u{2066}', '\u{2069}', '\u{200f}', '\u{61c}', '\u{2028}', '\u{2029}', '\u{feff}',
+        '\u{1b}',
+    ];
+    let files = files(&format!("pc{}ram", hidden.iter().collect::<String>()));
+    let picture = |ending: &str| files.folder.join(format!("picture.{ending}"));
+    for ending in ["html", "svg"] {
+        let output = run(&["map", "-o"], &[&picture(ending), &files.a]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let mut texts =
+        ["html", "svg"].map(|ending| std::fs::read_to_string(picture(ending)).expect("written")).to_vec();
+    for (arguments, paths) in [
+        (&["dump", "--json"][..], vec![&*files.a]),
+        (&["check", "--format", "json"], vec![&files.a]),
+        (&["check", "--format", "github"], vec![&files.a]),
+        (&["stat", "--json"], vec![&files.a]),
+        (&["diff", "--json"], vec![&files.a, &files.b]),
+        (&["compat", "--format", "json"], vec![&files.a, &files.b]),
+        (&["compat", "--format", "github"], vec![&files.a, &files.b]),
+    ] {
+        let output = run(arguments, &paths);
+        texts.extend([stdout(&output), String::from_utf8_lossy(&output.stderr).into_owned()]);
+    }
+    for text in texts {
+        let found = hidden.iter().find(|&&c| text.contains(c));
+        assert_eq!(found, None, "{}", text.escape_unicode().take(2000).collect::<String>());
+    }
+}
+
 #[test]
 fn json_has_one_object_per_line_and_the_names_in_it() {
     let files = files("x\"}\n{\"type\":\"summary\",\u{1b}\u{2028}");
