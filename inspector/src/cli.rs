@@ -4,7 +4,7 @@ use crate::input::{DEFAULT_MAX_UNPACKED_BYTES, OpenOptions};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use snapshot_engine::{parse_bytes, parse_page_size};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Show, check, compare and convert QEMU migration streams and snapshot images.
 ///
@@ -58,6 +58,41 @@ pub enum Command {
         /// The command
         command: Option<String>,
     },
+}
+
+impl Command {
+    /// Its answer goes to stdout.
+    #[must_use]
+    pub fn answers_on_stdout(&self) -> bool {
+        match self {
+            Self::Extract(args) => args.output.as_os_str() == "-",
+            Self::Map(_) | Self::Convert(_) => false,
+            _ => true,
+        }
+    }
+
+    /// The files that it reads; `-` is stdin.
+    #[must_use]
+    pub fn inputs(&self) -> Vec<&Path> {
+        let (files, input): (Vec<&PathBuf>, &InputArgs) = match self {
+            Self::Dump(args) => (vec![&args.file], &args.input),
+            Self::Check(args) => (vec![&args.file], &args.input),
+            Self::Stat(args) => (vec![&args.file], &args.input),
+            Self::Diff(args) => (vec![&args.a, &args.b], &args.input),
+            Self::Compat(args) => {
+                let files = [&args.source, &args.target].into_iter().chain(&args.allow);
+                (files.collect(), &args.input)
+            }
+            Self::Map(args) => {
+                let files = [&args.file].into_iter().chain(&args.hot).chain(&args.against);
+                (files.collect(), &args.input)
+            }
+            Self::Extract(args) => (vec![&args.file], &args.input),
+            Self::Convert(args) => (vec![&args.source], &args.input),
+            Self::Completions { .. } | Self::Man { .. } => return Vec::new(),
+        };
+        files.into_iter().chain(&input.channel).map(PathBuf::as_path).collect()
+    }
 }
 
 const DUMP_EXAMPLES: &str = "\
@@ -251,6 +286,9 @@ pub struct MapArgs {
     /// Where the picture goes; its ending says which: .png, .svg or .html
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
+    /// Replace the output file if it exists (never an input)
+    #[arg(long)]
+    pub force: bool,
     /// Show as hot, beside pages that came more than once, those that a guest requested: a hot set of qemu-snapshot, or a
     /// recorded return path
     #[arg(long, value_name = "FILE")]
@@ -293,6 +331,9 @@ pub struct ExtractArgs {
     /// Where it goes; - is stdout
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
+    /// Replace the output file if it exists (never an input)
+    #[arg(long)]
+    pub force: bool,
     #[command(flatten)]
     #[allow(missing_docs, reason = "clap would show it")]
     pub input: InputArgs,
@@ -314,8 +355,11 @@ pub enum Target {
 pub struct ConvertArgs {
     /// What is converted
     pub source: PathBuf,
-    /// Where it goes; it must not exist
+    /// Where it goes
     pub output: PathBuf,
+    /// Replace the output file if it exists (never an input)
+    #[arg(long)]
+    pub force: bool,
     /// What to convert to
     #[arg(long, value_enum)]
     pub to: Target,

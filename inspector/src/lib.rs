@@ -22,6 +22,7 @@ mod map;
 mod names;
 mod pages;
 pub mod refcounts;
+mod sink;
 pub mod stat;
 mod unpack;
 pub mod walk;

@@ -8,29 +8,18 @@ use crate::error::Error;
 use crate::escape::terminal;
 use crate::input::{OpenOptions, Opened, SourceReader, open, open_file};
 use crate::machines;
+use crate::sink::{NewFile, Sink};
 use snapshot_engine::{NewImage, SaveConfig, uuid_text};
 use snapshot_image::Identity;
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// Memory for writes of a save.
 const SAVE_MEMORY_BYTES: usize = 64 << 20;
 
-/// A file that is removed again unless everything went well.
-struct NewFile {
-    path: PathBuf,
-    keep: bool,
-}
-
-impl Drop for NewFile {
-    fn drop(&mut self) {
-        if !self.keep && std::fs::remove_file(&self.path).is_err() {
-            eprintln!("snapinspect: {} is left behind", terminal(self.path.as_os_str().as_encoded_bytes()));
-        }
-    }
-}
+/// What is copied at once.
+const COPIED_BYTES: usize = 1 << 20;
 
 /// An input that can be read more than once.
 enum Input {
@@ -70,7 +59,9 @@ impl Input {
     }
 }
 
-pub(super) fn run(args: &ConvertArgs) -> Result<u8, Error> {
+pub(super) fn run(args: &ConvertArgs, inputs: &[&Path]) -> Result<u8, Error> {
+    let new = Box::new(NewFile::create(&args.output, inputs, args.force)?);
+    let (name, file) = (new.name().to_owned(), new.file());
     let mut options = args.input.options();
     let input = Input::new(&args.source)?;
     // What cannot be loaded is not written; this also tells the page size.
@@ -81,11 +72,6 @@ pub(super) fn run(args: &ConvertArgs) -> Result<u8, Error> {
         return Err(Error::Usage(text));
     }
     options.page_size = Some(before.page_size);
-    let name = terminal(args.output.as_os_str().as_encoded_bytes());
-    let file =
-        std::fs::OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&args.output);
-    let file = file.map_err(Error::io(&name))?;
-    let mut new = NewFile { path: args.output.clone(), keep: false };
     // RAM that does not stand in the stream page by page has to be put there first.
     let elsewhere = before.multifd
         || before
@@ -94,40 +80,53 @@ pub(super) fn run(args: &ConvertArgs) -> Result<u8, Error> {
             .is_some_and(|configuration| configuration.has_capability("mapped-ram"));
     match args.to {
         Target::Stream => {
-            let mut out = BufWriter::with_capacity(1 << 20, &file);
+            let mut out = BufWriter::with_capacity(1 << 20, file);
             if elsewhere {
-                write_stream(&gather(input.open(&options)?, &options, progress::bar())?, &mut out)?;
+                let parts = gather(input.open(&options)?, &options, progress::bar())?;
+                write_stream(&parts, &mut out, &name)?;
             } else {
-                let mut source = SourceReader(input.open(&options)?.source);
-                io::copy(&mut source, &mut out).map_err(Error::io(&name))?;
+                copy(input.open(&options)?, &mut out, &name)?;
             }
             out.flush().map_err(Error::io(&name))?;
         }
         Target::MappedRam => {
-            write_mapped(&gather(input.open(&options)?, &options, progress::bar())?, &file)?;
+            let parts = gather(input.open(&options)?, &options, progress::bar())?;
+            write_mapped(&parts, file, &name)?;
         }
         Target::Image if elsewhere => {
             let mut stream = tempfile::tempfile().map_err(Error::io("temporary file"))?;
             let parts = gather(input.open(&options)?, &options, progress::bar())?;
             let mut out = BufWriter::with_capacity(1 << 20, &stream);
-            write_stream(&parts, &mut out)?;
+            write_stream(&parts, &mut out, "temporary file")?;
             out.flush().map_err(Error::io("temporary file"))?;
             drop(out);
             stream.rewind().map_err(Error::io("temporary file"))?;
-            image(&mut stream, &file, &options, &before)?;
+            image(&mut stream, file, &options, &before)?;
         }
         Target::Image => {
-            image(&mut SourceReader(input.open(&options)?.source), &file, &options, &before)?;
+            image(&mut SourceReader(input.open(&options)?.source), file, &options, &before)?;
         }
     }
     file.sync_all().map_err(Error::io(&name))?;
     drop(before);
     let alone = options.without_channels();
-    let after =
-        load_opened(open(&args.output, &alone)?, &alone, Some(RamFile::temporary()?), progress::bar())?;
+    let written = open_file(&name, file.try_clone().map_err(Error::io(&name))?, &alone)?;
+    let after = load_opened(written, &alone, Some(RamFile::temporary()?), progress::bar())?;
     same(&input.load(&options)?, &after)?;
-    new.keep = true;
+    new.commit()?;
     Ok(0)
+}
+
+/// Copies the stream as it is.
+fn copy(mut from: Opened, out: &mut dyn Write, name: &str) -> Result<(), Error> {
+    let mut piece = vec![0; COPIED_BYTES];
+    loop {
+        let read = from.source.read(&mut piece).map_err(|error| Error::io(&from.name)(error.into()))?;
+        if read == 0 {
+            return Ok(());
+        }
+        out.write_all(&piece[..read]).map_err(Error::io(name))?;
+    }
 }
 
 fn image(
@@ -155,8 +154,9 @@ fn image(
         memory_bytes: SAVE_MEMORY_BYTES,
         timeout_ms: None,
     };
-    let summary =
-        machines::save(stream, file, config).map_err(|failure| Error::Wrong(failure.to_string()))?;
+    let what = || format!("{} into an image", contents.name);
+    let saved = machines::save(stream, file, config);
+    let summary = saved.map_err(|failure| Error::Engine { what: what(), failure })?;
     eprintln!("snapinspect: snapshot {}", uuid_text(&summary.uuid));
     Ok(())
 }

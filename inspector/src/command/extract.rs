@@ -5,13 +5,12 @@ use crate::cli::ExtractArgs;
 use crate::contents::{Contents, RamFile, load};
 use crate::error::Error;
 use crate::escape::terminal;
-use crate::extract::{Sink, SparseFile, Through, copy_range, find_block, write_core};
-use std::fs::OpenOptions;
-use std::io::{IsTerminal, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use crate::extract::{copy_range, find_block, write_core};
+use crate::sink::{self, Sink};
+use std::path::Path;
 
-pub(super) fn run(args: &ExtractArgs) -> Result<u8, Error> {
+pub(super) fn run(args: &ExtractArgs, inputs: &[&Path]) -> Result<u8, Error> {
+    let mut out = sink::open(&args.output, inputs, args.force)?;
     let ram = match &args.block {
         Some(block) => Some(RamFile::temporary()?.only(block.as_bytes())),
         None if args.core => Some(RamFile::temporary()?),
@@ -19,12 +18,11 @@ pub(super) fn run(args: &ExtractArgs) -> Result<u8, Error> {
     };
     let contents = load(&args.file, &args.input.options(), ram, progress::bar())?;
     if let Some(name) = &args.block {
-        return block(args, &contents, name);
+        return block(args, &contents, name, out);
     }
     if args.core {
-        let mut out = create(args)?;
         let left_out = write_core(&contents, &mut *out)?;
-        out.finish().map_err(Error::io("writing"))?;
+        out.commit()?;
         if !left_out.is_empty() {
             eprintln!(
                 "snapinspect: not in the core, as their addresses are not known: {}",
@@ -40,13 +38,12 @@ pub(super) fn run(args: &ExtractArgs) -> Result<u8, Error> {
             .as_deref()
             .ok_or_else(|| Error::Usage(format!("{}: there is no vmdesc", contents.name)))?,
     };
-    let mut out = create(args)?;
-    out.write_all(bytes).map_err(Error::output)?;
-    out.finish().map_err(Error::output)?;
+    out.put(bytes)?;
+    out.commit()?;
     Ok(0)
 }
 
-fn block(args: &ExtractArgs, contents: &Contents, name: &str) -> Result<u8, Error> {
+fn block(args: &ExtractArgs, contents: &Contents, name: &str, mut out: Box<dyn Sink>) -> Result<u8, Error> {
     let number = find_block(contents, name)?;
     let Some(ram) = &contents.ram else { return Ok(2) };
     let length = contents.blocks[number].used_length;
@@ -55,9 +52,8 @@ fn block(args: &ExtractArgs, contents: &Contents, name: &str) -> Result<u8, Erro
         let text = format!("the range ends behind the block, which has {length:#x} bytes");
         return Err(Error::Usage(text));
     };
-    let mut out = create(args)?;
     copy_range(ram, contents.page_size, number, args.start..end, &mut *out)?;
-    out.finish().map_err(Error::output)?;
+    out.commit()?;
     Ok(0)
 }
 
@@ -69,33 +65,4 @@ fn device<'a>(contents: &'a Contents, name: &str, instance: u32) -> Result<&'a [
         let name = terminal(name.as_bytes());
         Error::Usage(format!("{}: no device \"{name}\" with instance {instance}", contents.name))
     })
-}
-
-/// The file for the answer, with a mode that keeps it from others: what a guest has in memory is secret. It replaces what was
-/// there, but none of the inputs.
-fn create(args: &ExtractArgs) -> Result<Box<dyn Sink>, Error> {
-    let path = &args.output;
-    if path.as_os_str() == "-" {
-        let stdout = std::io::stdout();
-        if stdout.is_terminal() {
-            return Err(Error::Usage("bytes do not go to a terminal: -o FILE, or a pipe".to_owned()));
-        }
-        return Ok(Box::new(Through(stdout.lock())));
-    }
-    let name = terminal(path.as_os_str().as_encoded_bytes());
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
-    let file = file.map_err(Error::io(&name))?;
-    let metadata = file.metadata().map_err(Error::io(&name))?;
-    if !metadata.is_file() {
-        return Ok(Box::new(Through(file)));
-    }
-    let is_it = |input: &PathBuf| {
-        let input = if input.as_os_str() == "-" { Path::new("/dev/stdin") } else { input };
-        input.metadata().is_ok_and(|input| (input.dev(), input.ino()) == (metadata.dev(), metadata.ino()))
-    };
-    if std::iter::once(&args.file).chain(&args.input.channel).any(is_it) {
-        return Err(Error::Usage(format!("{name}: is an input, and would be overwritten")));
-    }
-    file.set_len(0).map_err(Error::io(&name))?;
-    Ok(Box::new(SparseFile::new(file)))
 }

@@ -10,7 +10,7 @@ use std::io::{Write, stdout};
 pub(super) fn completions(shell: Shell) -> Result<u8, Error> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "snapinspect", &mut script);
-    stdout().write_all(&script).map_err(Error::output)?;
+    stdout().write_all(&script).and_then(|()| stdout().flush()).map_err(Error::output)?;
     Ok(0)
 }
 
@@ -28,6 +28,6 @@ pub(super) fn man(wanted: Option<&str>) -> Result<u8, Error> {
     };
     let mut page = Vec::new();
     Man::new(command).render(&mut page).map_err(Error::output)?;
-    stdout().write_all(&page).map_err(Error::output)?;
+    stdout().write_all(&page).and_then(|()| stdout().flush()).map_err(Error::output)?;
     Ok(0)
 }

@@ -13,8 +13,8 @@ const PIECE_BYTES: u64 = 1 << 20;
 /// A bitmap of more than that is refused: 16 TiB in pages of 4 KiB.
 const BITMAP_LIMIT_BYTES: u64 = 512 << 20;
 
-/// Writes the file, which is empty.
-pub(crate) fn write_mapped(parts: &Parts, file: &File) -> Result<(), Error> {
+/// Writes the file, which is empty and has this name.
+pub(crate) fn write_mapped(parts: &Parts, file: &File, name: &str) -> Result<(), Error> {
     if parts.configuration.is_none() {
         let why = "mapped-ram needs a configuration section, and this stream has none";
         return Err(Error::Usage(why.to_owned()));
@@ -27,7 +27,7 @@ pub(crate) fn write_mapped(parts: &Parts, file: &File) -> Result<(), Error> {
         let why = "QEMU itself cannot load mapped-ram together with x-ignore-shared";
         return Err(Error::Usage(why.to_owned()));
     }
-    let write = |bytes: &[u8], at: u64| file.write_all_at(bytes, at).map_err(Error::io("writing"));
+    let write = |bytes: &[u8], at: u64| file.write_all_at(bytes, at).map_err(Error::io(name));
     let mut head = parts.leader(true);
     let total: u64 = parts.blocks.iter().map(|block| block.used_length).sum();
     head.extend_from_slice(&(total | RAM_SAVE_FLAG_MEM_SIZE).to_be_bytes());
@@ -41,7 +41,7 @@ pub(crate) fn write_mapped(parts: &Parts, file: &File) -> Result<(), Error> {
         let mut entry = Vec::new();
         put_entry(&mut entry, &placed, parts.page_size);
         write(&entry, at)?;
-        let bitmap = pages(parts, number, placed.pages_offset, file)?;
+        let bitmap = pages(parts, number, placed.pages_offset, file, name)?;
         write(&bitmap, placed.bitmap_offset)?;
         at = placed.pages_offset + block.used_length;
     }
@@ -53,7 +53,7 @@ pub(crate) fn write_mapped(parts: &Parts, file: &File) -> Result<(), Error> {
 }
 
 /// Copies the pages of a block to their places; returns the bitmap of those that are not zero.
-fn pages(parts: &Parts, number: usize, pages_offset: u64, file: &File) -> Result<Vec<u8>, Error> {
+fn pages(parts: &Parts, number: usize, pages_offset: u64, file: &File, name: &str) -> Result<Vec<u8>, Error> {
     let page_size = u64::from(parts.page_size);
     let length = parts.blocks[number].used_length;
     let bytes = (length / page_size).div_ceil(64) * 8;
@@ -73,7 +73,7 @@ fn pages(parts: &Parts, number: usize, pages_offset: u64, file: &File) -> Result
                     let byte = usize::try_from(page_number / 8).unwrap_or(0);
                     bitmap[byte] |= 1 << (page_number % 8);
                     let place = pages_offset + page_number * page_size;
-                    file.write_all_at(page, place).map_err(Error::io("writing"))?;
+                    file.write_all_at(page, place).map_err(Error::io(name))?;
                 }
             }
         }

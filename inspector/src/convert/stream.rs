@@ -10,8 +10,8 @@ use std::io::Write;
 /// What is written at once.
 const PIECE_BYTES: usize = 1 << 20;
 
-/// Writes the stream.
-pub(crate) fn write_stream(parts: &Parts, out: &mut dyn Write) -> Result<(), Error> {
+/// Writes the stream to `out`, which has this name.
+pub(crate) fn write_stream(parts: &Parts, out: &mut dyn Write, name: &str) -> Result<(), Error> {
     let mut buffer = parts.leader(false);
     put_ram_blocks(&mut buffer, &BlockList { blocks: parts.blocks.clone() });
     parts.end_of_section(&mut buffer);
@@ -22,19 +22,19 @@ pub(crate) fn write_stream(parts: &Parts, out: &mut dyn Write) -> Result<(), Err
     for (number, block) in parts.blocks.iter().enumerate() {
         let mut offset = 0;
         while offset < block.used_length {
-            let name = (offset == 0).then_some(&block.idstr[..]);
+            let idstr = (offset == 0).then_some(&block.idstr[..]);
             let holds = ram.holds(number, offset / u64::from(parts.page_size));
             if holds {
                 ram.read(number, offset, &mut page).map_err(Error::io("reading RAM"))?;
             }
             if holds && !is_zero(&page) {
-                put_page_header(&mut buffer, name, offset);
+                put_page_header(&mut buffer, idstr, offset);
                 buffer.extend_from_slice(&page);
             } else {
-                put_zero_page(&mut buffer, name, offset);
+                put_zero_page(&mut buffer, idstr, offset);
             }
             if buffer.len() >= PIECE_BYTES {
-                out.write_all(&buffer).map_err(Error::io("writing"))?;
+                out.write_all(&buffer).map_err(Error::io(name))?;
                 buffer.clear();
             }
             offset += u64::from(parts.page_size);
@@ -42,5 +42,5 @@ pub(crate) fn write_stream(parts: &Parts, out: &mut dyn Write) -> Result<(), Err
     }
     parts.end_of_section(&mut buffer);
     buffer.extend_from_slice(&parts.behind_ram());
-    out.write_all(&buffer).map_err(Error::io("writing"))
+    out.write_all(&buffer).map_err(Error::io(name))
 }

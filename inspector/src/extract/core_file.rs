@@ -1,10 +1,11 @@
 //! All RAM as an ELF core: addresses are physical ones.
 
+use super::copy_range;
 use super::layout::{Machine, layout};
 use super::registers::notes;
-use super::{Sink, copy_range};
 use crate::contents::Contents;
 use crate::error::Error;
+use crate::sink::Sink;
 
 /// Bytes of the ELF header, and of a program header.
 const HEADER_BYTES: u64 = 64;
@@ -98,11 +99,11 @@ pub(crate) fn write_core(contents: &Contents, out: &mut dyn Sink) -> Result<Vec<
     let mut head = words.bytes;
     head.extend_from_slice(&notes);
     head.resize(usize::try_from(first).unwrap_or(head.len()), 0);
-    out.write_all(&head).map_err(Error::output)?;
+    out.put(&head)?;
     for segment in &layout.segments {
         let bytes = segment.range.end - segment.range.start;
         copy_range(ram, contents.page_size, segment.block, segment.range.clone(), out)?;
-        out.zeros(bytes.next_multiple_of(ALIGNMENT_BYTES) - bytes).map_err(Error::output)?;
+        out.put_zeros(bytes.next_multiple_of(ALIGNMENT_BYTES) - bytes)?;
     }
     Ok(layout.left_out)
 }

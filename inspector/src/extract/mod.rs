@@ -8,79 +8,11 @@ pub(crate) use core_file::write_core;
 
 use crate::contents::{Contents, RamFile};
 use crate::error::Error;
-use std::io::{self, Seek, SeekFrom, Write};
+use crate::sink::Sink;
 use std::ops::Range;
 
 /// What is copied at once.
 const PIECE_BYTES: usize = 1 << 20;
-
-/// Where RAM goes to: a file, which keeps its holes, or something that is written through.
-pub(crate) trait Sink: Write {
-    /// Writes that many zeros.
-    fn zeros(&mut self, bytes: u64) -> io::Result<()>;
-
-    /// Nothing more comes.
-    fn finish(&mut self) -> io::Result<()>;
-}
-
-/// A file, new or emptied.
-pub(crate) struct SparseFile {
-    file: std::fs::File,
-    length: u64,
-}
-
-impl SparseFile {
-    pub(crate) fn new(file: std::fs::File) -> Self {
-        Self { file, length: 0 }
-    }
-}
-
-impl Write for SparseFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.write(bytes)?;
-        self.length += written as u64;
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
-}
-
-impl Sink for SparseFile {
-    fn zeros(&mut self, bytes: u64) -> io::Result<()> {
-        self.length += bytes;
-        self.file.seek(SeekFrom::Start(self.length)).map(|_| ())
-    }
-
-    fn finish(&mut self) -> io::Result<()> {
-        self.file.set_len(self.length)?;
-        self.file.sync_all()
-    }
-}
-
-/// Anything that can be written.
-pub(crate) struct Through<W>(pub(crate) W);
-
-impl<W: Write> Write for Through<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
-}
-
-impl<W: Write> Sink for Through<W> {
-    fn zeros(&mut self, bytes: u64) -> io::Result<()> {
-        io::copy(&mut io::Read::take(io::repeat(0), bytes), &mut self.0).map(|_| ())
-    }
-
-    fn finish(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
-}
 
 /// Copies a range of a block.
 pub(crate) fn copy_range(
@@ -99,9 +31,9 @@ pub(crate) fn copy_range(
         if pages.any(|page| ram.holds(block, page)) {
             let piece = &mut piece[..usize::try_from(bytes).unwrap_or(0)];
             ram.read(block, at, piece).map_err(Error::io("reading RAM"))?;
-            out.write_all(piece).map_err(Error::output)?;
+            out.put(piece)?;
         } else {
-            out.zeros(bytes).map_err(Error::output)?;
+            out.put_zeros(bytes)?;
         }
         at += bytes;
     }

@@ -138,7 +138,8 @@ fn ram_devices_and_the_vmdesc_can_be_taken_out() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = corpus().join("qemu-10.0-pc.bin.zst");
     let extract = |arguments: &[&str], to: &Path| {
-        let output = program().arg("extract").arg(&file).args(arguments).arg("-o").arg(to).output();
+        let output =
+            program().args(["extract", "--force"]).arg(&file).args(arguments).arg("-o").arg(to).output();
         let output = output.expect("the program runs");
         assert_eq!(output.status.code(), Some(0), "{}", all(&output));
         std::fs::read(to).expect("written")
@@ -224,7 +225,7 @@ fn a_map_shows_as_hot_what_a_destination_requested() {
     let hot_cells = |more: &[&str]| {
         let picture = folder.path().join("map.svg");
         let output = program()
-            .args(["map", "qemu-10.0-pc.bin.zst", "-o"])
+            .args(["map", "--force", "qemu-10.0-pc.bin.zst", "-o"])
             .arg(&picture)
             .args(more)
             .output()
@@ -243,7 +244,7 @@ fn a_map_shows_as_hot_what_a_destination_requested() {
     let (without, with) = (hot_cells(&[]), hot_cells(&["--hot", path.to_str().expect("plain")]));
     assert_eq!(with, without + 4 * 3, "cells of three pixels");
     let output = program()
-        .args(["map", "qemu-10.0-pc.bin.zst", "--hot", "qemu-10.0-pc.bin.zst", "-o"])
+        .args(["map", "--force", "qemu-10.0-pc.bin.zst", "--hot", "qemu-10.0-pc.bin.zst", "-o"])
         .arg(folder.path().join("map.svg"))
         .output()
         .expect("the program runs");
