@@ -1,5 +1,6 @@
 //! What stops a command.
 
+use snapshot_engine::{Class, Failure};
 use std::io;
 
 /// Why a command could not give its answer.
@@ -25,6 +26,14 @@ pub enum Error {
     /// The input is wrong: it could be read up to here.
     #[error("{0}")]
     Wrong(String),
+    /// The engine could not save or revert; its failure says whether the input is wrong.
+    #[error("{what}: {failure}")]
+    Engine {
+        /// The file.
+        what: String,
+        /// Why.
+        failure: Box<Failure>,
+    },
     /// What was asked for is not there, or does not go together.
     #[error("{0}")]
     Usage(String),
@@ -54,6 +63,7 @@ impl Error {
     pub fn exit_status(&self) -> u8 {
         match self {
             Self::Wrong(_) => 1,
+            Self::Engine { failure, .. } if failure.class() == Class::InputWrong => 1,
             Self::Closed => 0,
             _ => 2,
         }

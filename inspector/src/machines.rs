@@ -2,12 +2,44 @@
 
 use snapshot_engine::machine::{Action, Completed, Event, IoError, IoId, Lane, Machine};
 use snapshot_engine::{Failure, Pool, RevertConfig, RevertMachine, SaveConfig, SaveMachine, SaveSummary};
-use snapshot_image::{HostOffset, Open, ReadOptions, SnapshotReader};
+use snapshot_image::{HostOffset, ImageError, Open, ReadOptions, SnapshotReader};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 
-use crate::input::{OpenOptions, RandomAccess, Source};
+use crate::error::Error;
+use crate::input::{OpenOptions, RandomAccess, Source, SourceError};
+
+/// Why the snapshot of an image cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ImageReadError {
+    /// The image was read, and is wrong.
+    #[error("{0}")]
+    Image(#[from] ImageError),
+    /// It could not be read, which says nothing about the image.
+    #[error("offset {at:#x}: {error}")]
+    Io {
+        /// Byte offset in the file.
+        at: u64,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+impl ImageReadError {
+    /// Names what could not be read at an offset.
+    pub(crate) fn at(at: u64) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self::Io { at, error }
+    }
+
+    /// As an error of a command on the file with this name.
+    pub(crate) fn of_file(self, name: &str) -> Error {
+        match self {
+            Self::Image(error) => Error::Wrong(format!("{name}: {error}")),
+            Self::Io { at, error } => Error::io(format_args!("{name}: offset {at:#x}"))(error),
+        }
+    }
+}
 
 /// Gives a reader what it asked for.
 pub(crate) fn supply(
@@ -15,9 +47,9 @@ pub(crate) fn supply(
     file: &dyn RandomAccess,
     at: HostOffset,
     length: usize,
-) -> Result<(), String> {
+) -> Result<(), ImageReadError> {
     let mut bytes = vec![0; length];
-    file.read_at(at.0, &mut bytes).map_err(|error| format!("offset {:#x}: {error}", at.0))?;
+    file.read_at(at.0, &mut bytes).map_err(ImageReadError::at(at.0))?;
     reader.supply(at, &bytes);
     Ok(())
 }
@@ -26,11 +58,11 @@ pub(crate) fn supply(
 pub(crate) fn open_snapshot(
     file: &dyn RandomAccess,
     options: &OpenOptions,
-) -> Result<SnapshotReader, String> {
+) -> Result<SnapshotReader, ImageReadError> {
     let read = ReadOptions { allow_unverified: options.allow_unverified };
     let mut reader = SnapshotReader::new(file.size_bytes(), read);
     loop {
-        match reader.poll().map_err(|error| error.to_string())? {
+        match reader.poll()? {
             Open::Need(at, length) => supply(&mut reader, file, at, length)?,
             Open::Ready => return Ok(reader),
         }
@@ -50,13 +82,24 @@ pub(crate) struct ImageStream {
 }
 
 impl ImageStream {
-    pub(crate) fn new(file: Box<dyn RandomAccess>, mut config: RevertConfig, options: &OpenOptions) -> Self {
-        let tail = open_snapshot(&*file, options).ok().map(|reader| reader.snapshot().tail.clone());
+    /// # Errors
+    ///
+    /// The image could not be read. What is wrong with it shows when the stream is read.
+    pub(crate) fn new(
+        file: Box<dyn RandomAccess>,
+        mut config: RevertConfig,
+        options: &OpenOptions,
+    ) -> Result<Self, ImageReadError> {
+        let tail = match open_snapshot(&*file, options) {
+            Ok(reader) => Some(reader.snapshot().tail.clone()),
+            Err(ImageReadError::Image(_)) => None,
+            Err(error) => return Err(error),
+        };
         config.image_length_bytes = file.size_bytes();
         let mut machine = RevertMachine::new(config);
         let mut pool = Pool::default();
         machine.handle(Event::Tick { now_ms: 0 }, &mut pool);
-        Self { machine, pool, file, pending: Vec::new(), taken: 0, finished: false, tail }
+        Ok(Self { machine, pool, file, pending: Vec::new(), taken: 0, finished: false, tail })
     }
 
     /// Runs the machine until there is output, or it has ended.
@@ -101,17 +144,17 @@ impl ImageStream {
     }
 
     fn done(&mut self, id: IoId, result: io::Result<Completed>) {
-        let result = result.map_err(|error| IoError(error.to_string()));
+        let result = result.map_err(|error| IoError::from(&error));
         self.machine.handle(Event::Done { id, result }, &mut self.pool);
     }
 }
 
 impl Source for ImageStream {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+    fn read(&mut self, out: &mut [u8]) -> Result<usize, SourceError> {
         let mut filled = 0;
         while filled < out.len() {
             if self.taken == self.pending.len() {
-                self.run().map_err(|failure| io::Error::other(failure.to_string()))?;
+                self.run().map_err(|failure| SourceError::Revert(failure.into()))?;
                 // The byte that makes a QEMU refuse a stream is not for us.
                 if self.pending.is_empty() {
                     break;
@@ -125,7 +168,7 @@ impl Source for ImageStream {
         Ok(filled)
     }
 
-    fn skip(&mut self, bytes: u64) -> io::Result<u64> {
+    fn skip(&mut self, bytes: u64) -> Result<u64, SourceError> {
         let mut waste = vec![0; 64 << 10];
         let mut left = bytes;
         while left > 0 {
@@ -138,7 +181,7 @@ impl Source for ImageStream {
         Ok(bytes - left)
     }
 
-    fn last(&mut self, most: u64) -> io::Result<Option<Vec<u8>>> {
+    fn last(&mut self, most: u64) -> Result<Option<Vec<u8>>, SourceError> {
         Ok(self.tail.as_ref().map(|tail| {
             let from = tail.len().saturating_sub(usize::try_from(most).unwrap_or(usize::MAX));
             tail[from..].to_vec()
@@ -165,7 +208,7 @@ pub(crate) fn save(input: &mut dyn Read, image: &File, config: SaveConfig) -> Re
                 match input.read(&mut pool.bytes_mut(buffer)[range]) {
                     Ok(0) => machine.handle(Event::InputEnd, &mut pool),
                     Ok(bytes) => machine.handle(Event::Input { bytes }, &mut pool),
-                    Err(error) => machine.handle(Event::InputFailed(IoError(error.to_string())), &mut pool),
+                    Err(error) => machine.handle(Event::InputFailed(IoError::from(&error)), &mut pool),
                 }
                 continue;
             }
@@ -192,7 +235,7 @@ pub(crate) fn save(input: &mut dyn Read, image: &File, config: SaveConfig) -> Re
                 let length = image.metadata().map(|metadata| metadata.len());
                 let result = length
                     .map(|length| Completed::Data((from.0 < length).then_some(from.0..length)))
-                    .map_err(|error| IoError(error.to_string()));
+                    .map_err(|error| IoError::from(&error));
                 machine.handle(Event::Done { id, result }, &mut pool);
                 continue;
             }
@@ -207,7 +250,7 @@ pub(crate) fn save(input: &mut dyn Read, image: &File, config: SaveConfig) -> Re
             | Action::WakeAt { .. } => continue,
             Action::Finish => break,
         };
-        let result = result.map(|()| Completed::Plain).map_err(|error| IoError(error.to_string()));
+        let result = result.map(|()| Completed::Plain).map_err(|error| IoError::from(&error));
         machine.handle(Event::Done { id, result }, &mut pool);
     }
     machine.outcome()

@@ -156,7 +156,7 @@ fn image(
     };
     let what = || format!("{} into an image", contents.name);
     let saved = machines::save(stream, file, config);
-    let summary = saved.map_err(|failure| Error::Engine { what: what(), failure })?;
+    let summary = saved.map_err(|failure| Error::Engine { what: what(), failure: failure.into() })?;
     eprintln!("snapinspect: snapshot {}", uuid_text(&summary.uuid));
     Ok(())
 }

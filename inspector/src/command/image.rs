@@ -1,7 +1,8 @@
 //! What an image is beside the stream that it reverts to.
 
+use crate::error::Error;
 use crate::input::{FileRange, OpenOptions, RandomAccess};
-use crate::machines::{open_snapshot as open, supply};
+use crate::machines::{ImageReadError, open_snapshot as open, supply};
 use crate::walk::{Finding, Level};
 use snapshot_image::{Lookup, Open, SnapshotReader, Verification, page_checksum};
 
@@ -19,8 +20,17 @@ const PAGES_TOLD: u64 = 20;
 /// Pages that are looked up at once.
 const BATCH_PAGES: u64 = 8192;
 
-pub(super) fn lines(file: &FileRange, options: &OpenOptions) -> Vec<Facts> {
-    let Ok(reader) = open(file, options) else { return Vec::new() };
+/// What an image says of itself; nothing of a damaged one, as the walk says what is wrong.
+///
+/// # Errors
+///
+/// The file, whose name is `name`, could not be read.
+pub(super) fn lines(name: &str, file: &FileRange, options: &OpenOptions) -> Result<Vec<Facts>, Error> {
+    let reader = match open(file, options) {
+        Ok(reader) => reader,
+        Err(ImageReadError::Image(_)) => return Ok(Vec::new()),
+        Err(error) => return Err(error.of_file(name)),
+    };
     let (snapshot, layout) = (reader.snapshot(), reader.layout());
     let verified = match &snapshot.verification {
         Verification::Verified => "yes".to_owned(),
@@ -51,18 +61,35 @@ pub(super) fn lines(file: &FileRange, options: &OpenOptions) -> Vec<Facts> {
             ],
         ));
     }
-    lines
+    Ok(lines)
 }
 
 /// Verifies the container, its tables, every checksum and every page, and goes on behind pages that are damaged.
-pub(super) fn check(file: &FileRange, options: &OpenOptions, found: &mut dyn FnMut(Finding)) {
-    let mut reader = match open(file, options) {
-        Ok(reader) => reader,
-        Err(text) => {
-            found(Finding::new(Level::Error, None, "image", text));
-            return;
+///
+/// # Errors
+///
+/// The file, whose name is `name`, could not be read.
+pub(super) fn check(
+    name: &str,
+    file: &FileRange,
+    options: &OpenOptions,
+    found: &mut dyn FnMut(Finding),
+) -> Result<(), Error> {
+    match verify(file, options, found) {
+        Err(ImageReadError::Image(error)) => {
+            found(Finding::new(Level::Error, None, "image", error.to_string()));
+            Ok(())
         }
-    };
+        done => done.map_err(|error| error.of_file(name)),
+    }
+}
+
+fn verify(
+    file: &FileRange,
+    options: &OpenOptions,
+    found: &mut dyn FnMut(Finding),
+) -> Result<(), ImageReadError> {
+    let mut reader = open(file, options)?;
     if let Verification::Unverified(why) = reader.snapshot().verification.clone() {
         let level = if options.allow_unverified { Level::Note } else { Level::Warning };
         found(Finding::new(level, None, "image", format!("nothing can be verified: {why}")));
@@ -73,17 +100,15 @@ pub(super) fn check(file: &FileRange, options: &OpenOptions, found: &mut dyn FnM
             let text = format!("{damaged} pages are damaged, of which {PAGES_TOLD} were told");
             found(Finding::new(Level::Error, None, "image", text));
         }
-        Err(text) => found(Finding::new(Level::Error, None, "image", text)),
+        Err(ImageReadError::Image(error)) => {
+            found(Finding::new(Level::Error, None, "image", error.to_string()));
+        }
+        Err(error) => return Err(error),
     }
     loop {
-        match reader.finish() {
-            Ok(Open::Need(at, length)) => {
-                if let Err(text) = supply(&mut reader, file, at, length) {
-                    return found(Finding::new(Level::Error, None, "image", text));
-                }
-            }
-            Ok(Open::Ready) => return,
-            Err(error) => return found(Finding::new(Level::Error, None, "image", error.to_string())),
+        match reader.finish()? {
+            Open::Need(at, length) => supply(&mut reader, file, at, length)?,
+            Open::Ready => return Ok(()),
         }
     }
 }
@@ -93,7 +118,7 @@ fn pages(
     reader: &mut SnapshotReader,
     file: &FileRange,
     found: &mut dyn FnMut(Finding),
-) -> Result<u64, String> {
+) -> Result<u64, ImageReadError> {
     let page_size = reader.layout().page_size();
     let total = reader.layout().total_bytes() / u64::from(page_size);
     let mut damaged = 0;
@@ -102,7 +127,7 @@ fn pages(
     while first < total {
         let count = BATCH_PAGES.min(total - first);
         let present = loop {
-            match reader.present(first, count).map_err(|error| error.to_string())? {
+            match reader.present(first, count)? {
                 Lookup::Need(at, length) => supply(reader, file, at, length)?,
                 Lookup::Ready(present) => break present,
             }
@@ -110,7 +135,7 @@ fn pages(
         for present in present {
             let guest = snapshot_image::GuestOffset(present.page * u64::from(page_size));
             let extents = loop {
-                match reader.map(guest, page_size.into()).map_err(|error| error.to_string())? {
+                match reader.map(guest, page_size.into())? {
                     Lookup::Need(at, length) => supply(reader, file, at, length)?,
                     Lookup::Ready(extents) => break extents,
                 }
@@ -120,7 +145,7 @@ fn pages(
                 let length = usize::try_from(extent.length).unwrap_or(0);
                 let piece = &mut page[at..at + length];
                 match extent.host {
-                    Some(host) => file.read_at(host.0, piece).map_err(|error| error.to_string())?,
+                    Some(host) => file.read_at(host.0, piece).map_err(ImageReadError::at(host.0))?,
                     None => piece.fill(0),
                 }
                 at += length;

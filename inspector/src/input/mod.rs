@@ -11,12 +11,13 @@ pub use detect::Kind;
 pub use libvirt::LibvirtHeader;
 pub use savevm::InternalSnapshot;
 pub(crate) use savevm::{L2_COMPRESSED, OFFSET_MASK, be};
-pub use source::{FileRange, RandomAccess, Source};
+pub(crate) use source::read_full;
+pub use source::{FileRange, RandomAccess, Source, SourceError};
 pub use wrapped::Wrapper;
 
 use crate::error::Error;
 use crate::escape::terminal;
-use crate::machines::ImageStream;
+use crate::machines::{ImageReadError, ImageStream};
 use detect::{HEAD_BYTES, detect};
 use savevm::Qcow2;
 use snapshot_engine::RevertConfig;
@@ -267,7 +268,7 @@ fn finish(mut opened: Opened, stage: Stage, at: u64, options: &OpenOptions) -> R
         Stage::File(file) => Box::new(file.from(at)),
         Stage::Pipe(reader) => {
             let mut source = Piped::new(Vec::new(), reader);
-            source.skip(at).map_err(Error::io(&opened.name))?;
+            source.skip(at).map_err(|error| Error::io(&opened.name)(error.into()))?;
             Box::new(source)
         }
     };
@@ -288,7 +289,8 @@ fn open_image(mut opened: Opened, file: FileRange, options: &OpenOptions) -> Res
             timeout_ms: None,
             postcopy: None,
         };
-        opened.source = Box::new(ImageStream::new(Box::new(file), config, options));
+        let stream = ImageStream::new(Box::new(file), config, options);
+        opened.source = Box::new(stream.map_err(|error: ImageReadError| error.of_file(&opened.name))?);
         return Ok(opened);
     };
     opened.kind = Kind::Savevm;
@@ -360,18 +362,18 @@ pub(crate) struct SourceReader<S>(pub(crate) S);
 
 impl<S: Source> Read for SourceReader<S> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        self.0.read(out)
+        Ok(self.0.read(out)?)
     }
 }
 
 impl Source for Box<dyn Source> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+    fn read(&mut self, out: &mut [u8]) -> Result<usize, SourceError> {
         (**self).read(out)
     }
-    fn skip(&mut self, bytes: u64) -> io::Result<u64> {
+    fn skip(&mut self, bytes: u64) -> Result<u64, SourceError> {
         (**self).skip(bytes)
     }
-    fn last(&mut self, most: u64) -> io::Result<Option<Vec<u8>>> {
+    fn last(&mut self, most: u64) -> Result<Option<Vec<u8>>, SourceError> {
         (**self).last(most)
     }
     fn length(&self) -> Option<u64> {

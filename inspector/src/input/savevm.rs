@@ -3,9 +3,8 @@
 //! The snapshot table has an L1 table for each snapshot. The VM state lies behind the disk in that table's address space,
 //! at the next multiple of what one L1 entry stands for.
 
-use super::source::{FileRange, RandomAccess, Source};
+use super::source::{FileRange, RandomAccess, Source, SourceError};
 use crate::error::Error;
-use std::io;
 
 /// QEMU's own limits.
 const SNAPSHOT_LIMIT: u32 = 65536;
@@ -154,7 +153,7 @@ pub(super) struct VmStateSource {
 }
 
 impl VmStateSource {
-    fn read_at(&mut self, at: u64, out: &mut [u8]) -> io::Result<usize> {
+    fn read_at(&mut self, at: u64, out: &mut [u8]) -> Result<usize, SourceError> {
         let guest = self.start.saturating_add(at);
         let l2_entries = self.cluster / 8;
         let in_cluster = guest % self.cluster;
@@ -175,7 +174,9 @@ impl VmStateSource {
         let place = usize::try_from(guest / self.cluster % l2_entries).unwrap_or(0) * 8;
         let entry = self.l2.as_ref().map_or(0, |(_, table)| be(&table[place..place + 8]));
         if entry & L2_COMPRESSED != 0 {
-            return Err(io::Error::other("the VM state is in compressed clusters, which QEMU never writes"));
+            return Err(SourceError::Damaged(
+                "the VM state is in compressed clusters, which QEMU never writes",
+            ));
         }
         if entry & L2_ZERO != 0 || entry & OFFSET_MASK == 0 {
             out.fill(0);
@@ -185,7 +186,7 @@ impl VmStateSource {
         Ok(length)
     }
 
-    fn read_full(&mut self, mut at: u64, out: &mut [u8]) -> io::Result<usize> {
+    fn read_full(&mut self, mut at: u64, out: &mut [u8]) -> Result<usize, SourceError> {
         let mut done = 0;
         while done < out.len() && at < self.length {
             let bytes = self.read_at(at, &mut out[done..])?;
@@ -197,19 +198,19 @@ impl VmStateSource {
 }
 
 impl Source for VmStateSource {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+    fn read(&mut self, out: &mut [u8]) -> Result<usize, SourceError> {
         let bytes = self.read_full(self.at, out)?;
         self.at += bytes as u64;
         Ok(bytes)
     }
 
-    fn skip(&mut self, bytes: u64) -> io::Result<u64> {
+    fn skip(&mut self, bytes: u64) -> Result<u64, SourceError> {
         let bytes = bytes.min(self.length - self.at);
         self.at += bytes;
         Ok(bytes)
     }
 
-    fn last(&mut self, most: u64) -> io::Result<Option<Vec<u8>>> {
+    fn last(&mut self, most: u64) -> Result<Option<Vec<u8>>, SourceError> {
         let length = most.min(self.length);
         let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
         self.read_full(self.length - length, &mut bytes)?;

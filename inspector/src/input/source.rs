@@ -1,9 +1,51 @@
 //! Where bytes come from: files, pipes, and what is unpacked from them.
 
+use snapshot_engine::{Class, Failure};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+
+/// Why bytes of an input cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SourceError {
+    /// They cannot be read, or not be unpacked.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// The snapshot of an image cannot be reverted to.
+    #[error("{0}")]
+    Revert(Box<Failure>),
+    /// The tables of a QCOW2 image say something that QEMU never writes.
+    #[error("{0}")]
+    Damaged(&'static str),
+    /// More belongs together than is held in memory.
+    #[error("more than {limit_bytes} bytes belong together")]
+    TooLong {
+        /// The limit, in bytes.
+        limit_bytes: usize,
+    },
+}
+
+impl SourceError {
+    /// The input was read and is wrong; anything else says nothing about the input.
+    pub(crate) fn is_wrong_input(&self) -> bool {
+        match self {
+            Self::Revert(failure) => failure.class() == Class::InputWrong,
+            Self::Damaged(_) => true,
+            Self::Io(_) | Self::TooLong { .. } => false,
+        }
+    }
+}
+
+impl From<SourceError> for io::Error {
+    fn from(error: SourceError) -> Self {
+        match error {
+            SourceError::Io(error) => error,
+            error => Self::other(error),
+        }
+    }
+}
 
 /// Bytes in order.
 pub trait Source {
@@ -11,22 +53,22 @@ pub trait Source {
     ///
     /// # Errors
     ///
-    /// As [`Read::read`].
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize>;
+    /// Why not.
+    fn read(&mut self, out: &mut [u8]) -> Result<usize, SourceError>;
 
     /// Passes over bytes without reading them where that is possible; returns how many there were.
     ///
     /// # Errors
     ///
-    /// As [`Read::read`].
-    fn skip(&mut self, bytes: u64) -> io::Result<u64>;
+    /// Why not.
+    fn skip(&mut self, bytes: u64) -> Result<u64, SourceError>;
 
     /// The last bytes, up to `most` of them, where they can be had before what comes first.
     ///
     /// # Errors
     ///
-    /// As [`Read::read`].
-    fn last(&mut self, most: u64) -> io::Result<Option<Vec<u8>>>;
+    /// Why not.
+    fn last(&mut self, most: u64) -> Result<Option<Vec<u8>>, SourceError>;
 
     /// How many bytes there are in all, where that is known.
     fn length(&self) -> Option<u64>;
@@ -88,7 +130,8 @@ impl FileRange {
     }
 }
 
-fn read_full(file: &File, mut offset: u64, mut out: &mut [u8]) -> io::Result<usize> {
+/// Fills `out` from `offset` as far as the file reaches.
+pub(crate) fn read_full(file: &File, mut offset: u64, mut out: &mut [u8]) -> io::Result<usize> {
     let wanted = out.len();
     while !out.is_empty() {
         match file.read_at(out, offset) {
@@ -105,20 +148,20 @@ fn read_full(file: &File, mut offset: u64, mut out: &mut [u8]) -> io::Result<usi
 }
 
 impl Source for FileRange {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+    fn read(&mut self, out: &mut [u8]) -> Result<usize, SourceError> {
         let most = usize::try_from(self.end - self.at).unwrap_or(usize::MAX).min(out.len());
         let bytes = read_full(&self.file, self.at, &mut out[..most])?;
         self.at += bytes as u64;
         Ok(bytes)
     }
 
-    fn skip(&mut self, bytes: u64) -> io::Result<u64> {
+    fn skip(&mut self, bytes: u64) -> Result<u64, SourceError> {
         let bytes = bytes.min(self.end - self.at);
         self.at += bytes;
         Ok(bytes)
     }
 
-    fn last(&mut self, most: u64) -> io::Result<Option<Vec<u8>>> {
+    fn last(&mut self, most: u64) -> Result<Option<Vec<u8>>, SourceError> {
         let length = most.min(self.end - self.start);
         let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
         read_full(&self.file, self.end - length, &mut bytes)?;
@@ -171,20 +214,20 @@ impl<R: Read> Read for Piped<R> {
 }
 
 impl<R: Read> Source for Piped<R> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+    fn read(&mut self, out: &mut [u8]) -> Result<usize, SourceError> {
         loop {
             match Read::read(self, out) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => return other,
+                other => return Ok(other?),
             }
         }
     }
 
-    fn skip(&mut self, bytes: u64) -> io::Result<u64> {
-        io::copy(&mut Read::take(self, bytes), &mut io::sink())
+    fn skip(&mut self, bytes: u64) -> Result<u64, SourceError> {
+        Ok(io::copy(&mut Read::take(self, bytes), &mut io::sink())?)
     }
 
-    fn last(&mut self, _: u64) -> io::Result<Option<Vec<u8>>> {
+    fn last(&mut self, _: u64) -> Result<Option<Vec<u8>>, SourceError> {
         Ok(None)
     }
 

@@ -1,6 +1,6 @@
 //! What counting references needs of a QCOW2 header.
 
-use super::read;
+use super::{Problem, read};
 use crate::input::{RandomAccess, be};
 
 /// QEMU's own limits, in bytes.
@@ -39,24 +39,26 @@ pub(super) struct Header {
 }
 
 impl Header {
-    pub(super) fn read(file: &dyn RandomAccess) -> Result<Self, String> {
+    pub(super) fn read(file: &dyn RandomAccess) -> Result<Self, Problem> {
         let bytes = read(file, 0, 104)?;
         let field = |at: usize, length: usize| be(&bytes[at..at + length]);
         let version = field(4, 4);
         let newer = version >= 3;
         if field(0, 4) != 0x5146_49fb || !(2..=3).contains(&version) {
-            return Err(format!("not a qcow2 image of version 2 or 3: version {version}"));
+            return Err(Problem::Wrong(format!("not a qcow2 image of version 2 or 3: version {version}")));
         }
         let (cluster_bits, refcount_order) = (field(20, 4), if newer { field(96, 4) } else { 4 });
         if !(9..=21).contains(&cluster_bits) || refcount_order > 6 {
-            return Err(format!("cluster bits {cluster_bits}, refcount order {refcount_order}"));
+            return Err(Problem::Wrong(format!(
+                "cluster bits {cluster_bits}, refcount order {refcount_order}"
+            )));
         }
         let incompatible = if newer { field(72, 8) } else { 0 };
         let l1 = Place { at: field(40, 8), bytes: field(36, 4) * 8 };
         let refcount_table = Place { at: field(48, 8), bytes: field(56, 4) << cluster_bits };
         if l1.bytes > L1_LIMIT_BYTES || refcount_table.bytes > REFCOUNT_TABLE_LIMIT_BYTES {
             let (l1, table) = (l1.bytes, refcount_table.bytes);
-            return Err(format!("an L1 table of {l1} bytes, a refcount table of {table}"));
+            return Err(Problem::Wrong(format!("an L1 table of {l1} bytes, a refcount table of {table}")));
         }
         let mut header = Self {
             cluster_bits: u32::try_from(cluster_bits).unwrap_or(16),
@@ -75,7 +77,7 @@ impl Header {
         Ok(header)
     }
 
-    fn extensions(&mut self, file: &dyn RandomAccess, mut at: u64) -> Result<(), String> {
+    fn extensions(&mut self, file: &dyn RandomAccess, mut at: u64) -> Result<(), Problem> {
         while at + 8 <= self.cluster_bytes().min(EXTENSIONS_LIMIT_BYTES) {
             let head = read(file, at, 8)?;
             let (kind, length) = (be(&head[..4]), be(&head[4..]));

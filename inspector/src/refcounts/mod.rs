@@ -6,11 +6,13 @@
 mod header;
 mod references;
 
+use crate::error::Error;
 use crate::input::{RandomAccess, be};
 use crate::walk::{Finding, Level};
 use header::Header;
 use references::{Reference, References};
 use std::collections::BTreeMap;
+use std::io;
 
 /// Clusters whose references are counted at once: 16 MiB of counters; 256 GiB in clusters of 64 KiB.
 const WINDOW_CLUSTERS: u64 = 4 << 20;
@@ -20,20 +22,32 @@ const WINDOWS_LIMIT: u64 = 64;
 const TOLD: u64 = 20;
 const PATH: &str = "refcounts";
 
+/// Why references cannot be followed any further.
+enum Problem {
+    /// What is wrong with the image.
+    Wrong(String),
+    /// It could not be read at this offset.
+    Io(u64, io::Error),
+}
+
 /// Reads; what is cut off by the end of the file is an error.
-fn read(file: &dyn RandomAccess, at: u64, length: impl TryInto<usize>) -> Result<Vec<u8>, String> {
+fn read(file: &dyn RandomAccess, at: u64, length: impl TryInto<usize>) -> Result<Vec<u8>, Problem> {
     let mut bytes = vec![0; length.try_into().unwrap_or(usize::MAX)];
     // The file may end inside the last cluster.
     if at >= file.size_bytes() {
-        return Err(format!("a table at {at:#x}, behind the end of the file"));
+        return Err(Problem::Wrong(format!("a table at {at:#x}, behind the end of the file")));
     }
-    file.read_at(at, &mut bytes).map_err(|error| format!("offset {at:#x}: {error}"))?;
+    file.read_at(at, &mut bytes).map_err(|error| Problem::Io(at, error))?;
     Ok(bytes)
 }
 
 /// Says what of the refcounts of the image in `file` is wrong: too low is an error, for the cluster would be given away while
 /// it is in use; too high is a warning, for it is only lost.
-pub fn check(file: &dyn RandomAccess, found: &mut dyn FnMut(Finding)) {
+///
+/// # Errors
+///
+/// The file, whose name is `name`, could not be read.
+pub fn check(name: &str, file: &dyn RandomAccess, found: &mut dyn FnMut(Finding)) -> Result<(), Error> {
     let result = Header::read(file).and_then(|header| {
         if header.dirty {
             let text =
@@ -43,8 +57,13 @@ pub fn check(file: &dyn RandomAccess, found: &mut dyn FnMut(Finding)) {
         }
         Checker { file, header: &header, block: None, told: BTreeMap::new(), found: &mut *found }.run()
     });
-    if let Err(text) = result {
-        found(Finding::new(Level::Error, None, PATH, text));
+    match result {
+        Ok(()) => Ok(()),
+        Err(Problem::Wrong(text)) => {
+            found(Finding::new(Level::Error, None, PATH, text));
+            Ok(())
+        }
+        Err(Problem::Io(at, error)) => Err(Error::io(format_args!("{name}: offset {at:#x}"))(error)),
     }
 }
 
@@ -58,7 +77,7 @@ struct Checker<'a> {
 }
 
 impl Checker<'_> {
-    fn run(mut self) -> Result<(), String> {
+    fn run(mut self) -> Result<(), Problem> {
         let clusters = self.file.size_bytes().div_ceil(self.header.cluster_bytes());
         let windows = clusters.div_ceil(WINDOW_CLUSTERS);
         if windows > WINDOWS_LIMIT {
@@ -86,13 +105,10 @@ impl Checker<'_> {
     }
 
     /// Counts what refers to clusters from `first` on, and compares.
-    fn window(&mut self, first: u64, count: u64) -> Result<(), String> {
+    fn window(&mut self, first: u64, count: u64) -> Result<(), Problem> {
         let mut counted = vec![0_u32; usize::try_from(count).unwrap_or(0)];
         let (file, header) = (self.file, self.header);
-        References::walk(file, header, &mut |reference| {
-            self.reference(&reference, first, &mut counted);
-            Ok(())
-        })?;
+        References::walk(file, header, &mut |reference| self.reference(&reference, first, &mut counted))?;
         for (cluster, &counted) in (first..).zip(&counted) {
             let refcount = self.refcount(cluster)?;
             let at = cluster * header.cluster_bytes();
@@ -107,7 +123,7 @@ impl Checker<'_> {
         Ok(())
     }
 
-    fn reference(&mut self, reference: &Reference, first: u64, counted: &mut [u32]) {
+    fn reference(&mut self, reference: &Reference, first: u64, counted: &mut [u32]) -> Result<(), Problem> {
         let cluster = self.header.cluster_bytes();
         let place = reference.place;
         let in_file = self.file.size_bytes().next_multiple_of(cluster);
@@ -118,14 +134,14 @@ impl Checker<'_> {
                 let text = format!("{} at {:#x}", reference.structure, place.at);
                 self.say(Level::Error, "not at the start of a cluster", reference.from, &text);
             }
-            return;
+            return Ok(());
         }
         if place.at.checked_add(place.bytes).is_none_or(|end| end > in_file) {
             if once {
                 let text = format!("{} at {:#x}", reference.structure, place.at);
                 self.say(Level::Error, "behind the end of the file", reference.from, &text);
             }
-            return;
+            return Ok(());
         }
         let clusters = place.at / cluster..=(place.at + place.bytes - 1) / cluster;
         for number in clusters.clone() {
@@ -136,8 +152,11 @@ impl Checker<'_> {
         }
         let here = (first..first + counted.len() as u64).contains(clusters.start());
         if let Some(copied) = reference.copied.filter(|_| here) {
-            // A block that cannot be read is told where clusters are compared.
-            let refcount = self.refcount(*clusters.start()).unwrap_or(0);
+            // A block that is wrong is told where clusters are compared.
+            let refcount = match self.refcount(*clusters.start()) {
+                Err(Problem::Wrong(_)) => 0,
+                refcount => refcount?,
+            };
             if copied != (refcount == 1) || copied && !reference.aligned {
                 let text = format!(
                     "{} at {:#x} has refcount {refcount}, its entry is {}marked as the only one",
@@ -148,10 +167,11 @@ impl Checker<'_> {
                 self.say(Level::Error, "wrong mark", reference.from, &text);
             }
         }
+        Ok(())
     }
 
     /// What the image says of a cluster.
-    fn refcount(&mut self, cluster: u64) -> Result<u64, String> {
+    fn refcount(&mut self, cluster: u64) -> Result<u64, Problem> {
         let header = self.header;
         let per_block = (header.cluster_bytes() * 8) >> header.refcount_order;
         let number = cluster / per_block;
@@ -169,7 +189,7 @@ impl Checker<'_> {
     }
 
     /// A refcount block; none where everything in it is free, or where its place is none.
-    fn read_block(&self, number: u64) -> Result<Option<Vec<u8>>, String> {
+    fn read_block(&self, number: u64) -> Result<Option<Vec<u8>>, Problem> {
         let (table, cluster) = (self.header.refcount_table, self.header.cluster_bytes());
         if number * 8 >= table.bytes {
             return Ok(None);

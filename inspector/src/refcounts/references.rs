@@ -1,7 +1,7 @@
 //! Everything in a QCOW2 image that refers to a place in the file.
 
 use super::header::{Header, Place};
-use super::read;
+use super::{Problem, read};
 use crate::input::{L2_COMPRESSED, OFFSET_MASK, RandomAccess, be};
 
 /// An L1 or L2 entry says that it is the only one for its cluster.
@@ -34,7 +34,7 @@ pub(super) struct Reference {
 pub(super) struct References<'a> {
     file: &'a dyn RandomAccess,
     header: &'a Header,
-    take: &'a mut dyn FnMut(Reference) -> Result<(), String>,
+    take: &'a mut dyn FnMut(Reference) -> Result<(), Problem>,
     read_bytes: u64,
 }
 
@@ -54,8 +54,8 @@ impl<'a> References<'a> {
     pub(super) fn walk(
         file: &'a dyn RandomAccess,
         header: &'a Header,
-        take: &'a mut dyn FnMut(Reference) -> Result<(), String>,
-    ) -> Result<(), String> {
+        take: &'a mut dyn FnMut(Reference) -> Result<(), Problem>,
+    ) -> Result<(), Problem> {
         let mut references = Self { file, header, take, read_bytes: 0 };
         references.one(Place { at: 0, bytes: 1 }, "header", 0)?;
         references.one(header.refcount_table, "refcount table", 0)?;
@@ -69,7 +69,7 @@ impl<'a> References<'a> {
         }
     }
 
-    fn one(&mut self, place: Place, structure: &'static str, from: u64) -> Result<(), String> {
+    fn one(&mut self, place: Place, structure: &'static str, from: u64) -> Result<(), Problem> {
         self.entry(place, structure, from, None)
     }
 
@@ -79,7 +79,7 @@ impl<'a> References<'a> {
         structure: &'static str,
         from: u64,
         copied: Option<bool>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Problem> {
         if place.bytes == 0 {
             return Ok(());
         }
@@ -87,21 +87,21 @@ impl<'a> References<'a> {
     }
 
     /// The next piece of a table, and where it stands.
-    fn piece(&mut self, table: Place, done: &mut u64) -> Result<Option<(u64, Vec<u8>)>, String> {
+    fn piece(&mut self, table: Place, done: &mut u64) -> Result<Option<(u64, Vec<u8>)>, Problem> {
         let length = PIECE_BYTES.min(table.bytes - *done);
         if length == 0 {
             return Ok(None);
         }
         self.read_bytes += length;
         if self.read_bytes > TABLES_LIMIT_BYTES {
-            return Err(format!("more than {TABLES_LIMIT_BYTES} bytes of tables"));
+            return Err(Problem::Wrong(format!("more than {TABLES_LIMIT_BYTES} bytes of tables")));
         }
         let at = table.at.saturating_add(*done);
         *done += length;
         Ok(Some((at, read(self.file, at, length)?)))
     }
 
-    fn refcount_blocks(&mut self) -> Result<(), String> {
+    fn refcount_blocks(&mut self) -> Result<(), Problem> {
         let (bytes, mut done) = (self.header.cluster_bytes(), 0);
         while let Some((at, piece)) = self.piece(self.header.refcount_table, &mut done)? {
             for (from, entry) in entries(at, &piece, 8).filter(|(_, entry)| *entry != 0) {
@@ -112,7 +112,7 @@ impl<'a> References<'a> {
     }
 
     /// An L1 table and all that is behind it.
-    fn l1(&mut self, table: Place, from: u64, active: bool) -> Result<(), String> {
+    fn l1(&mut self, table: Place, from: u64, active: bool) -> Result<(), Problem> {
         self.one(table, "L1 table", from)?;
         let (bytes, mut done) = (self.header.cluster_bytes(), 0);
         while let Some((at, piece)) = self.piece(table, &mut done)? {
@@ -131,7 +131,7 @@ impl<'a> References<'a> {
         Ok(())
     }
 
-    fn l2(&mut self, table: Place, active: bool) -> Result<(), String> {
+    fn l2(&mut self, table: Place, active: bool) -> Result<(), Problem> {
         let entry_bytes = if self.header.extended_l2 { 16 } else { 8 };
         let (bytes, mut done) = (self.header.cluster_bytes(), 0);
         while let Some((at, piece)) = self.piece(table, &mut done)? {
@@ -159,10 +159,10 @@ impl<'a> References<'a> {
     }
 
     /// The table of internal snapshots, and their L1 tables. See `input::savevm` for the fields.
-    fn snapshots(&mut self) -> Result<(), String> {
+    fn snapshots(&mut self) -> Result<(), Problem> {
         let (count, start) = (self.header.snapshots, self.header.snapshots_at);
         if count > SNAPSHOT_LIMIT {
-            return Err(format!("{count} internal snapshots"));
+            return Err(Problem::Wrong(format!("{count} internal snapshots")));
         }
         let mut at = start;
         for _ in 0..count {
@@ -170,7 +170,10 @@ impl<'a> References<'a> {
             let field = |from: usize, length: usize| be(&entry[from..from + length]);
             let l1 = Place { at: field(0, 8), bytes: field(8, 4) * 8 };
             if l1.bytes > L1_LIMIT_BYTES {
-                return Err(format!("an L1 table of {} bytes of an internal snapshot", l1.bytes));
+                return Err(Problem::Wrong(format!(
+                    "an L1 table of {} bytes of an internal snapshot",
+                    l1.bytes
+                )));
             }
             self.l1(l1, at, false)?;
             let names = field(12, 2) + field(14, 2) + field(36, 4);
@@ -181,10 +184,10 @@ impl<'a> References<'a> {
 
     /// The directory of persistent bitmaps; each entry: offset (be64) and entries (be32) of a table, flags (be32), type and
     /// granularity (u8 each), lengths of name (be16) and extra data (be32); extra data, name, padding to 8.
-    fn bitmaps(&mut self) -> Result<(), String> {
+    fn bitmaps(&mut self) -> Result<(), Problem> {
         let Some((count, directory)) = self.header.bitmaps else { return Ok(()) };
         if count > BITMAP_LIMIT {
-            return Err(format!("{count} bitmaps"));
+            return Err(Problem::Wrong(format!("{count} bitmaps")));
         }
         self.one(directory, "bitmap directory", 0)?;
         let (bytes, mut at) = (self.header.cluster_bytes(), directory.at);

@@ -1,8 +1,7 @@
 //! A window on a source: what has arrived and was not taken yet.
 
 use super::window::MappedWindow;
-use crate::input::Source;
-use std::io;
+use crate::input::{Source, SourceError};
 use std::ops::Range;
 
 /// What one refill asks for: it stays in the processor's cache.
@@ -60,7 +59,7 @@ impl Feed {
     }
 
     /// Reads on until at least `needed` bytes are held; false if the input ends before.
-    pub(super) fn fill(&mut self, needed: usize) -> io::Result<bool> {
+    pub(super) fn fill(&mut self, needed: usize) -> Result<bool, SourceError> {
         while self.bytes().len() < needed {
             if !self.more()? {
                 return Ok(false);
@@ -70,10 +69,9 @@ impl Feed {
     }
 
     /// Reads on; false at the end of the input.
-    pub(super) fn more(&mut self) -> io::Result<bool> {
+    pub(super) fn more(&mut self) -> Result<bool, SourceError> {
         if self.bytes().len() >= WINDOW_LIMIT_BYTES {
-            let text = format!("more than {WINDOW_LIMIT_BYTES} bytes belong together");
-            return Err(io::Error::other(text));
+            return Err(SourceError::TooLong { limit_bytes: WINDOW_LIMIT_BYTES });
         }
         let more = match &mut self.window {
             Window::Mapped(window) => window.more()?,
@@ -100,13 +98,13 @@ impl Feed {
     }
 
     /// Reads everything that is left.
-    pub(super) fn all(&mut self) -> io::Result<()> {
+    pub(super) fn all(&mut self) -> Result<(), SourceError> {
         while self.more()? {}
         Ok(())
     }
 
     /// Passes over bytes; returns how many there were.
-    pub(super) fn skip(&mut self, bytes: u64) -> io::Result<u64> {
+    pub(super) fn skip(&mut self, bytes: u64) -> Result<u64, SourceError> {
         let held = usize::try_from(bytes).unwrap_or(usize::MAX).min(self.bytes().len());
         self.consume(held);
         let left = bytes - held as u64;
@@ -122,7 +120,7 @@ impl Feed {
     }
 
     /// Reads everything that is left but keeps only the last `keep` bytes of it.
-    pub(super) fn keep_last(&mut self, keep: usize) -> io::Result<()> {
+    pub(super) fn keep_last(&mut self, keep: usize) -> Result<(), SourceError> {
         if let (Window::Buffer { held, .. }, Some(left)) = (&self.window, self.source.left()) {
             let all = left.saturating_add(held.len() as u64);
             self.skip(all.saturating_sub(keep as u64))?;
@@ -136,7 +134,7 @@ impl Feed {
         }
     }
 
-    pub(super) fn last(&mut self, most: u64) -> io::Result<Option<Vec<u8>>> {
+    pub(super) fn last(&mut self, most: u64) -> Result<Option<Vec<u8>>, SourceError> {
         self.source.last(most)
     }
 }

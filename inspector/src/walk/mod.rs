@@ -15,7 +15,7 @@ pub use event::{Border, Context, DeviceSection, Event, Finding, Flow, Item, Leve
 pub use feed::Progress;
 
 use crate::error::Error;
-use crate::input::{Kind, OpenOptions, Opened};
+use crate::input::{Kind, OpenOptions, Opened, SourceError};
 use feed::Feed;
 use migration_stream::DEFAULT_PAGE_SIZE;
 use std::ops::ControlFlow;
@@ -25,7 +25,7 @@ pub(crate) enum Stop {
     /// The visitor wants no more.
     Visitor(Error),
     /// The input could not be read.
-    Io(std::io::Error, u64),
+    Source(SourceError, u64),
     /// The input cannot be understood any further.
     Wrong(migration_stream::Error),
 }
@@ -70,7 +70,7 @@ pub fn walk(
     visitor: &mut dyn Visitor,
     progress: Option<Progress>,
 ) -> Result<(), Error> {
-    let (name, kind, image) = (opened.name, opened.kind, opened.image.is_some());
+    let (name, kind) = (opened.name, opened.kind);
     let feed = Feed::new(opened.source, opened.start, progress);
     let channels = opened.channels.into_iter().map(|source| Feed::new(source, 0, None)).collect();
     let page_size = options.page_size.unwrap_or(DEFAULT_PAGE_SIZE);
@@ -84,14 +84,16 @@ pub fn walk(
         Ok(()) => Ok(()),
         Err(Stop::Visitor(error)) => Err(error),
         // What the engine says of a damaged image is about the image, not about reading it.
-        Err(Stop::Io(error, _)) if image && error.kind() == std::io::ErrorKind::Other => {
+        Err(Stop::Source(error, _)) if error.is_wrong_input() => {
             let finding = Finding::new(Level::Error, None, "image", error.to_string());
             match visitor.finding(finding) {
                 ControlFlow::Continue(()) => Ok(()),
                 ControlFlow::Break(error) => Err(error),
             }
         }
-        Err(Stop::Io(error, offset)) => Err(Error::Io { what: format!("{name}: offset {offset:#x}"), error }),
+        Err(Stop::Source(error, offset)) => {
+            Err(Error::Io { what: format!("{name}: offset {offset:#x}"), error: error.into() })
+        }
         Err(Stop::Wrong(error)) => match visitor.finding(error.into()) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(error) => Err(error),

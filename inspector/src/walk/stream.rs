@@ -4,7 +4,7 @@ use super::event::{Border, Context, DeviceSection, Event, Finding, Item, Level, 
 use super::feed::Feed;
 use super::join::Join;
 use super::{Stop, go, mapped, tail};
-use crate::input::{Kind, OpenOptions};
+use crate::input::{Kind, OpenOptions, SourceError};
 use migration_stream::device::{
     Description, Device, Guess, Piece, Walked, find_vmdesc, guess, walk as walk_devices,
 };
@@ -46,9 +46,9 @@ pub(super) fn context(decoder: &Decoder) -> Context<'_> {
     }
 }
 
-pub(super) fn io(feed: &Feed) -> impl FnOnce(std::io::Error) -> Stop {
+pub(super) fn io(feed: &Feed) -> impl FnOnce(SourceError) -> Stop {
     let offset = feed.offset() + feed.bytes().len() as u64;
-    move |error| Stop::Io(error, offset)
+    move |error| Stop::Source(error, offset)
 }
 
 pub(super) fn walk(
@@ -84,7 +84,7 @@ pub(super) fn walk(
 }
 
 /// The vmdesc, read from the end before anything else.
-fn described_at_the_end(feed: &mut Feed) -> std::io::Result<Option<Description>> {
+fn described_at_the_end(feed: &mut Feed) -> Result<Option<Description>, SourceError> {
     for most in [LAST_BYTES, LAST_LIMIT_BYTES] {
         let Some(last) = feed.last(most)? else { return Ok(None) };
         if let Some(eof) = find_vmdesc(&last) {

@@ -1,37 +1,61 @@
 //! A window on a file that is mapped into memory: most of a stream is page data, which nobody looks at, so not copying
 //! it makes reading five times faster.
 
-use crate::input::FileRange;
+use crate::input::{FileRange, read_full};
 use memmap2::{Advice, Mmap, MmapOptions};
 use std::io;
 use std::ops::Range;
 
 /// What is mapped at once: it counts as our memory while it is.
 const WINDOW_BYTES: u64 = 16 << 20;
+/// What is mapped first where something was passed over: little may be wanted there.
+const FIRST_WINDOW_BYTES: u64 = 256 << 10;
 /// Mappings begin at multiples of the host's page size, which is no more than that.
 const ALIGNMENT_BYTES: u64 = 64 << 10;
+
+/// What is held of the file.
+#[derive(Debug)]
+enum Content {
+    Mapped(Mmap),
+    Read(Vec<u8>),
+}
 
 /// The window. It moves on and never back.
 #[derive(Debug)]
 pub(super) struct MappedWindow {
     file: FileRange,
-    map: Option<Mmap>,
-    /// What of the map is held.
+    content: Content,
+    /// What of the content is held.
     held: Range<usize>,
     /// Where the first held byte is in the file, and where the range ends there.
     at: u64,
     end: u64,
+    /// Mapped pages can be filled beforehand: unknown before Linux 5.14.
+    maps: bool,
+    /// What the next window has at least.
+    window_bytes: u64,
 }
 
 impl MappedWindow {
     /// A window on `file`, empty at first.
     pub(super) fn new(file: &FileRange) -> Self {
         let place = file.place().1;
-        Self { file: file.clone(), map: None, held: 0..0, at: place.start, end: place.end }
+        Self {
+            file: file.clone(),
+            content: Content::Read(Vec::new()),
+            held: 0..0,
+            at: place.start,
+            end: place.end,
+            maps: true,
+            window_bytes: FIRST_WINDOW_BYTES,
+        }
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
-        self.map.as_ref().map_or(&[][..], |map| &map[self.held.clone()])
+        match &self.content {
+            Content::Mapped(map) => &map[self.held.clone()],
+            Content::Read(bytes) => &bytes[self.held.clone()],
+        }
     }
 
     pub(super) fn consume(&mut self, bytes: usize) {
@@ -50,9 +74,14 @@ impl MappedWindow {
         self.consume(held);
         let skipped = bytes.min(self.left());
         self.at += skipped;
-        self.held = 0..0;
-        self.map = None;
+        self.hold(Content::Read(Vec::new()), 0..0);
+        self.window_bytes = FIRST_WINDOW_BYTES;
         skipped
+    }
+
+    fn hold(&mut self, content: Content, held: Range<usize>) {
+        self.content = content;
+        self.held = held;
     }
 
     /// Holds more, everything that is held already included; false at the end.
@@ -61,21 +90,34 @@ impl MappedWindow {
             return Ok(false);
         }
         // A record that is longer than the window makes it grow.
-        let length = (self.held.len() as u64 * 2).max(WINDOW_BYTES).min(self.end - self.at);
+        let before = self.held.len();
+        let length = (before as u64 * 2).max(self.window_bytes).min(self.end - self.at);
+        self.window_bytes = (self.window_bytes * 4).min(WINDOW_BYTES);
+        self.hold(Content::Read(Vec::new()), 0..0);
+        if self.maps && self.map(length)? {
+            return Ok(true);
+        }
+        // A byte of a mapping that the disk does not give would end the process with SIGBUS; of a read it is an error.
+        let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+        let read = read_full(self.file.place().0, self.at, &mut bytes)?;
+        bytes.truncate(read);
+        let more = read > before;
+        self.hold(Content::Read(bytes), 0..read);
+        Ok(more)
+    }
+
+    /// Maps the next `length` bytes; false where they cannot be filled beforehand.
+    fn map(&mut self, length: u64) -> io::Result<bool> {
         let before = self.at % ALIGNMENT_BYTES;
         let whole = usize::try_from(before + length).map_err(io::Error::other)?;
-        let (file, _) = self.file.place();
-        let continues = self.map.is_some();
-        self.map = None;
-        self.held = 0..0;
-        let map = map(file, self.at - before, whole)?;
-        if continues {
-            // One call instead of a fault for every 64 KiB. Where something was passed over, little may be wanted; and
-            // kernels before 5.14 do not know it, and do without.
-            let _ = map.advise(Advice::PopulateRead);
+        let map = map(self.file.place().0, self.at - before, whole)?;
+        // One call instead of a fault for every 64 KiB; and an error where a fault would be SIGBUS (madvise(2)).
+        if let Err(error) = map.advise(Advice::PopulateRead) {
+            // A kernel that does not know it never will.
+            self.maps = error.kind() != io::ErrorKind::InvalidInput;
+            return Ok(false);
         }
-        self.held = usize::try_from(before).unwrap_or(0)..whole;
-        self.map = Some(map);
+        self.hold(Content::Mapped(map), usize::try_from(before).unwrap_or(0)..whole);
         Ok(true)
     }
 }
@@ -84,8 +126,9 @@ impl MappedWindow {
 fn map(file: &std::fs::File, offset: u64, length: usize) -> io::Result<Mmap> {
     // SAFETY: The map is private to this window and only read. Nobody keeps a reference into it beyond the call that
     // looks at a record, no byte of it is trusted to stay the same between two looks, and every index into it is checked
-    // against the slice's length, which does not change. A file that is cut while it is read ends the process with
-    // SIGBUS, which the README says.
+    // against the slice's length, which does not change. Its pages are filled before they are looked at. A file that is cut
+    // while it is read, or a disk that fails for a page that was given back meanwhile, ends the process with SIGBUS, which
+    // the README says.
     let map = unsafe { MmapOptions::new().offset(offset).len(length).map(file)? };
     Ok(map)
 }

@@ -84,7 +84,7 @@ fn is_there() -> bool {
 fn findings(image: &Path) -> Vec<Finding> {
     let file = FileRange::whole(File::open(image).expect("there")).expect("a length");
     let mut found = Vec::new();
-    check(&file, &mut |finding| found.push(finding));
+    check("image", &file, &mut |finding| found.push(finding)).expect("it can be read");
     found
 }
 

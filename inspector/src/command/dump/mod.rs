@@ -31,7 +31,7 @@ pub(super) fn run(args: &DumpArgs) -> Result<u8, Error> {
     if let Some(file) = &opened.image
         && opened.snapshots.is_empty()
     {
-        for line in image::lines(file, &options) {
+        for line in image::lines(&opened.name, file, &options)? {
             dump.show_container(line)?;
         }
     }

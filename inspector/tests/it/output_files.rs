@@ -1,8 +1,6 @@
 //! What the program writes: never over an input or another file, whole or not at all, and not without saying so.
 
-mod common;
-
-use common::{all, corpus, program, stdout};
+use crate::common::{all, corpus, program, stdout};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
