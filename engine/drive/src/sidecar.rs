@@ -2,9 +2,8 @@
 
 use snapshot_engine::{HOT_SET_LIMIT_BYTES, HotSet};
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 fn path(image: &Path, suffix: &str) -> PathBuf {
@@ -43,22 +42,18 @@ pub(crate) fn load(image: &Path) -> io::Result<Option<HotSet>> {
 ///
 /// The operating system's.
 pub(crate) fn store(image: &Path, hot: &HotSet) -> io::Result<()> {
-    let (new, path) = (path(image, &format!(".hot-set.{}", std::process::id())), path(image, ".hot-set"));
-    let written = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&new)
+    let path = path(image, ".hot-set");
+    let folder = path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
+    // A name that others cannot know beforehand, and mode 0600; it goes away if this fails.
+    let written = tempfile::Builder::new().prefix(".hot-set.").suffix(".tmp").tempfile_in(folder);
+    written
         .and_then(|mut file| {
             file.write_all(&hot.to_bytes())?;
-            file.sync_all()
+            file.as_file().sync_all()?;
+            file.persist(&path).map_err(|failed| failed.error)
         })
-        .and_then(|()| std::fs::rename(&new, &path));
-    if written.is_err() {
-        // The error of what came before is the one that counts.
-        let _ = std::fs::remove_file(&new);
-    }
-    written.map_err(|error| named(&path, error))
+        .map(drop)
+        .map_err(|error| named(&path, error))
 }
 
 #[cfg(test)]
@@ -73,5 +68,25 @@ mod tests {
         std::fs::write(folder.path().join("image.hot-set"), b"x").unwrap();
         let error = load(&image).unwrap_err().to_string();
         assert!(error.ends_with("image.hot-set: it is too short"), "{error}");
+    }
+
+    #[test]
+    fn storing_one_touches_no_other_file() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("image");
+        // The name that an earlier version took.
+        let others = folder.path().join(format!("image.hot-set.{}", std::process::id()));
+        std::fs::write(&others, b"another's").unwrap();
+        let mut bytes = b"STVMHOT1".to_vec();
+        bytes.extend([7; 16]);
+        bytes.extend(snapshot_image::page_checksum(&bytes).to_be_bytes());
+        let hot = HotSet::parse(&bytes).unwrap();
+        store(&image, &hot).unwrap();
+        assert_eq!(load(&image).unwrap(), Some(hot));
+        assert_eq!(std::fs::read(&others).unwrap(), b"another's");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "nothing else is left");
+        let mode = folder.path().join("image.hot-set").metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
     }
 }
