@@ -230,7 +230,13 @@ pub(crate) fn save(input: &mut dyn Read, image: &File, config: SaveConfig) -> Re
             }
             Action::SetLength { id, length_bytes } => (id, image.set_len(length_bytes)),
             Action::Flush { id } => (id, image.sync_data()),
-            Action::CreateTemporary { id } | Action::Publish { id } => (id, Ok(())),
+            // The caller gives the file its name, or removes it.
+            Action::CreateTemporary { id }
+            | Action::Ballast { id, .. }
+            | Action::Link { id }
+            | Action::Unlink { id }
+            | Action::ProbeReplace { id }
+            | Action::Replace { id } => (id, Ok(())),
             Action::NextData { id, from } => {
                 let length = image.metadata().map(|metadata| metadata.len());
                 let result = length

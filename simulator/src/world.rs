@@ -24,7 +24,8 @@ pub enum Fault {
     Error(u64),
     /// This disk operation fails after a part of it was done.
     Torn(u64),
-    /// The disk is full from this action on: writes behind the end of the file fail, and so does making it longer.
+    /// The disk is full from this action on: writes behind the end of the file fail. On a copy-on-write disk
+    /// ([`World::copy_on_write`]) all writes fail that have no ballast.
     Full(u64),
     /// Every disk operation fails from this action on.
     Dead(u64),
@@ -58,6 +59,15 @@ pub struct World {
     temporary: Option<SimFile>,
     /// The space of the disk was set when it became full.
     full_at: Option<u64>,
+    /// What is written a second time needs space again.
+    pub copy_on_write: bool,
+    /// Bytes held behind the end of the file, and those that were given back when nothing else was free.
+    ballast: u64,
+    given_back: u64,
+    /// The disk operation with which the new file got its name, or was found to be able to replace the image.
+    pub claimed_at: Option<u64>,
+    /// The disk operation with which the ballast was given back for good.
+    pub given_back_at: Option<u64>,
     input: VecDeque<u8>,
     /// Input and output come and go in pieces of up to this size.
     piece_bytes: usize,
@@ -114,6 +124,11 @@ impl World {
             image,
             temporary: None,
             full_at: None,
+            copy_on_write: seed / 3 % 2 == 1,
+            ballast: 0,
+            given_back: 0,
+            claimed_at: None,
+            given_back_at: None,
             input: input.into(),
             input_ended: false,
             output: Vec::new(),
@@ -167,7 +182,7 @@ impl World {
                 match action {
                     Action::Finish => {
                         assert!(pending.is_empty(), "event {event}: finished with operations under way");
-                        // Nobody renamed it: the driver removes it.
+                        // It has no name, or the driver removes it.
                         self.temporary = None;
                         return;
                     }
@@ -373,10 +388,17 @@ impl World {
                 };
                 for piece in &pieces[..done] {
                     let bytes = &lent.bytes()[piece.range.clone()];
-                    if limit.is_some_and(|limit| piece.at.0 + bytes.len() as u64 > limit) {
+                    let length = bytes.len() as u64;
+                    let fits = match limit {
+                        None => true,
+                        Some(_) if self.copy_on_write => length <= self.given_back,
+                        Some(limit) => piece.at.0 + length <= limit,
+                    };
+                    if !fits {
                         result = enospc();
                         break;
                     }
+                    self.given_back = self.given_back.saturating_sub(length);
                     self.file().write(piece.at.0, bytes);
                 }
                 pending(id, Some((buffer, lent)), result)
@@ -407,11 +429,39 @@ impl World {
                 self.temporary = Some(SimFile::default());
                 pending(id, None, plain)
             }
-            Action::Publish { id } => {
+            Action::Ballast { id, bytes } => {
+                if failing || torn {
+                    return pending(id, None, eio());
+                }
+                if self.full_at.is_some() {
+                    if bytes > self.ballast {
+                        return pending(id, None, enospc());
+                    }
+                    self.given_back += self.ballast - bytes;
+                }
+                self.ballast = bytes;
+                self.given_back_at = (bytes == 0).then_some(at);
+                pending(id, None, plain)
+            }
+            Action::ProbeReplace { id } => {
+                self.claimed_at = Some(at);
+                pending(id, None, if failing || torn { eio() } else { plain })
+            }
+            // Torn: the name is there, the directory could not be synced, and the name could not be taken away.
+            Action::Link { id } | Action::Replace { id } => {
                 if failing {
                     return pending(id, None, eio());
                 }
+                self.claimed_at.get_or_insert(at);
                 self.image = self.temporary.take();
+                pending(id, None, if torn { eio() } else { plain })
+            }
+            Action::Unlink { id } => {
+                if failing || torn {
+                    return pending(id, None, eio());
+                }
+                // What is written from now on goes to a file without a name.
+                self.temporary = self.image.take();
                 pending(id, None, plain)
             }
             other => panic!("not a disk action: {other:?}"),

@@ -37,9 +37,11 @@ pub enum Failure {
         /// The snapshot's UUID, where it has one.
         uuid: Option<[u8; 16]>,
     },
-    /// The image holds what an interrupted save left.
-    #[error("the image holds an interrupted save; --overwrite replaces it")]
-    InterruptedSave,
+    /// The image holds what an interrupted save left, but the header says that another program has written to it since.
+    #[error(
+        "the image holds an interrupted save, and another program has written to it since; --overwrite replaces it"
+    )]
+    InterruptedThenWritten,
     /// An operation of the driver failed.
     #[error("{doing}: {error}")]
     Io {

@@ -114,7 +114,8 @@ pub enum Action {
         /// What may pile up.
         bytes: usize,
     },
-    /// Create a new, empty file beside the image; from its completion on every disk action means that file.
+    /// Create a new, empty file in the image's directory, without a name if the file system can do that (`O_TMPFILE`); from
+    /// its completion on every disk action means that file.
     CreateTemporary {
         /// Answered by [`Event::Done`].
         id: IoId,
@@ -157,9 +158,33 @@ pub enum Action {
         /// Answered by [`Event::Done`].
         id: IoId,
     },
-    /// Rename the new file over the image and make the rename durable (sync the directory): the commit point of a
-    /// replaced image.
-    Publish {
+    /// Hold this much space of the file system behind the end of the file, without making it longer, so that a
+    /// copy-on-write file system has it for what is written a second time; 0 gives it back.
+    Ballast {
+        /// Answered by [`Event::Done`].
+        id: IoId,
+        /// How much, in bytes.
+        bytes: u64,
+    },
+    /// Give the new file the image's name, and make that durable (sync the directory). It takes the place of an interrupted
+    /// save that was inspected there; any other file there is an error. After an error it has no name.
+    Link {
+        /// Answered by [`Event::Done`].
+        id: IoId,
+    },
+    /// Take the image's name from the new file again, if it is still its name; an error if it is not.
+    Unlink {
+        /// Answered by [`Event::Done`].
+        id: IoId,
+    },
+    /// Find out whether [`Replace`](Self::Replace) will be possible, as far as that can be known; the image stays as it is.
+    ProbeReplace {
+        /// Answered by [`Event::Done`].
+        id: IoId,
+    },
+    /// Put the new file in the place of the image that was inspected, and make that durable (sync the directory): the commit
+    /// point of a replaced image. If another file lies there now, that one stays, and this is an error.
+    Replace {
         /// Answered by [`Event::Done`].
         id: IoId,
     },
@@ -201,7 +226,11 @@ impl Action {
             | Self::NextData { id, .. }
             | Self::SetLength { id, .. }
             | Self::Flush { id }
-            | Self::Publish { id } => Some(*id),
+            | Self::Ballast { id, .. }
+            | Self::Link { id }
+            | Self::Unlink { id }
+            | Self::ProbeReplace { id }
+            | Self::Replace { id } => Some(*id),
             Self::ReadInput { .. }
             | Self::LimitInput { .. }
             | Self::Send { .. }

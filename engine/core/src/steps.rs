@@ -11,7 +11,7 @@ const WRITE_BYTES: usize = 1 << 20;
 /// The most writes under way at once.
 const WRITES_IN_FLIGHT: usize = 8;
 
-/// Runs a list of [`Step`]s: everything before a [`Step::Flush`] or [`Step::SetLength`] is complete before it starts,
+/// Runs a list of [`Step`]s: everything before a step that is no [`Step::Write`] is complete before it starts,
 /// and it is complete before anything behind it starts. That is what makes the commit protocol hold.
 #[derive(Default)]
 pub(crate) struct StepRunner {
@@ -19,14 +19,21 @@ pub(crate) struct StepRunner {
     /// The next step, with how many of its bytes have been handed out.
     current: Option<(Step, usize)>,
     in_flight: BTreeMap<IoId, Option<BufferId>>,
-    barrier: bool,
-    /// Barriers of the present list that have been passed.
-    passed: u32,
+    barrier: Option<Barrier>,
+    /// Flushes of the present list that have completed.
+    flushes: u32,
+}
+
+/// A step that runs alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Barrier {
+    Flush,
+    Other,
 }
 
 impl std::fmt::Debug for StepRunner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "StepRunner {{ in_flight: {}, barrier: {} }}", self.in_flight.len(), self.barrier)
+        write!(f, "StepRunner {{ in_flight: {}, barrier: {:?} }}", self.in_flight.len(), self.barrier)
     }
 }
 
@@ -34,14 +41,14 @@ impl StepRunner {
     /// Begins a list; the one before must be done.
     pub(crate) fn start(&mut self, steps: impl IntoIterator<Item = Step, IntoIter: Send + 'static>) {
         debug_assert!(self.is_done(), "a list of steps is still running");
-        self.passed = 0;
+        self.flushes = 0;
         self.steps = Some(Box::new(steps.into_iter()));
         self.fetch();
     }
 
-    /// How many barriers of the present list have been passed.
-    pub(crate) fn passed(&self) -> u32 {
-        self.passed
+    /// How many flushes of the present list have completed.
+    pub(crate) fn flushes(&self) -> u32 {
+        self.flushes
     }
 
     /// Has the next step at hand, so that the end of the list is known as soon as it is reached.
@@ -67,7 +74,7 @@ impl StepRunner {
 
     /// The next operation that may start now.
     pub(crate) fn poll(&mut self, pool: &mut Pool, ids: &mut Ids) -> Option<Action> {
-        if self.barrier || self.in_flight.len() >= WRITES_IN_FLIGHT {
+        if self.barrier.is_some() || self.in_flight.len() >= WRITES_IN_FLIGHT {
             return None;
         }
         let (step, done) = self.current.as_mut()?;
@@ -94,11 +101,13 @@ impl StepRunner {
         self.fetch();
         let id = ids.next();
         self.in_flight.insert(id, None);
-        self.barrier = true;
-        Some(match step {
-            Step::SetLength(length_bytes) => Action::SetLength { id, length_bytes },
-            _ => Action::Flush { id },
-        })
+        let (barrier, action) = match step {
+            Step::SetLength(length_bytes) => (Barrier::Other, Action::SetLength { id, length_bytes }),
+            Step::Ballast(bytes) => (Barrier::Other, Action::Ballast { id, bytes }),
+            _ => (Barrier::Flush, Action::Flush { id }),
+        };
+        self.barrier = Some(barrier);
+        Some(action)
     }
 
     /// Takes note of a completion; `None` if the operation is not one of these.
@@ -109,8 +118,7 @@ impl StepRunner {
         pool: &mut Pool,
     ) -> Option<Result<(), IoError>> {
         let buffer = self.in_flight.remove(&id)?;
-        self.passed += u32::from(self.barrier);
-        self.barrier = false;
+        self.flushes += u32::from(self.barrier.take() == Some(Barrier::Flush) && result.is_ok());
         if let Some(buffer) = buffer {
             pool.release(buffer);
         }

@@ -1,8 +1,9 @@
 //! The channel to QEMU: stdin and stdout behind `exec:`, a descriptor, or a socket.
 
 use crate::descriptor::duplicate;
+use crate::listener::Listener;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use rustix::net::sockopt;
 use snapshot_engine::Lane;
@@ -10,7 +11,7 @@ use standard_streams::Stream;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -65,39 +66,6 @@ pub struct Channel {
     output_flags: Option<OFlags>,
     /// Still listens, to notice a source that brings more channels than one.
     listener: Option<Listener>,
-}
-
-/// A listening socket whose name goes with it.
-#[derive(Debug)]
-struct Listener {
-    socket: UnixListener,
-    path: PathBuf,
-}
-
-impl Listener {
-    /// Listens at a path that only this user can connect to. The name is given to a socket that listens: whoever waits for
-    /// it must not find one that still refuses connections.
-    fn bind(path: &Path) -> io::Result<Self> {
-        // Nobody could connect to a longer name.
-        SocketAddr::from_pathname(path)?;
-        let folder = path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
-        // The socket must not be there with another mode first. Nothing else creates files meanwhile: no thread runs.
-        let mask = rustix::process::umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
-        let bound = tempfile::Builder::new().prefix(".").make_in(folder, |hidden| UnixListener::bind(hidden));
-        rustix::process::umask(mask);
-        let socket = bound?.persist_noclobber(path).map_err(|failed| match failed.error.kind() {
-            io::ErrorKind::AlreadyExists => Errno::ADDRINUSE.into(),
-            _ => failed.error,
-        })?;
-        Ok(Self { socket, path: path.to_owned() })
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        // Somebody may have removed it already.
-        let _ = std::fs::remove_file(&self.path);
-    }
 }
 
 fn kind(fd: impl AsFd) -> io::Result<Kind> {
@@ -263,7 +231,7 @@ impl Channel {
 
     /// Becomes readable when another peer connects.
     pub(crate) fn listener(&self) -> Option<BorrowedFd<'_>> {
-        self.listener.as_ref().map(|listener| listener.socket.as_fd())
+        self.listener.as_ref().map(|listener| listener.fd())
     }
 
     /// Turns the peer away that has just connected, and all that follow.

@@ -136,12 +136,6 @@ pub(crate) fn run<M: Machine>(
 }
 
 impl Run<'_> {
-    /// Does something with the image; an error names it.
-    fn with_image(&mut self, work: impl FnOnce(&mut ImageFile) -> io::Result<()>) -> io::Result<()> {
-        let Some(image) = &mut self.driver.image else { return Ok(()) };
-        work(image).map_err(|error| image.named(&error))
-    }
-
     fn now_ms(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
@@ -157,14 +151,12 @@ impl Run<'_> {
                 self.limiting_input = Some(bytes);
                 self.limit_input();
             }
-            Action::CreateTemporary { id } => {
-                let result = self.with_image(ImageFile::create_temporary);
-                self.done.push_back((id, plain(result)));
-            }
-            Action::Publish { id } => {
-                let result = self.with_image(ImageFile::publish);
-                self.done.push_back((id, plain(result)));
-            }
+            Action::CreateTemporary { id } => self.with_image(id, ImageFile::create_temporary),
+            Action::Ballast { id, bytes } => self.with_image(id, |image| image.hold_ballast(bytes)),
+            Action::Link { id } => self.with_image(id, ImageFile::link),
+            Action::Unlink { id } => self.with_image(id, ImageFile::unlink),
+            Action::ProbeReplace { id } => self.with_image(id, ImageFile::probe_replace),
+            Action::Replace { id } => self.with_image(id, ImageFile::replace),
             Action::SetLength { id, length_bytes } => {
                 let result = self.driver.file().map(|file| plain(file.set_len(length_bytes)));
                 self.done.push_back((id, result.unwrap_or_else(|| Err(no_file()))));
@@ -196,6 +188,15 @@ impl Run<'_> {
             Action::WakeAt { tick_ms } => self.wake = tick_ms,
             Action::Announce(_) | Action::Finish => {}
         }
+    }
+
+    /// Does something with the image that is over at once; an error names it.
+    fn with_image(&mut self, id: IoId, work: impl FnOnce(&mut ImageFile) -> io::Result<()>) {
+        let result = match &mut self.driver.image {
+            Some(image) => work(image).map_err(|error| io_error(&image.named(&error))),
+            None => Err(IoError::new("there is no image file")),
+        };
+        self.done.push_back((id, result.map(|()| Completed::Plain)));
     }
 
     /// A pipe cannot get smaller than what is in it, and would not be emptier while it is kept full: until then nothing

@@ -1,24 +1,19 @@
 //! The image's file: opened, locked, replaced.
 
+use crate::ballast::Ballast;
 use crate::block_options::ImageSpec;
+use crate::folder::{FileId, Folder};
+use crate::leftovers;
 use crate::lock::{Use, lock_image, unlock_image};
+use crate::new_file::NewFile;
 use io_uring::IoUring;
-use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, RenameFlags, Uid};
-use std::ffi::{CStr, OsString};
-use std::fs::{File, FileType, OpenOptions, Permissions};
+use rustix::fs::OFlags;
+use std::fs::{File, FileType, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// Guest RAM is secret: nobody but the owner reads a new image.
-const NEW_IMAGE_MODE: u32 = 0o600;
-/// The longest list of extended attributes that is copied, in bytes.
-const XATTR_LIST_BYTES: usize = 64 << 10;
-/// How much of the image's name goes into the name of a new file beside it, which may have 255 bytes altogether.
-const NAME_BYTES: usize = 200;
 
 /// Why an image cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -34,11 +29,14 @@ pub struct ImageFile {
     /// The image's path, symlinks resolved.
     path: PathBuf,
     direct: bool,
+    /// Its directory, where there is something to be changed in it.
+    folder: Option<Folder>,
     /// Where disk operations go; nothing before a new image has been created.
     pub(crate) file: Option<Arc<File>>,
     /// Kept open, and so locked, while a new file replaces it.
     replaced: Option<Arc<File>>,
-    temporary: Option<PathBuf>,
+    new: Option<NewFile>,
+    ballast: Ballast,
 }
 
 fn fail(path: &Path, what: impl ToString) -> OpenError {
@@ -85,36 +83,40 @@ impl ImageFile {
     /// It is missing, no regular file, or written to by somebody.
     pub fn open_for_revert(spec: &ImageSpec) -> Result<Self, OpenError> {
         let file = open(&spec.path, spec.direct, Use::Read)?;
-        Ok(Self::holding(spec.path.clone(), spec.direct, Some(file)))
+        Ok(Self::holding(spec.path.clone(), spec.direct, None, Some(file)))
     }
 
     /// Opens an image to be saved into, or prepares to create it.
     ///
     /// # Errors
     ///
-    /// It is missing (without `create`), no regular file, or in use.
+    /// It is missing (without `create`), no regular file, or in use; another save with this name is running.
     pub fn open_for_save(spec: &ImageSpec, create: bool) -> Result<Self, OpenError> {
         // The file behind a symlink is what gets replaced, not the symlink.
-        match std::fs::canonicalize(&spec.path) {
-            Ok(path) => {
-                let file = open(&path, spec.direct, Use::Write)?;
-                Ok(Self::holding(path, spec.direct, Some(file)))
-            }
+        let (path, is_there) = match std::fs::canonicalize(&spec.path) {
+            Ok(path) => (path, true),
             Err(error) if error.kind() == io::ErrorKind::NotFound && spec.path.is_symlink() => {
-                Err(fail(&spec.path, format!("a symbolic link to what is not there: {error}")))
+                let what = format!("a symbolic link to what is not there: {error}");
+                return Err(fail(&spec.path, what));
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound && create => {
-                Ok(Self::holding(spec.path.clone(), spec.direct, None))
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound && create => (spec.path.clone(), false),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(fail(&spec.path, format!("{error}; --create makes a new image")))
+                return Err(fail(&spec.path, format!("{error}; --create makes a new image")));
             }
-            Err(error) => Err(fail(&spec.path, error)),
+            Err(error) => return Err(fail(&spec.path, error)),
+        };
+        if is_there {
+            check_kind(&path, std::fs::metadata(&path).map_err(|error| fail(&path, error))?.file_type())?;
         }
+        let folder = Folder::of(&path).map_err(|error| fail(&path, error))?;
+        folder.lock_name().map_err(|error| fail(&path, error))?;
+        let file = if is_there { Some(open(&path, spec.direct, Use::Write)?) } else { None };
+        Ok(Self::holding(path, spec.direct, Some(folder), file))
     }
 
-    fn holding(path: PathBuf, direct: bool, file: Option<File>) -> Self {
-        Self { path, direct, file: file.map(Arc::new), replaced: None, temporary: None }
+    fn holding(path: PathBuf, direct: bool, folder: Option<Folder>, file: Option<File>) -> Self {
+        let file = file.map(Arc::new);
+        Self { path, direct, folder, file, replaced: None, new: None, ballast: Ballast::default() }
     }
 
     /// Length of the image in bytes, if it is there.
@@ -131,70 +133,108 @@ impl ImageFile {
         io::Error::new(error.kind(), format!("{}: {error}", self.path.display().to_string().escape_debug()))
     }
 
-    fn directory(&self) -> PathBuf {
-        match self.path.parent() {
-            Some(parent) if parent != Path::new("") => parent.to_owned(),
-            _ => PathBuf::from("."),
-        }
-    }
-
-    /// Creates an empty file beside the image; operations mean that file from now on.
+    /// Creates an empty file in the image's directory; operations mean that file from now on.
     pub(crate) fn create_temporary(&mut self) -> io::Result<()> {
-        let image_name = self.path.file_name().unwrap_or_default().as_bytes();
-        let mut name = OsString::from(".");
-        name.push(OsString::from_vec(image_name[..image_name.len().min(NAME_BYTES)].to_vec()));
-        let mut random = [0; 8];
-        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
-        name.push(format!(".{:016x}.tmp", u64::from_ne_bytes(random)));
-        let path = self.directory().join(name);
-        let flags = if self.direct { i32::try_from(OFlags::DIRECT.bits()).unwrap_or(0) } else { 0 };
-        let mut options = OpenOptions::new();
-        let file = options
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(NEW_IMAGE_MODE)
-            .custom_flags(flags)
-            .open(&path)?;
-        self.temporary = Some(path);
-        if let Some(old) = &self.file {
-            take_after(&file, old)?;
-        }
-        lock_image(&file, Use::Write)?;
-        self.replaced = self.file.replace(Arc::new(file));
+        let new = NewFile::create(self.folder()?, self.direct, self.file.as_deref())?;
+        self.replaced = self.file.replace(Arc::clone(&new.file));
+        self.new = Some(new);
         Ok(())
     }
 
-    /// Renames the new file over the image (or to its name, if there was none), and makes that durable:
+    /// Gives the new file the image's name, and makes that durable:
     ///
     /// 1. sync the file, whose name must not become durable before its content
-    /// 2. rename it: the image is the old one or the new one, never none
-    /// 3. sync the directory, the commit point
+    /// 2. link it; an interrupted save that was found there is replaced
+    /// 3. sync the directory
     ///
     /// # Errors
     ///
-    /// The operating system's. After one in step 3 it is unknown which of the two survives a crash.
-    pub(crate) fn publish(&mut self) -> io::Result<()> {
-        let Some(temporary) = &self.temporary else { return Ok(()) };
-        if let Some(file) = &self.file {
-            file.sync_all()?;
-        }
-        if self.replaced.is_some() {
-            rustix::fs::rename(temporary, &self.path)?;
-        } else {
-            // What appeared there meanwhile is somebody's.
-            match rustix::fs::renameat_with(CWD, temporary, CWD, &self.path, RenameFlags::NOREPLACE) {
-                // A file system without this flag (NFS): a link refuses as well, in two steps.
-                Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
-                    std::fs::hard_link(temporary, &self.path)?;
-                    std::fs::remove_file(temporary)?;
-                }
-                result => result?,
+    /// The operating system's. The name is taken away again, as far as that is possible.
+    pub(crate) fn link(&mut self) -> io::Result<()> {
+        let replaced = self.replaced.as_deref().map(FileId::of).transpose()?;
+        let (new, folder) = self.new_in()?;
+        new.file.sync_all()?;
+        match replaced {
+            None => new.link(folder)?,
+            Some(old) => {
+                new.link_hidden(folder)?;
+                new.replace(folder, old)?;
             }
         }
-        self.temporary = None;
-        File::open(self.directory())?.sync_all()
+        let synced = new.file.sync_all().and_then(|()| folder.sync(&new.file));
+        if synced.is_err() {
+            // The error that counts is the first one.
+            let _ = new.unlink(folder);
+        }
+        synced
     }
+
+    /// Takes the image's name from the new file again.
+    ///
+    /// # Errors
+    ///
+    /// The operating system's; the name means another file now.
+    pub(crate) fn unlink(&mut self) -> io::Result<()> {
+        let (new, folder) = self.new_in()?;
+        new.unlink(folder)
+    }
+
+    /// Finds out whether the new file will be able to replace the image.
+    ///
+    /// # Errors
+    ///
+    /// Why not.
+    pub(crate) fn probe_replace(&mut self) -> io::Result<()> {
+        let old = self.replaced_id()?;
+        let (new, folder) = self.new_in()?;
+        new.probe_replace(folder, old)?;
+        new.file.sync_all()
+    }
+
+    /// Puts the new file in the place of the image that was opened, and makes that durable.
+    ///
+    /// # Errors
+    ///
+    /// The operating system's; another file lies there now. The image's name means what it meant before. If it was the directory
+    /// that could not be synced, it is unknown which of the two survives a crash.
+    pub(crate) fn replace(&mut self) -> io::Result<()> {
+        let old = self.replaced_id()?;
+        let (new, folder) = self.new_in()?;
+        new.replace(folder, old)
+    }
+
+    /// Holds space behind the end of the file; 0 gives it back.
+    ///
+    /// # Errors
+    ///
+    /// The operating system's.
+    pub(crate) fn hold_ballast(&mut self, bytes: u64) -> io::Result<()> {
+        match &self.file {
+            Some(file) => self.ballast.hold(file, bytes),
+            None => Err(missing("there is no image file")),
+        }
+    }
+
+    /// Removes what killed saves with this image's name left, and says what it found.
+    pub(crate) fn sweep(&self) -> Vec<String> {
+        self.folder.as_ref().map_or_else(Vec::new, leftovers::sweep)
+    }
+
+    fn replaced_id(&self) -> io::Result<FileId> {
+        FileId::of(self.replaced.as_ref().ok_or_else(|| missing("there is no image to replace"))?)
+    }
+
+    fn folder(&self) -> io::Result<&Folder> {
+        self.folder.as_ref().ok_or_else(|| missing("the image was opened to be read"))
+    }
+
+    fn new_in(&mut self) -> io::Result<(&mut NewFile, &Folder)> {
+        self.new.as_mut().zip(self.folder.as_ref()).ok_or_else(|| missing("there is no new file"))
+    }
+}
+
+fn missing(what: &str) -> io::Error {
+    io::Error::other(what.to_owned())
 }
 
 impl Drop for ImageFile {
@@ -202,13 +242,14 @@ impl Drop for ImageFile {
         for file in [&self.file, &self.replaced].into_iter().flatten() {
             unlock_image(file);
         }
-        let gone = match &self.temporary {
-            // It was never an image; nothing can be done if it cannot go.
-            Some(temporary) => {
-                let _ = rustix::fs::unlinkat(CWD, temporary, AtFlags::empty());
+        let gone = match (self.new.take(), &self.folder) {
+            // It was never an image, or is none any more.
+            (Some(new), Some(folder)) if new.is_temporary() => {
+                new.discard(folder);
+                drop(new);
                 self.file.take()
             }
-            None => self.replaced.take(),
+            _ => self.replaced.take(),
         };
         if let Some(file) = gone {
             close_behind(file);
@@ -221,34 +262,11 @@ impl Drop for ImageFile {
 /// That takes seconds where the file system tells the disk of each extent (ext4 with `discard`: 1.7 s per GiB), and QEMU waits for
 /// the end of what `exec:` started with its guest standing still. A file that is registered with a ring goes with the ring, which
 /// the kernel takes apart behind the back of whoever closes it (io_uring_register(2)); without io_uring it is closed here and now.
-fn close_behind(file: Arc<File>) {
+pub(crate) fn close_behind(file: Arc<File>) {
     if let Ok(ring) = IoUring::new(1) {
         let _ = ring.submitter().register_files(&[file.as_raw_fd()]);
         drop(file);
     }
-}
-
-/// Gives a new file the owner, mode and extended attributes of the old one.
-fn take_after(new: &File, old: &File) -> io::Result<()> {
-    let metadata = old.metadata()?;
-    let own = new.metadata()?;
-    if (own.uid(), own.gid()) != (metadata.uid(), metadata.gid()) {
-        rustix::fs::fchown(new, Some(Uid::from_raw(metadata.uid())), Some(Gid::from_raw(metadata.gid())))?;
-    }
-    new.set_permissions(Permissions::from_mode(Mode::from_raw_mode(metadata.mode() & 0o7777).bits()))?;
-    let mut list = vec![0; XATTR_LIST_BYTES];
-    let length = match rustix::fs::flistxattr(old, &mut list) {
-        Ok(length) => length,
-        Err(rustix::io::Errno::NOTSUP) => return Ok(()),
-        Err(error) => return Err(error.into()),
-    };
-    for name in list[..length].split_inclusive(|&byte| byte == 0) {
-        let Ok(name) = CStr::from_bytes_with_nul(name) else { continue };
-        let mut value = vec![0; XATTR_LIST_BYTES];
-        let length = rustix::fs::fgetxattr(old, name, &mut value)?;
-        rustix::fs::fsetxattr(new, name, &value[..length], rustix::fs::XattrFlags::empty())?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -139,12 +139,12 @@ fn postcopy_config(cli: &Cli, channel: &Channel) -> Option<PostcopyConfig> {
     })
 }
 
-/// Saves the stream of the channel into the image.
+/// Saves the stream of the channel into the image; `warn` is told what killed saves left.
 ///
 /// # Errors
 ///
 /// Why nothing was saved.
-pub fn save(cli: &Cli) -> Result<SaveSummary, Failure> {
+pub fn save(cli: &Cli, warn: impl FnMut(&str)) -> Result<SaveSummary, Failure> {
     let timeout = cli.timeout.map(Duration::from_secs);
     let signals = signals().map_err(refused)?;
     let channel = Channel::for_save(cli.uri.as_ref(), timeout, signals.as_fd()).map_err(refused)?;
@@ -156,7 +156,7 @@ pub fn save(cli: &Cli) -> Result<SaveSummary, Failure> {
     let mut config = save_config(cli, uuid, channel.is_live(), channel.can_answer());
     let socket = channel.is_socket();
     // Nothing from here on may end the process before the machine has run: the source's guest would pay for it.
-    let (image, disk, mut machine) = match open_for_save(cli, &mut config) {
+    let (image, disk, mut machine) = match open_for_save(cli, &mut config, warn) {
         Ok((image, disk)) => (Some(image), disk, SaveMachine::new(config)),
         Err(failure) => (None, disk_queue(None)?, SaveMachine::refusing(config, failure)),
     };
@@ -171,13 +171,19 @@ pub fn save(cli: &Cli) -> Result<SaveSummary, Failure> {
     Ok(summary)
 }
 
-fn open_for_save(cli: &Cli, config: &mut SaveConfig) -> Result<(ImageFile, DiskQueue), Failure> {
+fn open_for_save(
+    cli: &Cli,
+    config: &mut SaveConfig,
+    mut warn: impl FnMut(&str),
+) -> Result<(ImageFile, DiskQueue), Failure> {
     let spec = cli.image_spec().map_err(refused)?;
     let geometry = cli.cluster_size.map(Geometry::with_cluster_size).transpose().map_err(refused)?;
     let image = ImageFile::open_for_save(&spec, cli.create).map_err(refused)?;
     config.existing_length_bytes = image.length_bytes().map_err(refused)?;
     config.create = cli.create.then_some(geometry.map_or(NewImage::Fitting, NewImage::Of));
-    Ok((image, disk_queue(spec.aio)?))
+    let disk = disk_queue(spec.aio)?;
+    image.sweep().iter().for_each(|line| warn(line));
+    Ok((image, disk))
 }
 
 /// Sends the image's snapshot to the channel; `announce` is told of milestones, with the time since the start.

@@ -4,15 +4,20 @@
 //! [`save`] and [`revert`] are the whole jobs of the program `qemu-snapshot`; [`Cli`] is its command line. One thread
 //! runs one machine; disk operations are carried out by io_uring, Linux AIO or worker threads.
 
+mod ballast;
 mod block_options;
 mod channel;
 mod cli;
 mod descriptor;
 mod disk;
 mod event_loop;
+mod folder;
 mod image_file;
 mod job;
+mod leftovers;
+mod listener;
 mod lock;
+mod new_file;
 mod progress;
 mod report;
 mod sidecar;

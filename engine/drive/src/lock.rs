@@ -6,6 +6,8 @@
 use nix::fcntl::{FcntlArg, fcntl};
 use std::fs::File;
 use std::io;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 const USED_BASE: i64 = 100;
 const UNSHARED_BASE: i64 = 200;
@@ -58,6 +60,61 @@ pub(crate) fn unlock_image(file: &File) {
     all.l_len = 2 * (UNSHARED_BASE - USED_BASE);
     // Nothing to be done if it fails; the file is about to be closed.
     let _ = fcntl(file, FcntlArg::F_OFD_SETLK(&all));
+}
+
+/// What came of asking for a name's lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NameLock {
+    Taken,
+    /// Another save has it.
+    Held,
+    /// Directories cannot be locked there.
+    Impossible,
+}
+
+/// How often a name's lock is asked for, and the longest pause in between.
+const NAME_LOCK_ATTEMPTS: u32 = 4;
+const NAME_LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+/// Locks a name in a directory, for as long as the descriptor is open: a byte of the *directory*, whose place is the hash of the
+/// name. It leaves nothing behind, goes with the process even if that is killed, and needs no file that others would see.
+///
+/// A directory cannot be opened for writing, so there is no exclusive lock on it. As with images, the lock is a shared one, and
+/// whoever finds that an exclusive one would not be granted gives way. If two do so at once, one of them comes back first.
+///
+/// # Errors
+///
+/// The operating system's: there is no random number.
+pub(crate) fn lock_name(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<NameLock> {
+    let at = hash(name);
+    for attempt in 0..NAME_LOCK_ATTEMPTS {
+        match fcntl(directory, FcntlArg::F_OFD_SETLK(&byte(at, libc::F_RDLCK))) {
+            Ok(_) => {}
+            // A file system on which only files can be locked.
+            Err(_) => return Ok(NameLock::Impossible),
+        }
+        let mut asked = byte(at, libc::F_WRLCK);
+        match fcntl(directory, FcntlArg::F_OFD_GETLK(&mut asked)) {
+            Err(_) => return Ok(NameLock::Impossible),
+            Ok(_) if libc::c_int::from(asked.l_type) == libc::F_UNLCK => return Ok(NameLock::Taken),
+            Ok(_) => {}
+        }
+        fcntl(directory, FcntlArg::F_OFD_SETLK(&byte(at, libc::F_UNLCK)))?;
+        if attempt + 1 < NAME_LOCK_ATTEMPTS {
+            let mut random = [0];
+            rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+            std::thread::sleep(NAME_LOCK_PAUSE * u32::from(random[0]) / 256);
+        }
+    }
+    Ok(NameLock::Held)
+}
+
+/// FNV-1a, as a place that a lock can have.
+fn hash(name: &[u8]) -> i64 {
+    let hash = name.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    i64::try_from(hash >> 2).unwrap_or(0)
 }
 
 /// Takes the locks for `how`, which last as long as the file is open, or until [`unlock_image`].

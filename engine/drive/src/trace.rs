@@ -102,7 +102,11 @@ fn of_action(action: &Action) -> (&'static str, String) {
         Action::NextData { from, .. } => ("disk_next_data", format!("{id}: from {:#x}", from.0)),
         Action::SetLength { length_bytes, .. } => ("disk_set_length", format!("{id}: {length_bytes} bytes")),
         Action::Flush { .. } => ("disk_flush", id),
-        Action::Publish { .. } => ("disk_publish", id),
+        Action::Ballast { bytes, .. } => ("disk_ballast", format!("{id}: {bytes} bytes")),
+        Action::Link { .. } => ("disk_link", id),
+        Action::Unlink { .. } => ("disk_unlink", id),
+        Action::ProbeReplace { .. } => ("disk_probe_replace", id),
+        Action::Replace { .. } => ("disk_replace", id),
         Action::Send { lane, header, body } => {
             let body = body.as_ref().map_or(0, |body| body.range.len());
             (lane_name(*lane, "send", "send_preempt"), format!("{} + {body} bytes", header.bytes().len()))

@@ -28,8 +28,10 @@ pub enum Inspection {
     Empty(Box<Container>),
     /// A snapshot; its UUID, where it has one.
     Snapshot(Geometry, Option<[u8; 16]>),
-    /// What an interrupted save left.
+    /// What an interrupted save left, unchanged since.
     Interrupted(Geometry),
+    /// What an interrupted save left, and another program has written to since.
+    InterruptedThenWritten(Geometry),
 }
 
 /// What an inspection needs, or brings.
@@ -121,7 +123,12 @@ impl Inspector {
         };
         let geometry = header.geometry;
         if header.extension.is_some_and(|extension| extension.state == SaveState::InProgress) {
-            return Ok(Lookup::Ready(Some(Inspect::Done(Inspection::Interrupted(geometry)))));
+            let found = if header.is_untouched() && header.checksum_fits {
+                Inspection::Interrupted(geometry)
+            } else {
+                Inspection::InterruptedThenWritten(geometry)
+            };
+            return Ok(Lookup::Ready(Some(Inspect::Done(found))));
         }
         if self.l1.is_none() {
             let bytes = ready!(self.inbox.take(header.l1_offset, u64::from(header.l1_entries) * 8));

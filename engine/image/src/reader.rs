@@ -194,8 +194,12 @@ impl SnapshotReader {
             let bytes = ready!(self.read_guest(start, VM_HEADER_LIMIT_BYTES as u64)?);
             // What is longer than the file is made of holes, which a save does not leave here.
             let area = header.geometry.l1_span_bytes().min(VM_STATE_LIMIT_BYTES).min(self.file_length);
-            let parsed =
-                VmHeader::parse(&bytes, area)?.ok_or(ImageError::NoSnapshot("it has no VM-state header"))?;
+            // The image's header says complete one flush before this one is there.
+            let missing = match self.extension {
+                Some(_) => "it has no VM-state header: a save was interrupted, or its tables are damaged",
+                None => "it has no VM-state header",
+            };
+            let parsed = VmHeader::parse(&bytes, area)?.ok_or(ImageError::NoSnapshot(missing))?;
             let length = usize::try_from(parsed.form.header_bytes()).unwrap_or(0);
             self.vm_header = Some((parsed, page_checksum(&bytes[..length])));
         }

@@ -8,11 +8,17 @@
 //!    is an interrupted save.
 //! 2. Pages are written to where [`host`](SnapshotWriter::host) puts them: space that reads as zeros otherwise.
 //! 3. [`reserve`](SnapshotWriter::reserve): tables, leader, third region, index; placeholders for all that is not known
-//!    yet; flush. From here on nothing needs new space.
-//! 4. [`seal`](SnapshotWriter::seal): device tail, root, and the header that says "complete", flush. After a crash here
-//!    there is still no VM-state header: not a complete snapshot, but what an interrupted save left.
-//! 5. The VM-state header, flush: the commit point. A new file is then renamed over the old one, which makes *that*
-//!    the commit point.
+//!    yet; flush. From here on nothing needs new space, except on a copy-on-write file system, where what is written a
+//!    second time needs it again: the [`Ballast`](Step::Ballast) behind the end of the file is as large as that.
+//! 4. A new file with no old one to replace is given the image's name: it holds an interrupted save until it is sealed.
+//! 5. [`seal`](SnapshotWriter::seal): the ballast is given back; device tail, root, and the header that says "complete",
+//!    flush. After a crash here there is still no VM-state header: not a complete snapshot, but what an interrupted save
+//!    left.
+//! 6. The VM-state header, flush: the commit point. A new file that replaces a snapshot changes places with it after that,
+//!    which makes *that* the commit point.
+//!
+//! A save that fails in step 5 or 6 says "save in progress" again ([`unseal`](SnapshotWriter::unseal)) where it cannot
+//! remove the file: what the page cache holds would otherwise pass for a snapshot.
 
 use crate::error::ImageError;
 use crate::index::{PageIndex, piece_checksum};
@@ -37,6 +43,8 @@ pub enum Step {
     },
     /// Set the file's length in bytes.
     SetLength(u64),
+    /// Hold this much space of the file system behind the end of the file; 0 gives it back. In bytes.
+    Ballast(u64),
     /// Make everything before durable.
     Flush,
 }
@@ -44,6 +52,9 @@ pub enum Step {
 /// A list of steps; long ones are made as they are needed.
 pub type Steps = Box<dyn Iterator<Item = Step> + Send>;
 
+/// What is written a second time may take whole allocation units of the file system (XFS: 128 KiB, `cowextsize`) for each
+/// of its few pieces.
+const BALLAST_SLACK_BYTES: u64 = 1 << 20;
 /// Space for a root that a longer tail can let grow, in bytes.
 const ROOT_SLACK_BYTES: u64 = 64 << 10;
 
@@ -103,14 +114,8 @@ impl SnapshotWriter {
     /// Step 1 of the protocol.
     pub fn begin(&mut self, identity: Identity) -> Vec<Step> {
         self.identity = identity;
-        self.tables.header.set_untouched(false);
-        self.tables.header.extension = Some(SnapshotExtension {
-            state: SaveState::InProgress,
-            uuid: identity.uuid,
-            root_offset: 0,
-            root_length: 0,
-            root_checksum: 0,
-        });
+        self.tables.header.set_untouched(true);
+        self.tables.header.extension = Some(self.in_progress());
         let mut steps = Vec::new();
         if self.new_file {
             self.tables.settle_refcounts();
@@ -120,6 +125,16 @@ impl SnapshotWriter {
         steps.push(self.header_step());
         steps.push(Step::Flush);
         steps
+    }
+
+    fn in_progress(&self) -> SnapshotExtension {
+        SnapshotExtension {
+            state: SaveState::InProgress,
+            uuid: self.identity.uuid,
+            root_offset: 0,
+            root_length: 0,
+            root_checksum: 0,
+        }
     }
 
     fn header_step(&self) -> Step {
@@ -219,12 +234,13 @@ impl SnapshotWriter {
         let mut first = vec![Step::SetLength(self.tables.file_length())];
         first.append(&mut steps);
         first.extend(self.table_steps());
+        let ballast = self.ballast();
         let pages = Arc::clone(pages);
         let leaf_steps = leaf_places.into_iter().flat_map(move |(number, places)| {
             let bytes = pages.encode_leaf(number, &uuid);
             split(&places, &bytes)
         });
-        Ok(Box::new(first.into_iter().chain(leaf_steps).chain([Step::Flush])))
+        Ok(Box::new(first.into_iter().chain(leaf_steps).chain([ballast, Step::Flush])))
     }
 
     /// The device tail is longer than what was reserved.
@@ -246,15 +262,29 @@ impl SnapshotWriter {
         let zeros = vec![0; usize::try_from(needs - had).unwrap_or(0)];
         let mut steps = self.write_guest(start + had, &zeros)?;
         self.tables.settle_refcounts();
-        steps.insert(0, Step::SetLength(self.tables.file_length()));
+        steps.splice(0..0, [Step::Ballast(0), Step::SetLength(self.tables.file_length())]);
         steps.extend(self.table_steps());
         // The header goes along: the L1 table may have moved.
         steps.push(self.header_step());
+        steps.push(self.ballast());
         steps.push(Step::Flush);
         Ok(steps)
     }
 
-    /// Steps 4 and 5 of the protocol: the stream was whole.
+    /// What [`seal`](Self::seal) writes a second time, twice over: its pieces lie in several clusters.
+    fn ballast(&self) -> Step {
+        let rewritten = self.placed.as_ref().map_or(0, |placed| placed.root_capacity + placed.tail_capacity);
+        Step::Ballast(2 * rewritten + BALLAST_SLACK_BYTES)
+    }
+
+    /// Takes back what [`seal`](Self::seal) said: the image holds an interrupted save again.
+    pub fn unseal(&mut self) -> Vec<Step> {
+        self.tables.header.set_untouched(true);
+        self.tables.header.extension = Some(self.in_progress());
+        vec![self.header_step(), Step::Flush]
+    }
+
+    /// Steps 5 and 6 of the protocol: the stream was whole.
     ///
     /// # Errors
     ///
@@ -295,7 +325,8 @@ impl SnapshotWriter {
             root_length: root.len() as u64,
             root_checksum: page_checksum(&root),
         });
-        let mut steps = self.write_guest(start + from as u64, &area[from..])?;
+        let mut steps = vec![Step::Ballast(0)];
+        steps.extend(self.write_guest(start + from as u64, &area[from..])?);
         steps.extend(self.write_guest(base, &root)?);
         steps.push(self.header_step());
         steps.push(Step::Flush);

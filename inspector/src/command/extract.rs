@@ -5,7 +5,7 @@ use crate::cli::ExtractArgs;
 use crate::contents::{Contents, RamFile, load};
 use crate::error::Error;
 use crate::escape::terminal;
-use crate::extract::{Core, Placement, copy_range, find_block};
+use crate::extract::{copy_range, find_block, write_core};
 use crate::sink::{self, Sink};
 use std::path::Path;
 
@@ -21,14 +21,12 @@ pub(super) fn run(args: &ExtractArgs, inputs: &[&Path]) -> Result<u8, Error> {
         return block(args, &contents, name, out);
     }
     if args.core {
-        let placement = Placement::new(&contents, &args.nodes, &args.place)?;
-        let core = Core::of(&contents, &placement)?;
-        core.write(&mut *out)?;
+        let left_out = write_core(&contents, &mut *out)?;
         out.commit()?;
-        if !core.left_out().is_empty() {
+        if !left_out.is_empty() {
             eprintln!(
                 "snapinspect: not in the core, as their addresses are not known: {}",
-                core.left_out().join(", ")
+                left_out.join(", ")
             );
         }
         return Ok(0);

@@ -13,7 +13,7 @@ use crate::disk::SimFile;
 use crate::rng::Rng;
 use crate::world::{Fault, Planted, World};
 use migration_stream::protocol::IncomingState;
-use snapshot_engine::{PostcopyConfig, RevertMachine, SaveMachine};
+use snapshot_engine::{PostcopyConfig, RevertMachine, SaveConfig, SaveMachine};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Servers that may die before the world heals.
@@ -80,6 +80,9 @@ impl Run {
     fn everything(&mut self) -> Result<(), String> {
         let scenario = Scenario::new(self.seed, Size::SMALL);
         let image = self.save(&scenario)?;
+        if self.rng.chance(30) {
+            self.overwrite(&scenario, &image)?;
+        }
         self.precopy(&scenario, &image)?;
         self.postcopy(&scenario, &image)
     }
@@ -92,10 +95,10 @@ impl Run {
         world.violation.as_ref().map_or(Ok(()), |violation| Err(told(violation)))
     }
 
-    /// Saves under a fault; then, if that failed, without one.
-    fn save(&mut self, scenario: &Scenario) -> Result<SimFile, String> {
+    /// What may happen to a save.
+    fn fault(&mut self) -> Fault {
         let at = self.rng.below(120);
-        let fault = match self.rng.below(10) {
+        match self.rng.below(10) {
             0 => Fault::Error(at),
             1 => Fault::Torn(at),
             2 => Fault::Full(at),
@@ -104,7 +107,37 @@ impl Run {
             5 => Fault::Interrupt(at),
             6 => Fault::Killed(at * 5),
             _ => Fault::None,
-        };
+        }
+    }
+
+    /// Replaces a snapshot under a fault: the old one is there, or the new one, whole.
+    fn overwrite(&mut self, scenario: &Scenario, old: &SimFile) -> Result<(), String> {
+        let new = Scenario::new(self.seed ^ 0x00d1_d4e5, Size::SMALL);
+        let fault = self.fault();
+        let config = SaveConfig { overwrite: true, ..new.save_config(Some(old)) };
+        let mut machine = SaveMachine::new(config);
+        let stream = new.stream().to_vec();
+        let mut world = World::new(self.rng.next_u64(), Some(old.clone()), stream, fault);
+        self.run(&mut world, &mut machine)?;
+        let killed = world.lost_power || fault == Fault::Killed(world.event);
+        let succeeded = !killed && machine.outcome().is_ok();
+        let Some(image) = world.image else { return Err("an overwrite left nothing".to_owned()) };
+        let is_old = image == *old;
+        let whole = self.accepts(if is_old { scenario } else { &new }, &image)?;
+        match (succeeded, is_old) {
+            (true, true) => Err("an overwrite reported success, and the old snapshot is there".to_owned()),
+            // Torn: it could not be made durable, nor taken back.
+            (false, false) if !killed && !matches!(fault, Fault::Torn(_) | Fault::Interrupt(_)) => {
+                Err("an overwrite reported failure, and the old snapshot is gone".to_owned())
+            }
+            _ if !whole => Err("an overwrite left neither the old snapshot nor the new one".to_owned()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Saves under a fault; then, if that failed, without one.
+    fn save(&mut self, scenario: &Scenario) -> Result<SimFile, String> {
+        let fault = self.fault();
         let mut left = None;
         for fault in [fault, Fault::None] {
             let mut machine = SaveMachine::new(scenario.save_config(left.as_ref()));
@@ -116,7 +149,9 @@ impl Run {
                 Some(image) => self.accepts(scenario, image)?,
                 None => false,
             };
+            // A disk that fails for good keeps what was written last, and nothing can be removed from it.
             let reported = outcome.as_ref().map(Result::is_ok);
+            let reported = reported.filter(|well| *well || !matches!(fault, Fault::Dead(_)));
             accepted_only_if_complete(reported, accepted, accepted).map_err(|violation| told(&violation))?;
             if accepted && let Some(image) = world.image {
                 return Ok(image);

@@ -128,7 +128,7 @@ impl Scenario {
         Options { page_size: Some(self.vm.config().page_size), ..Options::default() }
     }
 
-    /// A save, over what an earlier one left.
+    /// A save, over what an earlier one left: nothing, or an interrupted save.
     #[must_use]
     pub fn save_config(&self, left: Option<&SimFile>) -> SaveConfig {
         SaveConfig {
@@ -136,7 +136,7 @@ impl Scenario {
             no_vmdesc: !self.vm.config().vmdesc,
             existing_length_bytes: left.map(SimFile::length),
             create: Some(self.geometry.into()),
-            overwrite: left.is_some(),
+            overwrite: false,
             live: self.uuid[0].is_multiple_of(2),
             can_answer: self.uuid[0].is_multiple_of(3),
             identity: Identity { uuid: self.uuid, created_unix_s: 1 },

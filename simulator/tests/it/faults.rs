@@ -1,8 +1,8 @@
 //! Faults at every action: a save is whole or says that it is not; a revert delivers everything or no end mark.
 
-use crate::bed::{check_holds, load, revert, save, stream_of};
-use snapshot_engine::NewImage;
-use vm_simulator::{Fault, SimFile, VmConfig};
+use crate::bed::{check_holds, load, revert, save, save_config, stream_of};
+use snapshot_engine::{Failure, NewImage, SaveConfig, SaveMachine, SaveSummary};
+use vm_simulator::{Fault, SimFile, VmConfig, World};
 
 fn small(seed: u64) -> VmConfig {
     let mut config = VmConfig::random(seed);
@@ -31,7 +31,19 @@ fn a_save_that_meets_a_fault_fails_or_is_whole() {
                         .unwrap()
                         .unwrap_or_else(|error| panic!("seed {seed}, {:?}: {error}", fault(at))),
                     Err(_) => {
-                        assert!(accepted.is_none_or(|found| found.is_err()), "seed {seed}, {:?}", fault(at))
+                        // With a disk that fails for good, what was written last can be neither removed nor taken back. It is
+                        // whole, then.
+                        let dead = fault(at) == Fault::Dead(at);
+                        let no_snapshot = accepted.is_none_or(|found| found.is_err());
+                        assert!(no_snapshot || dead, "seed {seed}, {:?}", fault(at));
+                        // A disk that another program fills fails no save that has its name. Only on a copy-on-write disk
+                        // there is a moment in which the ballast could be taken away.
+                        let has_name = world.claimed_at.is_some_and(|claimed| claimed < at);
+                        let late = world.copy_on_write && world.given_back_at.is_some_and(|back| back < at);
+                        assert!(
+                            !has_name || late || fault(at) != Fault::Full(at),
+                            "seed {seed}: full at {at}"
+                        );
                     }
                 }
                 if at > world.actions {
@@ -40,6 +52,94 @@ fn a_save_that_meets_a_fault_fails_or_is_whole() {
             }
         }
     }
+}
+
+/// A save that may not replace a snapshot.
+fn save_without_overwrite(
+    config: &VmConfig,
+    stream: &[u8],
+    left: Option<SimFile>,
+    seed: u64,
+    fault: Fault,
+) -> (World, Option<Result<SaveSummary, Failure>>) {
+    let config = SaveConfig { overwrite: false, ..save_config(config, left.as_ref()) };
+    let mut machine = SaveMachine::new(config);
+    let mut world = World::new(seed, left, stream.to_vec(), fault);
+    world.run(&mut machine);
+    let ended = !world.lost_power && fault != Fault::Killed(world.event);
+    (world, ended.then(|| machine.outcome()))
+}
+
+/// At each of its actions and events: until the file has its name nothing is left, then an interrupted save, which the next save
+/// replaces without being asked to, and in the end the snapshot.
+#[test]
+fn a_new_image_that_is_cut_short_is_nothing_or_an_interrupted_save_or_whole() {
+    for seed in 0..8 {
+        let config = small(seed);
+        let (vm, stream) = stream_of(&config);
+        let (mut nothing, mut interrupted, mut whole) = (0, 0, 0);
+        for fault in [Fault::PowerCut as MakeFault, Fault::Killed] {
+            for at in 0.. {
+                let (world, outcome) = save_without_overwrite(&config, &stream, None, seed + at, fault(at));
+                let Some(left) = world.image else {
+                    nothing += 1;
+                    continue;
+                };
+                assert!(world.claimed_at.is_some(), "seed {seed}, {:?}: a name before its time", fault(at));
+                let found = check_holds(&left, &vm, at);
+                match &found {
+                    Ok(()) => whole += 1,
+                    Err(error) => {
+                        assert!(
+                            error.contains("a save was interrupted"),
+                            "seed {seed}, {:?}: {error}",
+                            fault(at)
+                        );
+                        interrupted += 1;
+                        let (next, outcome) =
+                            save_without_overwrite(&config, &stream, Some(left), seed + at, Fault::None);
+                        outcome
+                            .unwrap()
+                            .unwrap_or_else(|failure| panic!("seed {seed}, {:?}: {failure}", fault(at)));
+                        check_holds(next.image.as_ref().unwrap(), &vm, at).unwrap();
+                    }
+                }
+                if let Some(outcome) = outcome {
+                    outcome.unwrap_or_else(|failure| panic!("seed {seed}, {:?}: {failure}", fault(at)));
+                    found.unwrap();
+                    break;
+                }
+            }
+        }
+        assert!(nothing > 0 && interrupted > 0 && whole > 0, "{nothing}, {interrupted}, {whole}");
+    }
+}
+
+/// Each operation of the way back fails, too.
+#[test]
+fn a_late_flush_that_fails_leaves_no_snapshot() {
+    let mut taken_back = 0;
+    for seed in 0..12 {
+        let config = small(seed);
+        let (vm, stream) = stream_of(&config);
+        for empty in [None, Some(empty_image(&config))] {
+            let whole = save_without_overwrite(&config, &stream, empty.clone(), seed, Fault::None).0;
+            for at in whole.actions - 6..whole.actions {
+                let (world, outcome) =
+                    save_without_overwrite(&config, &stream, empty.clone(), seed, Fault::Error(at));
+                let Err(failure) = outcome.unwrap() else { continue };
+                taken_back += 1;
+                if let Some(left) = &world.image {
+                    let error = check_holds(left, &vm, at).unwrap_err();
+                    assert!(
+                        error.contains("a save was interrupted"),
+                        "seed {seed}, {at}, {failure}: {error}"
+                    );
+                }
+            }
+        }
+    }
+    assert!(taken_back > 20, "{taken_back}");
 }
 
 #[test]
@@ -64,7 +164,11 @@ fn an_overwrite_that_meets_a_fault_or_loses_power_leaves_the_old_or_the_new_snap
                 }
                 // A rename is the last thing that can go wrong.
                 assert!(
-                    succeeded || is_old || world.lost_power || fault(at) == Fault::Interrupt(at),
+                    succeeded
+                        || is_old
+                        || world.lost_power
+                        || fault(at) == Fault::Interrupt(at)
+                        || fault(at) == Fault::Torn(at),
                     "seed {seed}, {:?}",
                     fault(at)
                 );
@@ -78,7 +182,7 @@ fn an_overwrite_that_meets_a_fault_or_loses_power_leaves_the_old_or_the_new_snap
 
 /// An image as `qemu-img create` makes it: begun by us, and emptied of our mark.
 fn empty_image(config: &VmConfig) -> SimFile {
-    let Some(NewImage::Of(geometry)) = crate::bed::save_config(config, None).create else { unreachable!() };
+    let Some(NewImage::Of(geometry)) = save_config(config, None).create else { unreachable!() };
     let mut writer = snapshot_image::SnapshotWriter::create(geometry, 64 << 20).unwrap();
     let mut file = SimFile::default();
     let identity = snapshot_image::Identity { uuid: [0; 16], created_unix_s: 0 };
@@ -89,10 +193,13 @@ fn empty_image(config: &VmConfig) -> SimFile {
                     // The feature name table ends the extensions of an image of qemu-img: ours comes behind it.
                     let start = 112 + 8 + 192;
                     bytes[start..start + 8].fill(0);
+                    // Nor has it our autoclear bit.
+                    bytes[88..96].fill(0);
                 }
                 file.write(at.0, &bytes);
             }
             snapshot_image::Step::SetLength(length) => file.set_length(length),
+            snapshot_image::Step::Ballast(_) => {}
             snapshot_image::Step::Flush => file.flush(),
         }
     }
@@ -114,7 +221,11 @@ fn a_save_in_place_that_loses_power_is_whole_or_no_snapshot() {
             let found = check_holds(&left, &vm, at);
             whole += u64::from(found.is_ok());
             // Whatever is left, the next save may replace it.
-            let (next, outcome_of_next) = save(&config, &stream, Some(left), seed + at, Fault::None);
+            let (next, outcome_of_next) = if found.is_ok() {
+                save(&config, &stream, Some(left), seed + at, Fault::None)
+            } else {
+                save_without_overwrite(&config, &stream, Some(left), seed + at, Fault::None)
+            };
             outcome_of_next.unwrap().unwrap_or_else(|failure| panic!("seed {seed}, cut at {at}: {failure}"));
             check_holds(next.image.as_ref().unwrap(), &vm, at).unwrap();
             if let Some(outcome) = outcome {

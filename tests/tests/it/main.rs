@@ -4,7 +4,6 @@ mod bed;
 mod channels;
 mod ci_verdict;
 mod conformance;
-mod cores;
 mod corpus;
 mod failing_disk;
 mod failures;

@@ -7,9 +7,11 @@
 //!    [`slabs`], [`stage`]). With the block list the layout is known, and the image is marked "save in progress".
 //! 3. *Settle*, at the first device section: RAM is complete. The input stands still while every page is written, the
 //!    VM state's space is reserved by writing it, and all is made durable. A full disk shows here at the latest, while
-//!    the source still has bytes to send, so that it sees the failure (ms 17).
+//!    the source still has bytes to send, so that it sees the failure (ms 17). So does whatever is wrong with the name: a
+//!    new file gets it now ([`commit`]), or it is found out whether it can replace the old one.
 //! 4. *Tail*: device sections, EOF and vmdesc are taken in, and verified when the stream ends.
-//! 5. *Seal*: tail, root, headers; the commit protocol is the image's. A new file is renamed over the old one.
+//! 5. *Seal*: tail, root, headers; the commit protocol is the image's. A new file then replaces the old snapshot, if there
+//!    is one.
 //! 6. *Answer*: SHUT on the return path, if the source opened one; then the end.
 //!
 //! # After an error
@@ -18,6 +20,7 @@
 //! snapshot. So a live stream is *drained*: understood and dropped up to the first device section, where the end of
 //! this machine makes the source's migration fail and does not hurt its guest.
 
+mod commit;
 mod coverage;
 mod intake;
 mod leader;
@@ -35,6 +38,7 @@ use crate::machine::{Action, Completed, Event, Header, IoError, IoId, Lane, Mach
 use crate::pool::Pool;
 use crate::steps::StepRunner;
 use crate::watch::Watch;
+use commit::Left;
 use coverage::Coverage;
 use intake::Intake;
 use leader::Leader;
@@ -47,7 +51,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use store::{PageUpdate, Store};
 use tail::Tail;
-use target::{Found, Target, TargetFinder};
+use target::{Found, NewFile, Target, TargetFinder, Way};
 
 /// How an image is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,7 +115,7 @@ pub struct SaveSummary {
 /// How far a job is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Progress {
-    /// What the job is doing, as one word: `inspect`, `create`, `stream`, `settle`, `devices`, `seal`, `publish`, `answer`,
+    /// What the job is doing, as one word: `inspect`, `create`, `stream`, `settle`, `devices`, `seal`, `replace`, `answer`,
     /// `drain` (after a failure) and `end` in a save; `open`, `precopy`, `postcopy`, `verify`, `close` and `end` in a revert.
     pub phase: &'static str,
     /// Bytes of RAM done (zero pages too).
@@ -125,15 +129,20 @@ pub struct Progress {
 #[derive(Debug)]
 enum Phase {
     Inspect(Box<TargetFinder>),
-    CreateTemporary(IoId, NewImage),
+    CreateTemporary(IoId, NewFile),
     Stream,
     /// Pages are being written; then the reserve's steps.
     Settle {
         reserving: bool,
     },
+    /// The new file gets the image's name, or it is found out whether it can replace the image.
+    Claim(IoId),
     Tail,
     Seal,
-    Publish(IoId),
+    /// The new file replaces the old snapshot.
+    Replace(IoId),
+    /// The save has failed: the new file loses the image's name.
+    Unlink(IoId),
     /// Everything is durable, or failed; answers are on their way.
     Answer,
     Finished,
@@ -145,7 +154,8 @@ pub struct SaveMachine {
     config: SaveConfig,
     phase: Phase,
     target: Option<Target>,
-    new_file: bool,
+    way: Way,
+    left: Left,
     decoder: Decoder,
     intake: Intake,
     leader: Leader,
@@ -174,17 +184,19 @@ impl SaveMachine {
     pub fn new(config: SaveConfig) -> Self {
         let (phase, target) = match (config.existing_length_bytes, config.create) {
             (Some(length), _) => {
-                (Phase::Inspect(Box::new(TargetFinder::new(length, config.overwrite))), None)
+                let finder = TargetFinder::new(length, config.create, config.overwrite);
+                (Phase::Inspect(Box::new(finder)), None::<Target>)
             }
-            (None, Some(new)) => (Phase::Stream, Some(Target::NewFile(new))),
+            (None, Some(image)) => (Phase::CreateTemporary(IoId(0), NewFile { image, way: Way::Link }), None),
             (None, None) => (Phase::Stream, None),
         };
-        let mut machine = Self {
+        Self {
             decoder: Decoder::new(config.stream.clone()),
             tail: Tail::new(config.no_vmdesc),
             phase,
             target,
-            new_file: false,
+            way: Way::InPlace,
+            left: Left::Nothing,
             intake: Intake::default(),
             leader: Leader::new(),
             coverage: None,
@@ -202,11 +214,7 @@ impl SaveMachine {
             ending: false,
             watch: Watch::new(config.timeout_ms),
             config,
-        };
-        if let (Phase::Stream, Some(Target::NewFile(new))) = (&machine.phase, &machine.target) {
-            machine.phase = Phase::CreateTemporary(IoId(0), *new);
         }
-        machine
     }
 
     /// A save that has failed already, for an error found before it could begin: drains the source, so that it does
@@ -261,10 +269,11 @@ impl SaveMachine {
             Phase::Inspect(_) => "inspect",
             Phase::CreateTemporary(..) => "create",
             Phase::Stream => "stream",
-            Phase::Settle { .. } => "settle",
+            Phase::Settle { .. } | Phase::Claim(_) => "settle",
             Phase::Tail => "devices",
             Phase::Seal => "seal",
-            Phase::Publish(_) => "publish",
+            Phase::Replace(_) => "replace",
+            Phase::Unlink(_) => "drain",
             Phase::Answer => "answer",
         }
     }
@@ -277,7 +286,13 @@ impl SaveMachine {
             || self.intake.ended
             || matches!(
                 self.phase,
-                Phase::Settle { .. } | Phase::Tail | Phase::Seal | Phase::Publish(_) | Phase::Answer
+                Phase::Settle { .. }
+                    | Phase::Claim(_)
+                    | Phase::Tail
+                    | Phase::Seal
+                    | Phase::Replace(_)
+                    | Phase::Unlink(_)
+                    | Phase::Answer
             );
         self.failure.get_or_insert(failure);
         self.steps.abandon();
@@ -289,15 +304,6 @@ impl SaveMachine {
             self.ending = true;
         } else if matches!(self.phase, Phase::Inspect(_) | Phase::CreateTemporary(..)) {
             self.phase = Phase::Stream;
-        }
-    }
-
-    /// The operation that makes the snapshot one may be under way.
-    fn is_committing(&self) -> bool {
-        match self.phase {
-            Phase::Publish(_) | Phase::Answer | Phase::Finished => true,
-            Phase::Seal => !self.new_file && self.steps.passed() > 0,
-            _ => false,
         }
     }
 
@@ -324,7 +330,11 @@ impl SaveMachine {
                 *id = self.ids.next();
                 self.actions.push_back(Action::CreateTemporary { id: *id });
             }
-            Phase::CreateTemporary(..) | Phase::Publish(_) | Phase::Finished => return Ok(false),
+            Phase::CreateTemporary(..)
+            | Phase::Claim(_)
+            | Phase::Replace(_)
+            | Phase::Unlink(_)
+            | Phase::Finished => return Ok(false),
             Phase::Stream => return self.advance_stream(pool),
             Phase::Settle { reserving: false } => {
                 let Some(store) = self.store.as_mut().filter(|store| store.is_idle()) else {
@@ -341,20 +351,14 @@ impl SaveMachine {
                 if !self.steps.is_done() {
                     return Ok(false);
                 }
-                self.phase = Phase::Tail;
+                self.claim_name();
             }
             Phase::Tail => return self.advance_tail(pool),
             Phase::Seal => {
                 if !self.steps.is_done() {
                     return Ok(false);
                 }
-                if self.new_file {
-                    let id = self.ids.next();
-                    self.actions.push_back(Action::Publish { id });
-                    self.phase = Phase::Publish(id);
-                } else {
-                    self.answer(0);
-                }
+                self.sealed();
             }
             Phase::Answer => {
                 if self.unsent_bytes > 0 {
@@ -430,10 +434,13 @@ impl SaveMachine {
                 return None;
             }
             let result = if self.ending && !matches!(self.phase, Phase::Answer) {
+                if let Some(action) = self.steps.poll(pool, &mut self.ids) {
+                    return Some(action);
+                }
                 if self.in_flight > 0 {
                     return None;
                 }
-                self.answer(1);
+                self.undo();
                 Ok(true)
             } else {
                 self.advance(pool)
@@ -466,18 +473,25 @@ impl SaveMachine {
                 "read the image"
             }
             Phase::CreateTemporary(creating, new) if *creating == id => {
-                self.target = Some(Target::NewFile(*new));
-                self.new_file = true;
+                (self.way, self.target) = (new.way, Some(Target::NewFile(*new)));
                 self.phase = Phase::Stream;
                 "create a new file beside the image"
             }
-            Phase::Publish(publishing) if *publishing == id => {
+            Phase::Claim(claiming) if *claiming == id => self.claimed(result.is_ok()),
+            Phase::Replace(replacing) if *replacing == id => {
                 if result.is_ok() {
                     self.answer(0);
                 } else {
                     self.phase = Phase::Seal;
                 }
-                "rename the new file over the image"
+                "replace the image"
+            }
+            Phase::Unlink(unlinking) if *unlinking == id => {
+                if result.is_err() {
+                    // Then at least nothing may take the file for a snapshot.
+                    self.left = Left::Seal;
+                }
+                "remove the new file"
             }
             _ => {
                 let of_store = self.store.as_mut().is_some_and(|store| store.done(id, pool));

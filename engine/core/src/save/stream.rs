@@ -204,7 +204,7 @@ impl SaveMachine {
         let mut writer = match self.target.take() {
             Some(Target::InPlace(container)) => SnapshotWriter::reuse(container, layout.total_bytes()),
             Some(Target::NewFile(new)) => SnapshotWriter::create(
-                match new {
+                match new.image {
                     NewImage::Of(geometry) => geometry,
                     NewImage::Fitting => Geometry::fitting(layout.total_bytes()),
                 },
@@ -249,7 +249,7 @@ impl SaveMachine {
             if let Some(store) = &mut self.store {
                 self.steps.start(store.writer.seal(&self.tail.bytes).map_err(could_not)?);
             }
-            self.phase = Phase::Seal;
+            self.begin_seal();
             return Ok(true);
         }
         if let (Some(capacity), Some(store)) = (self.tail.missing_capacity(), &mut self.store) {

@@ -12,14 +12,33 @@ use snapshot_image::{Container, HostOffset, Inspect, Inspection, Inspector};
 pub(crate) enum Target {
     /// Into the image as it is: it is empty.
     InPlace(Box<Container>),
-    /// Into a new file, renamed over the image at the commit point.
-    NewFile(NewImage),
+    /// Into a new file.
+    NewFile(NewFile),
+}
+
+/// A new file, and how it gets the image's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NewFile {
+    pub(crate) image: NewImage,
+    pub(crate) way: Way,
+}
+
+/// How what was written becomes the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// It was written into the image.
+    InPlace,
+    /// The new file gets the image's name while the source still has bytes to send: nothing of value lies there.
+    Link,
+    /// The new file replaces a snapshot, once it is sealed.
+    Replace,
 }
 
 /// Asks for the parts of the image that decide.
 #[derive(Debug)]
 pub(crate) struct TargetFinder {
     inspector: Inspector,
+    create: Option<NewImage>,
     overwrite: bool,
     reading: Option<(IoId, Asked)>,
 }
@@ -32,8 +51,10 @@ enum Asked {
 }
 
 impl TargetFinder {
-    pub(crate) fn new(file_length_bytes: u64, overwrite: bool) -> Self {
-        Self { inspector: Inspector::new(file_length_bytes), overwrite, reading: None }
+    /// An inspection of a file of this many bytes. `create` is how a new image is to be made, where that was said; with
+    /// `overwrite` a snapshot may be replaced.
+    pub(crate) fn new(file_length_bytes: u64, create: Option<NewImage>, overwrite: bool) -> Self {
+        Self { inspector: Inspector::new(file_length_bytes), create, overwrite, reading: None }
     }
 
     /// The next disk operation, or the answer; neither while one is under way.
@@ -60,13 +81,18 @@ impl TargetFinder {
                 if !self.overwrite {
                     return Err(Failure::SnapshotExists { uuid });
                 }
-                Found::Target(Target::NewFile(geometry.into()))
+                Found::Target(Target::NewFile(NewFile { image: geometry.into(), way: Way::Replace }))
             }
-            Inspect::Done(Inspection::Interrupted(geometry)) => {
+            Inspect::Done(Inspection::InterruptedThenWritten(geometry)) => {
                 if !self.overwrite {
-                    return Err(Failure::InterruptedSave);
+                    return Err(Failure::InterruptedThenWritten);
                 }
-                Found::Target(Target::NewFile(geometry.into()))
+                Found::Target(Target::NewFile(NewFile { image: geometry.into(), way: Way::Replace }))
+            }
+            // What it holds is of no use to anyone: nothing is lost if it is replaced before this save is whole.
+            Inspect::Done(Inspection::Interrupted(geometry)) => {
+                let image = self.create.unwrap_or(geometry.into());
+                Found::Target(Target::NewFile(NewFile { image, way: Way::Link }))
             }
         }))
     }
@@ -117,7 +143,7 @@ mod tests {
                     file[at..at + bytes.len()].copy_from_slice(&bytes);
                 }
                 Step::SetLength(length) => file.resize(usize::try_from(length).unwrap(), 0),
-                Step::Flush => {}
+                Step::Ballast(_) | Step::Flush => {}
             }
         }
         file
@@ -131,7 +157,7 @@ mod tests {
     }
 
     fn find(file: &[u8], overwrite: bool) -> Result<Target, Failure> {
-        let mut finder = TargetFinder::new(file.len() as u64, overwrite);
+        let mut finder = TargetFinder::new(file.len() as u64, None, overwrite);
         let (mut pool, mut ids) = (Pool::default(), Ids::default());
         for _ in 0..100 {
             match finder.poll(&mut pool, &mut ids)?.expect("nothing is under way") {
@@ -166,11 +192,12 @@ mod tests {
     }
 
     #[test]
-    fn what_a_save_left_is_replaced_only_if_that_was_asked_for() {
-        assert!(matches!(find(&interrupted(), false), Err(Failure::InterruptedSave)));
-        assert!(
-            matches!(find(&interrupted(), true), Ok(Target::NewFile(NewImage::Of(geometry))) if geometry.cluster_bits == 16)
-        );
+    fn what_a_save_left_is_replaced_without_being_asked_for() {
+        for overwrite in [false, true] {
+            let Ok(Target::NewFile(new)) = find(&interrupted(), overwrite) else { panic!("no new file") };
+            assert!(matches!(new.image, NewImage::Of(geometry) if geometry.cluster_bits == 16), "{new:?}");
+            assert_eq!(new.way, Way::Link);
+        }
     }
 
     #[test]
@@ -181,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_read_that_failed_gives_its_buffer_back() {
-        let mut finder = TargetFinder::new(8192, false);
+        let mut finder = TargetFinder::new(8192, None, false);
         let (mut pool, mut ids) = (Pool::default(), Ids::default());
         let Ok(Some(Found::Action(Action::Read { id, .. }))) = finder.poll(&mut pool, &mut ids) else {
             panic!("the header is read first");

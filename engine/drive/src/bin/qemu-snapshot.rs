@@ -62,7 +62,7 @@ fn stop(error: &clap::Error) -> ExitCode {
 }
 
 fn run_save(cli: &Cli, report: &Report) -> Result<(), Failure> {
-    report.saved(&save(cli)?);
+    report.saved(&save(cli, |text| report.warning(text))?);
     Ok(())
 }
 

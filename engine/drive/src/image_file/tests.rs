@@ -1,6 +1,9 @@
 use super::*;
-use std::ffi::OsStr;
-use std::os::unix::fs::symlink;
+use crate::new_file::NEW_IMAGE_MODE;
+use rustix::fs::{CWD, Mode};
+use std::ffi::{OsStr, OsString};
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::time::{Duration, Instant};
 
 fn spec(path: &Path) -> ImageSpec {
@@ -48,29 +51,51 @@ fn missing_image_is_created_only_where_asked_for() {
 }
 
 #[test]
-fn new_image_is_private_and_appears_when_published() {
+fn new_image_is_private_and_has_no_name_until_it_is_given_one() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("new.qcow2");
     let mut image = ImageFile::open_for_save(&spec(&path), true).unwrap();
     image.create_temporary().unwrap();
-    assert!(!path.exists());
     write(&image, b"content");
-    image.publish().unwrap();
-    drop(image);
+    assert_eq!(files(folder.path()), [""; 0], "a kill would leave something");
+    image.link().unwrap();
     assert_eq!(files(folder.path()), ["new.qcow2"]);
+    drop(image);
     assert_eq!(std::fs::read(&path).unwrap(), b"content");
     assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, NEW_IMAGE_MODE);
 }
 
 #[test]
-fn unpublished_file_goes_away() {
+fn new_image_loses_its_name_if_the_save_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("new.qcow2");
+    let mut image = ImageFile::open_for_save(&spec(&path), true).unwrap();
+    image.create_temporary().unwrap();
+    image.link().unwrap();
+    image.unlink().unwrap();
+    assert_eq!(files(folder.path()), [""; 0]);
+    // What lies there by now is another program's.
+    image.create_temporary().unwrap();
+    image.replaced = None;
+    image.link().unwrap();
+    std::fs::rename(&path, folder.path().join("moved")).unwrap();
+    std::fs::write(&path, b"another's").unwrap();
+    assert_eq!(image.unlink().unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+    drop(image);
+    assert_eq!(std::fs::read(&path).unwrap(), b"another's");
+}
+
+#[test]
+fn file_that_does_not_replace_goes_away() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("old.qcow2");
     std::fs::write(&path, b"old").unwrap();
     let mut image = ImageFile::open_for_save(&spec(&path), false).unwrap();
     image.create_temporary().unwrap();
     write(&image, b"half");
-    assert_eq!(files(folder.path()).len(), 2);
+    assert_eq!(files(folder.path()), ["old.qcow2"]);
+    image.probe_replace().unwrap();
+    assert_eq!(files(folder.path()).len(), 2, "ready to change places");
     drop(image);
     assert_eq!(files(folder.path()), ["old.qcow2"]);
     assert_eq!(std::fs::read(&path).unwrap(), b"old");
@@ -82,11 +107,78 @@ fn file_that_appeared_meanwhile_is_not_replaced() {
     let path = folder.path().join("new.qcow2");
     let mut image = ImageFile::open_for_save(&spec(&path), true).unwrap();
     image.create_temporary().unwrap();
-    std::fs::write(&path, b"somebody's").unwrap();
-    assert_eq!(image.publish().unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+    std::fs::write(&path, b"another's").unwrap();
+    assert_eq!(image.link().unwrap_err().kind(), io::ErrorKind::AlreadyExists);
     drop(image);
     assert_eq!(files(folder.path()), ["new.qcow2"]);
-    assert_eq!(std::fs::read(&path).unwrap(), b"somebody's");
+    assert_eq!(std::fs::read(&path).unwrap(), b"another's");
+}
+
+/// Before the probe it is found there, and after it by what the exchange brings out.
+#[test]
+fn only_the_image_that_was_inspected_is_replaced() {
+    for probed in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("old.qcow2");
+        std::fs::write(&path, b"old").unwrap();
+        let mut image = ImageFile::open_for_save(&spec(&path), false).unwrap();
+        image.create_temporary().unwrap();
+        write(&image, b"new");
+        if probed {
+            image.probe_replace().unwrap();
+        }
+        std::fs::rename(&path, folder.path().join("aside")).unwrap();
+        std::fs::write(&path, b"another's").unwrap();
+        let result = if probed { image.replace() } else { image.probe_replace() };
+        let error = result.unwrap_err().to_string();
+        assert!(error.contains("another file lies there"), "{error}");
+        drop(image);
+        assert_eq!(files(folder.path()), ["aside", "old.qcow2"]);
+        assert_eq!(std::fs::read(&path).unwrap(), b"another's");
+    }
+}
+
+#[test]
+fn image_that_was_removed_meanwhile_is_made_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("old.qcow2");
+    std::fs::write(&path, b"old").unwrap();
+    let mut image = ImageFile::open_for_save(&spec(&path), false).unwrap();
+    image.create_temporary().unwrap();
+    write(&image, b"new");
+    image.probe_replace().unwrap();
+    std::fs::remove_file(&path).unwrap();
+    image.replace().unwrap();
+    drop(image);
+    assert_eq!(files(folder.path()), ["old.qcow2"]);
+    assert_eq!(std::fs::read(&path).unwrap(), b"new");
+}
+
+#[test]
+fn directory_may_be_renamed_while_a_save_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    for (old, name) in [(false, "create"), (true, "overwrite")] {
+        let before = folder.path().join(name);
+        std::fs::create_dir(&before).unwrap();
+        let path = before.join("vm.qcow2");
+        if old {
+            std::fs::write(&path, b"old").unwrap();
+        }
+        let mut image = ImageFile::open_for_save(&spec(&path), true).unwrap();
+        image.create_temporary().unwrap();
+        write(&image, b"new");
+        let after = folder.path().join(format!("{name}-renamed"));
+        std::fs::rename(&before, &after).unwrap();
+        if old {
+            image.probe_replace().unwrap();
+            image.replace().unwrap();
+        } else {
+            image.link().unwrap();
+        }
+        drop(image);
+        assert_eq!(files(&after), ["vm.qcow2"]);
+        assert_eq!(std::fs::read(after.join("vm.qcow2")).unwrap(), b"new");
+    }
 }
 
 #[test]
@@ -108,7 +200,8 @@ fn replaced_image_keeps_symlink_mode_owner_and_attributes() {
     let mut image = ImageFile::open_for_save(&spec(&link), false).unwrap();
     image.create_temporary().unwrap();
     write(&image, b"new");
-    image.publish().unwrap();
+    image.probe_replace().unwrap();
+    image.replace().unwrap();
     drop(image);
 
     assert!(link.is_symlink());
@@ -139,8 +232,15 @@ fn longest_name_can_be_created() {
     let path = folder.path().join(OsStr::new(&"n".repeat(255)));
     let mut image = ImageFile::open_for_save(&spec(&path), true).unwrap();
     image.create_temporary().unwrap();
-    image.publish().unwrap();
+    image.link().unwrap();
+    drop(image);
     assert!(path.exists());
+    let mut image = ImageFile::open_for_save(&spec(&path), true).unwrap();
+    image.create_temporary().unwrap();
+    image.probe_replace().unwrap();
+    image.replace().unwrap();
+    drop(image);
+    assert_eq!(files(folder.path()).len(), 1);
 }
 
 #[test]
@@ -151,8 +251,13 @@ fn image_is_locked_also_while_it_is_replaced() {
     let mut image = ImageFile::open_for_save(&spec(&path), false).unwrap();
     image.create_temporary().unwrap();
     let error = ImageFile::open_for_save(&spec(&path), false).unwrap_err().to_string();
+    assert!(error.contains("another save with this name is running"), "{error}");
+    let other = folder.path().join("hard-link.qcow2");
+    std::fs::hard_link(&path, &other).unwrap();
+    let error = ImageFile::open_for_save(&spec(&other), false).unwrap_err().to_string();
     assert!(error.contains("cannot lock the image: another process uses it"), "{error}");
-    image.publish().unwrap();
+    image.probe_replace().unwrap();
+    image.replace().unwrap();
     assert!(ImageFile::open_for_revert(&spec(&path)).is_err(), "the new one is locked too");
     // As an io_uring request may: the locks must go before the file does.
     let _lingering = image.file.clone();

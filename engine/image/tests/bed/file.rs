@@ -35,6 +35,7 @@ impl File {
                     self.write(at.0, &bytes);
                 }
                 Step::SetLength(length) => self.set_length(length),
+                Step::Ballast(_) => {}
                 Step::Flush => {}
             }
         }

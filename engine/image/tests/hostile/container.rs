@@ -39,7 +39,7 @@ fn hostile_headers_are_refused() {
     check(
         |file, _| file.put_be64(24, 0),
         "an interrupted save",
-        "not a complete snapshot: it has no VM-state header",
+        "not a complete snapshot: it has no VM-state header: a save was interrupted, or its tables are damaged",
     );
     check(
         |file, _| file.put_be64(24, 1 << 20),
@@ -180,7 +180,7 @@ fn overlaps_loops_and_places_outside_the_file_are_refused() {
             file.put_be64(at + 8, 0)
         },
         "the image holds data at guest offset 0x0 that is no snapshot; it is left alone",
-        "not a complete snapshot: it has no VM-state header",
+        "not a complete snapshot: it has no VM-state header: a save was interrupted, or its tables are damaged",
     );
     check(
         |file, places| {
@@ -323,5 +323,9 @@ fn hostile_refcounts_are_refused_by_a_save() {
 #[test]
 fn an_l1_table_of_zeros_does_not_make_free_space_of_a_snapshot() {
     let elsewhere: super::Change = |file, _| file.put_be64(40, 0x60000);
-    check(elsewhere, SNAPSHOT, "not a complete snapshot: it has no VM-state header");
+    check(
+        elsewhere,
+        SNAPSHOT,
+        "not a complete snapshot: it has no VM-state header: a save was interrupted, or its tables are damaged",
+    );
 }

@@ -75,7 +75,7 @@ fn hostile_vm_state_headers_are_refused() {
             file.put_be32(at, 0)
         },
         "an interrupted save",
-        "not a complete snapshot: it has no VM-state header",
+        "not a complete snapshot: it has no VM-state header: a save was interrupted, or its tables are damaged",
     );
     check(
         |file, places| {

@@ -79,10 +79,24 @@ fn from_the_reserve_on_nothing_needs_new_space() {
         let groups = groups(&steps);
         let (before, after) = groups.split_at(groups.len() - 2);
         let length = carried_out(before.iter().copied().flatten()).length();
+        let mut rewritten = 0;
         for step in after.iter().copied().flatten() {
-            let Step::Write { at, bytes } = step else { panic!("{step:?}") };
-            assert!(at.0 + bytes.len() as u64 <= length);
+            match step {
+                Step::Write { at, bytes } => {
+                    assert!(at.0 + bytes.len() as u64 <= length);
+                    rewritten += bytes.len() as u64;
+                }
+                Step::Ballast(0) => assert_eq!(rewritten, 0, "given back before the first write"),
+                _ => panic!("{step:?}"),
+            }
         }
+        // On a copy-on-write file system they need the space that was held last.
+        let mut held = before.iter().copied().flatten().filter_map(|step| match step {
+            Step::Ballast(bytes) => Some(*bytes),
+            _ => None,
+        });
+        let held = held.next_back().unwrap();
+        assert!(held >= rewritten, "{held} bytes held, {rewritten} written again");
         // What is reserved for the tail is written with zeros, so that the file system has it.
         let places = |steps: &[&[Step]]| -> Vec<u64> {
             let sectors = |step: &Step| match step {

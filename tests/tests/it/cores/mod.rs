@@ -1,4 +1,0 @@
-//! `snapinspect extract --core` against QEMU's own `dump-guest-memory` of the same stopped guest.
-
-mod elf;
-mod memory;
