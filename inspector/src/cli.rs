@@ -319,6 +319,12 @@ pub struct ExtractArgs {
     /// All RAM as an ELF core
     #[arg(long, group = "what")]
     pub core: bool,
+    /// Blocks of main RAM in the order of -numa, where the file does not say it
+    #[arg(long, value_name = "NAME,NAME", requires = "core", value_delimiter = ',')]
+    pub nodes: Vec<String>,
+    /// The guest-physical address of a block, where the file does not say it; none leaves it out
+    #[arg(long, value_name = "NAME=ADDRESS", requires = "core", value_parser = place)]
+    pub place: Vec<(String, Option<u64>)>,
     /// A device's bytes
     #[arg(long, value_name = "NAME", group = "what")]
     pub device: Option<String>,
@@ -366,6 +372,13 @@ pub struct ConvertArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "clap would show it")]
     pub input: InputArgs,
+}
+
+/// A block and its address, or `none`. A block's name may have a = in it.
+fn place(text: &str) -> Result<(String, Option<u64>), String> {
+    let (name, address) = text.rsplit_once('=').ok_or("expected NAME=ADDRESS or NAME=none")?;
+    let address = if address == "none" { None } else { Some(number(address)?) };
+    Ok((name.to_owned(), address))
 }
 
 fn number(text: &str) -> Result<u64, String> {

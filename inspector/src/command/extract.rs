@@ -5,7 +5,7 @@ use crate::cli::ExtractArgs;
 use crate::contents::{Contents, RamFile, load};
 use crate::error::Error;
 use crate::escape::terminal;
-use crate::extract::{copy_range, find_block, write_core};
+use crate::extract::{Core, Placement, copy_range, find_block};
 use crate::sink::{self, Sink};
 use std::path::Path;
 
@@ -21,12 +21,14 @@ pub(super) fn run(args: &ExtractArgs, inputs: &[&Path]) -> Result<u8, Error> {
         return block(args, &contents, name, out);
     }
     if args.core {
-        let left_out = write_core(&contents, &mut *out)?;
+        let placement = Placement::new(&contents, &args.nodes, &args.place)?;
+        let core = Core::of(&contents, &placement)?;
+        core.write(&mut *out)?;
         out.commit()?;
-        if !left_out.is_empty() {
+        if !core.left_out().is_empty() {
             eprintln!(
                 "snapinspect: not in the core, as their addresses are not known: {}",
-                left_out.join(", ")
+                core.left_out().join(", ")
             );
         }
         return Ok(0);

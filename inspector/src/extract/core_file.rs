@@ -1,9 +1,11 @@
 //! All RAM as an ELF core: addresses are physical ones.
 
+use super::board::Board;
 use super::copy_range;
-use super::layout::{Machine, layout};
+use super::layout::{Layout, layout};
+use super::placement::Placement;
 use super::registers::notes;
-use crate::contents::Contents;
+use crate::contents::{Contents, RamFile};
 use crate::error::Error;
 use crate::sink::Sink;
 
@@ -57,12 +59,12 @@ impl Words {
     }
 }
 
-fn header(machine: Machine, program_headers: u16) -> Words {
-    let mut words = Words { bytes: Vec::new(), big_endian: machine.big_endian };
-    let order = if machine.big_endian { 2 } else { 1 };
+fn header(board: Board, program_headers: u16) -> Words {
+    let mut words = Words { bytes: Vec::new(), big_endian: board.is_big_endian() };
+    let order = if words.big_endian { 2 } else { 1 };
     words.bytes.extend_from_slice(&[0x7f, b'E', b'L', b'F', 2, order, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     words.u16(4); // ET_CORE
-    words.u16(machine.elf_machine);
+    words.u16(board.elf_machine());
     words.u32(1);
     words.u64(0);
     words.u64(HEADER_BYTES);
@@ -74,36 +76,60 @@ fn header(machine: Machine, program_headers: u16) -> Words {
     words
 }
 
-/// Writes the core; returns the names of blocks whose place in the guest's memory is not known.
-pub(crate) fn write_core(contents: &Contents, out: &mut dyn Sink) -> Result<Vec<String>, Error> {
-    let Some(ram) = &contents.ram else { return Ok(Vec::new()) };
-    let layout = layout(contents).ok_or_else(|| {
-        Error::Usage(format!("{}: where this machine has its RAM is not known; use --block", contents.name))
-    })?;
-    let notes = if layout.machine.is_x86() { notes(contents) } else { Vec::new() };
-    let count = layout.segments.len() + usize::from(!notes.is_empty());
-    let count =
-        u16::try_from(count).map_err(|_| Error::Usage("too many blocks for an ELF file".to_owned()))?;
-    let notes_offset = HEADER_BYTES + PROGRAM_HEADER_BYTES * u64::from(count);
-    let first = (notes_offset + notes.len() as u64).next_multiple_of(ALIGNMENT_BYTES);
-    let mut words = header(layout.machine, count);
-    if !notes.is_empty() {
-        words.program_header(PT_NOTE, notes_offset, 0, notes.len() as u64);
+/// A core that can be written: where everything lies is known.
+#[derive(Debug)]
+pub(crate) struct Core<'a> {
+    contents: &'a Contents,
+    ram: &'a RamFile,
+    layout: Layout,
+    notes: Vec<u8>,
+}
+
+impl<'a> Core<'a> {
+    /// Finds out where everything lies.
+    pub(crate) fn of(contents: &'a Contents, placement: &Placement) -> Result<Self, Error> {
+        let ram = contents.ram.as_ref();
+        let ram = ram.ok_or_else(|| Error::Usage(format!("{}: RAM was not read", contents.name)))?;
+        let layout = layout(contents, ram, placement)?;
+        let notes = if layout.board.is_pc() { notes(contents) } else { Vec::new() };
+        Ok(Self { contents, ram, layout, notes })
     }
-    let mut offset = first;
-    for segment in &layout.segments {
-        let bytes = segment.range.end - segment.range.start;
-        words.program_header(PT_LOAD, offset, segment.address, bytes);
-        offset += bytes.next_multiple_of(ALIGNMENT_BYTES);
+
+    /// Names of blocks whose place in the guest's memory is not known.
+    pub(crate) fn left_out(&self) -> &[String] {
+        &self.layout.left_out
     }
-    let mut head = words.bytes;
-    head.extend_from_slice(&notes);
-    head.resize(usize::try_from(first).unwrap_or(head.len()), 0);
-    out.put(&head)?;
-    for segment in &layout.segments {
-        let bytes = segment.range.end - segment.range.start;
-        copy_range(ram, contents.page_size, segment.block, segment.range.clone(), out)?;
-        out.put_zeros(bytes.next_multiple_of(ALIGNMENT_BYTES) - bytes)?;
+
+    /// Everything in front of the first page.
+    fn head(&self) -> Result<Vec<u8>, Error> {
+        let count = self.layout.segments.len() + usize::from(!self.notes.is_empty());
+        let count =
+            u16::try_from(count).map_err(|_| Error::Usage("too many blocks for an ELF file".to_owned()))?;
+        let notes_offset = HEADER_BYTES + PROGRAM_HEADER_BYTES * u64::from(count);
+        let first = (notes_offset + self.notes.len() as u64).next_multiple_of(ALIGNMENT_BYTES);
+        let mut words = header(self.layout.board, count);
+        if !self.notes.is_empty() {
+            words.program_header(PT_NOTE, notes_offset, 0, self.notes.len() as u64);
+        }
+        let mut offset = first;
+        for segment in &self.layout.segments {
+            words.program_header(PT_LOAD, offset, segment.address, segment.bytes());
+            offset += segment.bytes().next_multiple_of(ALIGNMENT_BYTES);
+        }
+        let mut head = words.bytes;
+        head.extend_from_slice(&self.notes);
+        head.resize(usize::try_from(first).unwrap_or(head.len()), 0);
+        Ok(head)
     }
-    Ok(layout.left_out)
+
+    /// Writes it.
+    pub(crate) fn write(&self, out: &mut dyn Sink) -> Result<(), Error> {
+        out.put(&self.head()?)?;
+        for segment in &self.layout.segments {
+            let bytes = segment.bytes();
+            copy_range(self.ram, self.contents.page_size, segment.block, segment.range.clone(), out)?;
+            out.put_zeros(bytes.next_multiple_of(ALIGNMENT_BYTES) - bytes)?;
+        }
+        Ok(())
+    }
 }

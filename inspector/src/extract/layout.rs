@@ -1,25 +1,17 @@
-//! Where RAM blocks lie in the guest's physical memory. A stream says that only with capability x-ignore-shared; for the
-//! machines that are known here it follows from the machine type.
+//! Where RAM blocks lie in the guest's physical memory. A stream does not say that; for the machines that are known here it
+//! follows from the machine type, the machine's ACPI tables and its devices. What does not follow from them is refused.
 
-use crate::contents::Contents;
+use super::affinity::{self, Affinity};
+use super::board::{Board, FOUR_GIB, Part};
+use super::devices::Devices;
+use super::numa::{backend, main_ram};
+use super::placement::{Place, Placement};
+use super::shadow;
+use crate::contents::{Contents, RamFile};
+use crate::error::Error;
 use crate::escape::terminal;
-use migration_stream::UNKNOWN_LENGTH;
+use migration_stream::{RamBlock, UNKNOWN_LENGTH};
 use std::ops::Range;
-
-/// `EM_*`.
-const X86_64: u16 = 62;
-const AARCH64: u16 = 183;
-const S390: u16 = 22;
-const PPC64: u16 = 21;
-const RISCV: u16 = 243;
-const FOUR_GIB: u64 = 4 << 30;
-
-/// What an ELF file says of its machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Machine {
-    pub(super) elf_machine: u16,
-    pub(super) big_endian: bool,
-}
 
 /// A part of a block that the guest has at a physical address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,90 +21,139 @@ pub(super) struct Segment {
     pub(super) range: Range<u64>,
 }
 
-/// The layout of a guest, and what was left out of it.
+impl Segment {
+    pub(super) fn bytes(&self) -> u64 {
+        self.range.end - self.range.start
+    }
+}
+
+/// The layout of a guest, by address, and the blocks that were left out of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Layout {
-    pub(super) machine: Machine,
+    pub(super) board: Board,
     pub(super) segments: Vec<Segment>,
     pub(super) left_out: Vec<String>,
 }
 
-/// Main RAM of the machines that are known, and where it begins. PCs have a hole in it.
-const KNOWN: [(&[u8], u16, bool, u64); 5] = [
-    (b"pc.ram", X86_64, false, 0),
-    (b"mach-virt.ram", AARCH64, false, 0x4000_0000),
-    (b"s390.ram", S390, true, 0),
-    (b"ppc_spapr.ram", PPC64, true, 0),
-    (b"riscv_virt_board.ram", RISCV, false, 0x8000_0000),
-];
-
-/// By the machine type: which of [`KNOWN`] it is, where its RAM comes from a memory backend with a name of its own.
-fn by_machine(machine: &[u8]) -> Option<usize> {
-    let starts = |prefix: &[u8]| machine.starts_with(prefix);
-    match machine {
-        _ if starts(b"pc-") || starts(b"pc") || starts(b"q35") || starts(b"microvm") => Some(0),
-        _ if starts(b"s390-ccw") => Some(2),
-        _ if starts(b"pseries") => Some(3),
-        _ => None,
-    }
-}
-
-/// Where the hole of a PC's RAM begins (`pc_init1`, `pc_q35_init`).
-fn low_ram(length: u64, q35: bool) -> u64 {
-    let (limit, low) = if q35 { (0xb000_0000, 0x8000_0000) } else { (0xe000_0000, 0xc000_0000) };
-    if length >= limit { low } else { length }
-}
-
-/// The layout, if anything is known of it.
-pub(super) fn layout(contents: &Contents) -> Option<Layout> {
-    let machine = contents.configuration.as_ref().map_or(&[][..], |configuration| &configuration.machine);
-    let by_name = |name: &[u8]| contents.blocks.iter().position(|block| block.idstr == name);
-    let known = (0..KNOWN.len()).find_map(|known| Some((known, by_name(KNOWN[known].0)?)));
-    let (known, main) = known.or_else(|| {
-        let blocks = contents.blocks.iter().enumerate();
-        let largest = blocks.max_by_key(|(_, block)| block.used_length)?.0;
-        Some((by_machine(machine)?, largest))
+/// The layout, if it is known.
+pub(super) fn layout(contents: &Contents, ram: &RamFile, placement: &Placement) -> Result<Layout, Error> {
+    let refuse = |why: &str| Error::Usage(format!("{}: {why}", contents.name));
+    let board = Board::of(contents)
+        .ok_or_else(|| refuse("where this machine has its RAM is not known; use --block"))?;
+    let affinity = affinity::read(contents, ram, board).map_err(Error::io("reading RAM"))?;
+    let main = match placement.nodes(contents, affinity.as_ref())? {
+        Some(nodes) => nodes,
+        None => main_ram(contents, board, affinity.as_ref()).map_err(|why| {
+            refuse(&format!("{why}; give the blocks of main RAM in the order of -numa: --nodes NAME,NAME"))
+        })?,
+    };
+    let parts = parts(contents, board, affinity.as_ref(), &main).ok_or_else(|| {
+        refuse("so much main RAM may lie at 1 TiB, and the file has no ACPI table that says so; use --block")
     })?;
-    let (_, elf_machine, big_endian, start) = KNOWN[known];
-    let mut segments = Vec::new();
+    let mut segments = main_segments(contents, &main, &parts);
+    let devices = Devices::of(contents);
     let mut left_out = Vec::new();
-    for (number, block) in contents.blocks.iter().enumerate() {
-        let length = block.used_length;
-        if length == UNKNOWN_LENGTH {
-            left_out.push(terminal(&block.idstr));
-        } else if number == main && elf_machine == X86_64 {
-            let q35 = machine.starts_with(b"pc-q35")
-                || machine.starts_with(b"q35")
-                || contents.devices.iter().any(|device| device.idstr.ends_with(b"/mch"));
-            let low = low_ram(length, q35);
-            segments.push(Segment { address: 0, block: number, range: 0..low });
-            if low < length {
-                segments.push(Segment { address: FOUR_GIB, block: number, range: low..length });
+    let mut unknown = Vec::new();
+    for (number, block) in contents.blocks.iter().enumerate().filter(|(number, _)| !main.contains(number)) {
+        let place = match placement.place(number) {
+            Some(place) => place,
+            None => known_place(block, board, affinity.as_ref(), &devices),
+        };
+        match place {
+            Place::At(address) if block.used_length != UNKNOWN_LENGTH => {
+                segments.push(Segment { address, block: number, range: 0..block.used_length });
             }
-        } else if number == main {
-            segments.push(Segment { address: start, block: number, range: 0..length });
-        } else if let Some(address) = block.guest_physical_address.filter(|&address| address > 0) {
-            segments.push(Segment { address, block: number, range: 0..length });
-        } else if block.idstr == b"pc.bios" && length <= FOUR_GIB {
-            segments.push(Segment { address: FOUR_GIB - length, block: number, range: 0..length });
-        } else {
-            left_out.push(terminal(&block.idstr));
+            Place::At(_) | Place::LeftOut => left_out.push(number),
+            Place::Unknown => unknown.push(terminal(&block.idstr)),
         }
     }
+    if let [first, ..] = &unknown[..] {
+        return Err(refuse(&format!(
+            "at which addresses the guest has this memory is not in the file: {}; give each, as QEMU's \
+             query-memory-devices reports it: --place {first}=ADDRESS, or leave it out: --place {first}=none",
+            unknown.join(", ")
+        )));
+    }
+    shadow::cover(contents, board, &mut segments);
+    segments.retain(|segment| !segment.range.is_empty());
     segments.sort_by_key(|segment| segment.address);
-    Some(Layout { machine: Machine { elf_machine, big_endian }, segments, left_out })
+    check(contents, &segments)?;
+    left_out.retain(|number| segments.iter().all(|segment| segment.block != *number));
+    let left_out = left_out.iter().map(|&number| terminal(&contents.blocks[number].idstr)).collect();
+    Ok(Layout { board, segments, left_out })
 }
 
-impl Machine {
-    pub(super) fn is_x86(self) -> bool {
-        self.elf_machine == X86_64
+/// Where main RAM lies.
+fn parts(
+    contents: &Contents,
+    board: Board,
+    affinity: Option<&Affinity>,
+    main: &[usize],
+) -> Option<Vec<Part>> {
+    let lengths = main.iter().map(|&block| contents.blocks[block].used_length);
+    let total = lengths.fold(0, u64::saturating_add);
+    match affinity.filter(|affinity| affinity.nodes.iter().sum::<u64>() == total) {
+        Some(affinity) => Some(affinity.parts.clone()),
+        None => board.parts(contents, total),
     }
+}
+
+/// Blocks one after the other, cut where a part of main RAM ends.
+fn main_segments(contents: &Contents, main: &[usize], parts: &[Part]) -> Vec<Segment> {
+    let mut segments = Vec::new();
+    let mut start = 0_u64;
+    for &block in main {
+        let end = start.saturating_add(contents.blocks[block].used_length);
+        for part in parts {
+            let (from, to) = (part.range.start.max(start), part.range.end.min(end));
+            if from < to {
+                let address = part.address.saturating_add(from - part.range.start);
+                segments.push(Segment { address, block, range: from - start..to - start });
+            }
+        }
+        start = end;
+    }
+    segments
+}
+
+/// What is known of a block that is not main RAM.
+fn known_place(block: &RamBlock, board: Board, affinity: Option<&Affinity>, devices: &Devices<'_>) -> Place {
+    let length = block.used_length;
+    if block.idstr == b"pc.bios" && length <= FOUR_GIB {
+        return Place::At(FOUR_GIB - length);
+    }
+    if let Some(place) = devices.place(block) {
+        return place;
+    }
+    if backend(board, &block.idstr).is_none() {
+        return Place::LeftOut;
+    }
+    // The address of a memory device is counted from where the memory of such devices begins (`memory_device_plug`).
+    let base = affinity.and_then(|affinity| affinity.device_memory);
+    let address = base.zip(block.guest_physical_address).and_then(|(base, at)| base.checked_add(at));
+    address.map_or(Place::Unknown, Place::At)
+}
+
+/// No two segments lie at one address, and none ends behind all addresses.
+fn check(contents: &Contents, segments: &[Segment]) -> Result<(), Error> {
+    let wrong = |segment: &Segment, what: &str| {
+        let name = terminal(&contents.blocks[segment.block].idstr);
+        Error::Usage(format!("{}: block \"{name}\" at {:#x} {what}", contents.name, segment.address))
+    };
+    let mut end = 0;
+    for segment in segments {
+        if segment.address < end {
+            return Err(wrong(segment, "overlaps the memory in front of it"));
+        }
+        let checked = segment.address.checked_add(segment.bytes());
+        end = checked.ok_or_else(|| wrong(segment, "ends behind the last address"))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use migration_stream::RamBlock;
 
     fn contents(machine: &[u8], blocks: &[(&[u8], u64)]) -> Contents {
         let configuration =
@@ -126,29 +167,78 @@ mod tests {
         Contents { configuration: Some(configuration), blocks: blocks.collect(), ..Contents::default() }
     }
 
-    fn addresses(contents: &Contents) -> Vec<(u64, Range<u64>)> {
-        let layout = layout(contents).unwrap();
-        layout.segments.into_iter().map(|segment| (segment.address, segment.range)).collect()
+    fn layout_of(contents: &Contents) -> Result<Layout, String> {
+        let ram = RamFile::temporary().unwrap();
+        layout(contents, &ram, &Placement::default()).map_err(|error| error.to_string())
+    }
+
+    /// Address, block and bytes of each segment.
+    fn segments(contents: &Contents) -> Vec<(u64, usize, Range<u64>)> {
+        let layout = layout_of(contents).unwrap();
+        layout.segments.into_iter().map(|segment| (segment.address, segment.block, segment.range)).collect()
     }
 
     #[test]
     fn a_large_pc_has_its_hole_where_its_chipset_puts_it() {
         let pc = contents(b"pc-i440fx-7.2", &[(b"pc.ram", 4 << 30), (b"pc.bios", 0x4_0000)]);
         assert_eq!(
-            addresses(&pc),
-            [(0, 0..0xc000_0000), (0xfffc_0000, 0..0x4_0000), (0x1_0000_0000, 0xc000_0000..0x1_0000_0000)]
+            segments(&pc),
+            [
+                (0, 0, 0..0xc000_0000),
+                (0xfffc_0000, 1, 0..0x4_0000),
+                (0x1_0000_0000, 0, 0xc000_0000..0x1_0000_0000)
+            ]
         );
         let q35 = contents(b"pc-q35-7.2", &[(b"pc.ram", 3 << 30)]);
-        assert_eq!(addresses(&q35), [(0, 0..0x8000_0000), (0x1_0000_0000, 0x8000_0000..0xc000_0000)]);
+        assert_eq!(segments(&q35), [(0, 0, 0..0x8000_0000), (0x1_0000_0000, 0, 0x8000_0000..0xc000_0000)]);
+    }
+
+    #[test]
+    fn nodes_follow_each_other_through_the_hole() {
+        let blocks: &[(&[u8], u64)] =
+            &[(b"ram-node1", 3 << 30), (b"ram-node0", 1 << 30), (b"ram-node2", 1 << 30)];
+        assert_eq!(
+            segments(&contents(b"pc-q35-10.0", blocks)),
+            [
+                (0, 1, 0..1 << 30),
+                (1 << 30, 0, 0..1 << 30),
+                (FOUR_GIB, 0, 1 << 30..3 << 30),
+                (FOUR_GIB + (2 << 30), 2, 0..1 << 30)
+            ]
+        );
     }
 
     #[test]
     fn blocks_without_a_known_place_are_left_out_by_name() {
         let virt = contents(b"virt-7.2", &[(b"mach-virt.ram", 1 << 20), (b"virt.flash0", 1 << 20)]);
-        let layout = layout(&virt).unwrap();
-        assert_eq!(layout.machine, Machine { elf_machine: AARCH64, big_endian: false });
+        let layout = layout_of(&virt).unwrap();
+        assert_eq!(layout.board, Board::ArmVirt);
         assert_eq!(layout.segments[0].address, 0x4000_0000);
         assert_eq!(layout.left_out, ["virt.flash0"]);
-        assert_eq!(super::layout(&contents(b"none", &[(b"m", 4096)])), None);
+    }
+
+    #[test]
+    fn memory_without_a_known_place_is_refused_by_name() {
+        let refused =
+            |machine: &[u8], blocks: &[(&[u8], u64)]| layout_of(&contents(machine, blocks)).unwrap_err();
+        let text = refused(b"pc-q35-7.2", &[(b"pc.ram", 1 << 20), (b"dimm", 1 << 20)]);
+        assert!(text.contains("dimm; give each") && text.contains("--place dimm=ADDRESS"), "{text}");
+        let text = refused(b"pc-q35-7.2", &[(b"a", 1 << 20), (b"b", 1 << 20)]);
+        assert!(text.contains("which blocks are main RAM is not in the file: a, b"), "{text}");
+        let text = refused(b"none", &[(b"m", 4096)]);
+        assert!(text.contains("where this machine has its RAM is not known"), "{text}");
+        let text = refused(b"pc-q35-7.2", &[(b"pc.ram", 1 << 50)]);
+        assert!(text.contains("may lie at 1 TiB"), "{text}");
+    }
+
+    #[test]
+    fn addresses_of_a_stream_that_overlap_are_refused() {
+        let mut pc = contents(b"pc-i440fx-7.2", &[(b"pc.ram", 1 << 20), (b"0000:00:02.0/vga.vram", 1 << 20)]);
+        pc.blocks[1].guest_physical_address = Some(0x1000);
+        let text = layout_of(&pc).unwrap_err();
+        assert!(text.contains("vga.vram\" at 0x1000 overlaps"), "{text}");
+        pc.blocks[1].guest_physical_address = Some(u64::MAX - 1);
+        let text = layout_of(&pc).unwrap_err();
+        assert!(text.contains("ends behind the last address"), "{text}");
     }
 }

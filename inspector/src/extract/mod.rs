@@ -1,10 +1,17 @@
 //! Takes something out of a stream.
 
+mod affinity;
+mod board;
 mod core_file;
+mod devices;
 mod layout;
+mod numa;
+mod placement;
 mod registers;
+mod shadow;
 
-pub(crate) use core_file::write_core;
+pub(crate) use core_file::Core;
+pub(crate) use placement::Placement;
 
 use crate::contents::{Contents, RamFile};
 use crate::error::Error;

@@ -4,6 +4,7 @@ mod bed;
 mod channels;
 mod ci_verdict;
 mod conformance;
+mod cores;
 mod corpus;
 mod failing_disk;
 mod failures;
