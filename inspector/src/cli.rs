@@ -27,7 +27,7 @@ Exit status: 0 asked and fine (check: nothing above a note), 1 the input was rea
 /// A command.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Show what is in a file, one record per line, its offset first
+    /// Show what is in a file, from its first byte to its last; devices field by field
     #[command(after_help = DUMP_EXAMPLES)]
     Dump(DumpArgs),
     /// Check a file strictly; findings have a level (note, warning, error), an offset and a path
@@ -165,13 +165,34 @@ impl InputArgs {
     }
 }
 
+/// How `dump` and `diff` show what they find.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Shown {
+    /// For people: folded and shortened, in lines that fit the terminal (COLUMNS, or 100)
+    Text,
+    /// One record per line, complete: TYPE key=value …, its offset first
+    Line,
+    /// One JSON object per line (inspector/SCHEMA.md)
+    Json,
+}
+
+impl Shown {
+    /// With `--json` as a short form.
+    pub(crate) fn or_json(self, json: bool) -> Self {
+        if json { Self::Json } else { self }
+    }
+}
+
 /// `dump`.
 #[derive(Debug, Args)]
 pub struct DumpArgs {
     /// The file
     pub file: PathBuf,
-    /// One JSON object per line (inspector/SCHEMA.md)
-    #[arg(long)]
+    /// How it is shown
+    #[arg(long, value_enum, default_value_t = Shown::Text)]
+    pub format: Shown,
+    /// The same as --format json
+    #[arg(long, conflicts_with = "format")]
     pub json: bool,
     /// Each page instead of runs of them
     #[arg(long)]
@@ -240,8 +261,11 @@ pub struct DiffArgs {
     pub a: PathBuf,
     /// The other
     pub b: PathBuf,
-    /// One JSON object per line
-    #[arg(long)]
+    /// How it is shown
+    #[arg(long, value_enum, default_value_t = Shown::Text)]
+    pub format: Shown,
+    /// The same as --format json
+    #[arg(long, conflicts_with = "format")]
     pub json: bool,
     #[command(flatten)]
     #[allow(missing_docs, reason = "clap would show it")]

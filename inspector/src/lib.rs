@@ -24,6 +24,7 @@ mod pages;
 pub mod refcounts;
 mod sink;
 pub mod stat;
+mod text;
 mod unpack;
 pub mod walk;
 

@@ -69,7 +69,8 @@ impl Sections {
         for (id, (name, ended)) in &self.iterables {
             if !ended && !postcopy.was_used() {
                 let name = terminal(name);
-                let text = format!("section {} \"{name}\" has no END, as in a background snapshot", id.0);
+                let text =
+                    format!("section {} \"{name}\" has no END, as in a background snapshot (no fault)", id.0);
                 report.note("no-end", None, text);
             }
         }

@@ -7,6 +7,7 @@ use crate::cli::{CheckArgs, Format};
 use crate::error::Error;
 use crate::input::open;
 use crate::refcounts;
+use crate::text::plural;
 use crate::walk::{Finding, Level, walk};
 use std::path::Path;
 
@@ -37,8 +38,11 @@ impl Findings<'_> {
         let [notes, warnings, errors] = self.counts;
         match self.format {
             Format::Text => self.output.line(&format!(
-                "{}: {errors} errors, {warnings} warnings, {notes} notes",
-                crate::escape::terminal(self.file.as_os_str().as_encoded_bytes())
+                "{}: {}, {}, {}",
+                crate::escape::terminal(self.file.as_os_str().as_encoded_bytes()),
+                plural(errors, "error"),
+                plural(warnings, "warning"),
+                plural(notes, "note")
             ))?,
             Format::Json => self.output.line(
                 &serde_json::json!({

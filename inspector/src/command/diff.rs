@@ -18,7 +18,11 @@ pub(super) fn run(args: &DiffArgs) -> Result<u8, Error> {
     let mut differs = false;
     diff(&a, &b, &mut |line| {
         differs = true;
-        output.line(&if args.json { line.json() } else { line.text() })
+        output.line(&if args.format.or_json(args.json) == crate::cli::Shown::Json {
+            line.json()
+        } else {
+            line.text()
+        })
     })?;
     output.flush()?;
     Ok(u8::from(differs))

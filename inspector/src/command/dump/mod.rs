@@ -1,10 +1,11 @@
-//! `dump`: one record per line.
+//! `dump`: every record, in the order of the file.
 
 mod coverage;
 mod records;
+mod text;
 
 use super::{image, output::Output, progress};
-use crate::cli::DumpArgs;
+use crate::cli::{DumpArgs, Shown};
 use crate::error::Error;
 use crate::input::{Opened, open};
 use crate::line::{Line, Value, fields};
@@ -15,6 +16,7 @@ use migration_stream::return_path::ReturnPathMessage;
 use migration_stream::{Record, SectionId};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use text::Text;
 
 pub(super) fn run(args: &DumpArgs) -> Result<u8, Error> {
     let options = args.input.options();
@@ -23,8 +25,17 @@ pub(super) fn run(args: &DumpArgs) -> Result<u8, Error> {
     if args.coverage {
         return self::coverage(args, opened, &mut output);
     }
-    let mut dump =
-        Dump { args, output: &mut output, run: None, section: None, sections: BTreeMap::new(), wrong: false };
+    let shown = args.format.or_json(args.json);
+    let mut dump = Dump {
+        args,
+        shown,
+        text: Text::new(&opened.name, args.section.is_some() || args.at.is_some()),
+        output: &mut output,
+        run: None,
+        section: None,
+        sections: BTreeMap::new(),
+        wrong: false,
+    };
     for line in container(&opened) {
         dump.show(line, None)?;
     }
@@ -37,6 +48,7 @@ pub(super) fn run(args: &DumpArgs) -> Result<u8, Error> {
     }
     walk(opened, &options, &mut dump, progress::bar())?;
     dump.end_run()?;
+    dump.text.finish(dump.output)?;
     let wrong = dump.wrong;
     output.flush()?;
     Ok(u8::from(wrong))
@@ -48,7 +60,8 @@ fn coverage(args: &DumpArgs, opened: Opened, output: &mut Output) -> Result<u8, 
     let lengths: Vec<_> =
         std::iter::once(&opened.source).chain(&opened.channels).map(|source| source.length()).collect();
     walk(opened, &options, &mut coverages, progress::bar())?;
-    let mut show = |line: Line| output.line(&if args.json { line.json() } else { line.text() });
+    let json = args.format.or_json(args.json) == Shown::Json;
+    let mut show = |line: Line| output.line(&if json { line.json() } else { line.text() });
     let mut all_accounted = true;
     let inputs = std::iter::once((None, &coverages.main))
         .chain(coverages.channels.iter().enumerate().map(|(number, channel)| (Some(number), channel)));
@@ -136,6 +149,9 @@ struct Run {
 
 struct Dump<'a> {
     args: &'a DumpArgs,
+    shown: Shown,
+    /// What is folded for people.
+    text: Text,
     output: &'a mut Output,
     run: Option<Run>,
     /// The section that the walk is in: its id and idstr.
@@ -168,7 +184,11 @@ impl Dump<'_> {
             }
         }
         line.bytes = if self.args.hex { bytes.or(line.bytes) } else { None };
-        self.output.line(&if self.args.json { line.json() } else { line.text() })
+        match self.shown {
+            Shown::Text => self.text.line(line, self.output),
+            Shown::Line => self.output.line(&line.text()),
+            Shown::Json => self.output.line(&line.json()),
+        }
     }
 
     fn show_container(
