@@ -27,6 +27,9 @@ Exit status: 0 asked and fine (check: nothing above a note), 1 the input was rea
 /// A command.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Say what a file is, on one screen: machine, RAM, devices, when and by which QEMU it was made
+    #[command(after_help = INFO_EXAMPLES)]
+    Info(InfoArgs),
     /// Show what is in a file, from its first byte to its last; devices field by field
     #[command(after_help = DUMP_EXAMPLES)]
     Dump(DumpArgs),
@@ -75,6 +78,7 @@ impl Command {
     #[must_use]
     pub fn inputs(&self) -> Vec<&Path> {
         let (files, input): (Vec<&PathBuf>, &InputArgs) = match self {
+            Self::Info(args) => (vec![&args.file], &args.input),
             Self::Dump(args) => (vec![&args.file], &args.input),
             Self::Check(args) => (vec![&args.file], &args.input),
             Self::Stat(args) => (vec![&args.file], &args.input),
@@ -94,6 +98,12 @@ impl Command {
         files.into_iter().chain(&input.channel).map(PathBuf::as_path).collect()
     }
 }
+
+const INFO_EXAMPLES: &str = "\
+Examples:
+  snapinspect info vm.qcow2
+  snapinspect info --check vm.qcow2
+  snapinspect info --json vm.stream | jq .machine";
 
 const DUMP_EXAMPLES: &str = "\
 Examples:
@@ -161,8 +171,25 @@ impl InputArgs {
             max_unpacked_bytes: self.max_unpacked,
             allow_unverified: self.unverified,
             channels: self.channel.clone(),
+            any_snapshot: false,
         }
     }
+}
+
+/// `info`.
+#[derive(Debug, Args)]
+pub struct InfoArgs {
+    /// The file
+    pub file: PathBuf,
+    /// Check everything as well, as the command check does: of an image each page is read
+    #[arg(long)]
+    pub check: bool,
+    /// One JSON object (inspector/SCHEMA.md)
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it")]
+    pub input: InputArgs,
 }
 
 /// How `dump` and `diff` show what they find.

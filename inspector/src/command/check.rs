@@ -5,7 +5,7 @@ use super::{image, progress};
 use crate::check::Checker;
 use crate::cli::{CheckArgs, Format};
 use crate::error::Error;
-use crate::input::open;
+use crate::input::{OpenOptions, open};
 use crate::refcounts;
 use crate::text::plural;
 use crate::walk::{Finding, Level, walk};
@@ -59,28 +59,38 @@ impl Findings<'_> {
 
 pub(super) fn run(args: &CheckArgs) -> Result<u8, Error> {
     let options = args.input.options();
-    let opened = open(&args.file, &options)?;
     let mut output = Output::stdout();
     let mut findings =
         Findings { output: &mut output, format: args.format, file: &args.file, counts: [0; 3], failed: None };
-    let mut take = |found: Finding| findings.take(&found);
+    examine(&args.file, &options, &mut |found| findings.take(&found))?;
+    findings.summary()
+}
+
+/// Everything that is checked of a file.
+pub(super) fn examine(
+    path: &Path,
+    options: &OpenOptions,
+    mut take: &mut dyn FnMut(Finding),
+) -> Result<(), Error> {
+    let opened = open(path, options)?;
     let mut broken = false;
     if let Some(file) = &opened.image
         && opened.snapshots.is_empty()
     {
-        image::check(&opened.name, file, &options, &mut |found| {
+        image::check(&opened.name, file, options, &mut |found| {
             broken |= found.level == Level::Error;
             take(found);
         })?;
     }
     // What a damaged image would revert to is no stream to judge, and its tables are none to follow.
-    if !broken {
-        if let Some(file) = &opened.image {
-            refcounts::check(&opened.name, file, &mut take)?;
-        }
-        let mut checker = Checker::new(&opened, &mut take);
-        walk(opened, &options, &mut checker, progress::bar())?;
-        checker.finish();
+    if broken {
+        return Ok(());
     }
-    findings.summary()
+    if let Some(file) = &opened.image {
+        refcounts::check(&opened.name, file, &mut take)?;
+    }
+    let mut checker = Checker::new(&opened, &mut take);
+    walk(opened, options, &mut checker, progress::bar())?;
+    checker.finish();
+    Ok(())
 }

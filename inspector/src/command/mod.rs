@@ -7,6 +7,7 @@ mod diff;
 mod dump;
 mod extract;
 mod image;
+mod info;
 mod manual;
 mod map;
 mod output;
@@ -34,6 +35,7 @@ pub fn run(cli: &Cli) -> Result<u8, Error> {
         return Err(Error::Usage("stdout is an input, and would be overwritten".to_owned()));
     }
     match &cli.command {
+        Command::Info(args) => info::run(args),
         Command::Dump(args) => dump::run(args),
         Command::Check(args) => check::run(args),
         Command::Stat(args) => stat::run(args),

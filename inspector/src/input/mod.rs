@@ -38,6 +38,8 @@ const CHANNELS_LIMIT: usize = 255;
 pub struct OpenOptions {
     /// Which of several internal snapshots, by name or id.
     pub snapshot: Option<String>,
+    /// Where none is named, take the newest one instead of asking for a name.
+    pub any_snapshot: bool,
     /// Target page size in bytes, where the input does not tell it.
     pub page_size: Option<u32>,
     /// The most RAM that is accepted, in bytes.
@@ -54,6 +56,7 @@ impl Default for OpenOptions {
     fn default() -> Self {
         Self {
             snapshot: None,
+            any_snapshot: false,
             page_size: None,
             max_ram_bytes: migration_stream::DEFAULT_MAX_RAM_BYTES,
             max_unpacked_bytes: DEFAULT_MAX_UNPACKED_BYTES,
@@ -303,6 +306,7 @@ fn open_image(mut opened: Opened, file: FileRange, options: &OpenOptions) -> Res
             .find(|snapshot| snapshot.name == wanted.as_bytes())
             .or_else(|| opened.snapshots.iter().find(|snapshot| snapshot.id == wanted.as_bytes())),
         None if with_state().count() == 1 => with_state().next(),
+        None if options.any_snapshot => with_state().max_by_key(|snapshot| snapshot.date_s),
         None => None,
     };
     let Some(chosen) = chosen else {

@@ -75,9 +75,12 @@ impl Layout {
     ) -> Vec<String> {
         let mut lines = Vec::new();
         let mut line = String::new();
-        for piece in pieces(&start, self.width) {
-            lines.extend((!line.is_empty()).then(|| std::mem::take(&mut line)));
-            line = piece;
+        // What does not fit into the first line goes on below its words.
+        let indent = column.min(OFFSET_COLUMNS + 2);
+        let (first, rest) = cut(&start, self.width);
+        line.push_str(first);
+        for piece in pieces(rest, self.width - indent) {
+            lines.push(std::mem::replace(&mut line, format!("{:indent$}{piece}", "")));
         }
         let mut fresh = true;
         for (at, item) in items.iter().enumerate() {
@@ -108,16 +111,24 @@ impl Layout {
     }
 }
 
-/// Cuts an ASCII text into pieces of at most `width`, at spaces where there are some.
+/// The first piece of an ASCII text, of at most `width`, which ends at a space where there is one; and the rest.
+fn cut(text: &str, width: usize) -> (&str, &str) {
+    if text.len() <= width {
+        return (text, "");
+    }
+    let at = text[..=width].rfind(' ').filter(|&at| at > width / 2).unwrap_or(width);
+    (&text[..at], text[at..].trim_start())
+}
+
+/// All pieces of a text.
 fn pieces(text: &str, width: usize) -> Vec<String> {
     let mut pieces = Vec::new();
     let mut rest = text;
-    while rest.len() > width {
-        let cut = rest[..=width].rfind(' ').filter(|&at| at > width / 2).unwrap_or(width);
-        pieces.push(rest[..cut].to_owned());
-        rest = rest[cut..].trim_start();
+    while !rest.is_empty() {
+        let (piece, left) = cut(rest, width);
+        pieces.push(piece.to_owned());
+        rest = left;
     }
-    pieces.push(rest.to_owned());
     pieces
 }
 

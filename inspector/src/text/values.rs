@@ -77,6 +77,19 @@ fn registers(field: Field<'_>, elements: usize) -> Option<Vec<String>> {
     }
 }
 
+impl<'a> Field<'a> {
+    /// An element of it: it has no name of its own.
+    pub(crate) fn element(self) -> Field<'a> {
+        Field { path: "", ..self }
+    }
+}
+
+/// What an element of a list is called: the register, or its index.
+pub(crate) fn element_of(field: Field<'_>, elements: usize, at: usize) -> String {
+    let name = registers(field, elements).and_then(|names| names.get(at).cloned());
+    name.unwrap_or_else(|| format!("[{at}]"))
+}
+
 /// The words of a value; more than one only where they may be spread over lines.
 pub(crate) fn items(field: Field<'_>, value: &Value) -> Vec<String> {
     if let Some(time) = time(field, value) {

@@ -40,7 +40,7 @@ fn block(arguments: &[&str]) -> Vec<u8> {
 fn ram_of_all_channels_is_that_of_the_same_guest_on_one() {
     for_each(|version, compression| {
         let single = file(version, "single");
-        let output = joined(version, compression, &["diff", &single]);
+        let output = joined(version, compression, &["diff", "--format=line", &single]);
         // The clock goes on in a stopped guest, and the commands are about the channel.
         let differences: Vec<_> = stdout(&output)
             .lines()
@@ -87,7 +87,7 @@ fn they_become_every_other_form() {
             let to = to.to_str().expect("plain");
             let converted = joined(version, compression, &["convert", to, "--to", form]);
             assert_eq!(converted.status.code(), Some(0), "{form}: {}", all(&converted));
-            let diff = joined(version, compression, &["diff", to]);
+            let diff = joined(version, compression, &["diff", "--format=line", to]);
             let pages = stdout(&diff).lines().any(|line| line.contains("pages") || line.contains("block"));
             assert!(!pages, "{form}: {}", all(&diff));
         }
@@ -96,7 +96,7 @@ fn they_become_every_other_form() {
 
 #[test]
 fn dump_shows_packets_where_they_belong() {
-    let dump = joined("7.2", "none", &["dump", "--section", "ram"]);
+    let dump = joined("7.2", "none", &["dump", "--format=line", "--section", "ram"]);
     let kinds: Vec<_> = stdout(&dump)
         .lines()
         .filter_map(|line| {

@@ -10,8 +10,8 @@ use std::process::{Command, Stdio};
 fn pipes_and_files_give_the_same_answer() {
     for name in ["qemu-10.0-pc", "qemu-7.2-pc-dirty-bitmap", "qemu-10.0-pc-postcopy.rp"] {
         let bytes = stream(name);
-        let of_file = stdout(&run(&["dump", &format!("{name}.bin.zst")]));
-        let of_pipe = stdout(&run_with(&["dump", "-"], &bytes));
+        let of_file = stdout(&run(&["dump", "--format=line", &format!("{name}.bin.zst")]));
+        let of_pipe = stdout(&run_with(&["dump", "--format=line", "-"], &bytes));
         let without_first = |text: &str| text.split_once('\n').map(|(_, rest)| rest.to_owned());
         assert_eq!(without_first(&of_file), without_first(&of_pipe), "{name}");
     }
@@ -40,7 +40,7 @@ fn exit_statuses_tell_what_happened() {
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
     let mut child = program()
-        .args(["dump", "--pages", "qemu-7.2-pc-dirty-bitmap.bin.zst"])
+        .args(["dump", "--format=line", "--pages", "qemu-7.2-pc-dirty-bitmap.bin.zst"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -173,7 +173,7 @@ fn gdb_opens_a_core_and_sees_registers_and_memory() {
         return test_support::not_run("no gdb");
     };
     let text = String::from_utf8_lossy(&gdb.stdout).into_owned();
-    let dump = stdout(&run(&["dump", "--device", "cpu", "qemu-7.2-pc.bin.zst"]));
+    let dump = stdout(&run(&["dump", "--format=line", "--device", "cpu", "qemu-7.2-pc.bin.zst"]));
     let eip = dump.lines().find(|line| line.contains("\"env.eip\"")).expect("a register");
     let eip = eip.split("value=").nth(1).and_then(|rest| rest.split(' ').next()).expect("its value");
     assert!(text.contains(&format!("rip            {eip}")), "{eip}: {text}");
@@ -253,7 +253,7 @@ fn a_map_shows_as_hot_what_a_destination_requested() {
 
 #[test]
 fn man_pages_and_completions_name_every_command() {
-    for command in ["dump", "check", "stat", "diff", "compat", "map", "extract", "convert"] {
+    for command in ["info", "dump", "check", "stat", "diff", "compat", "map", "extract", "convert"] {
         let page = stdout(&run(&["man", command]));
         assert!(page.contains(".TH snapinspect"), "{page}");
         assert!(stdout(&run(&["man"])).contains(command));

@@ -44,7 +44,7 @@ fn dumps_are_as_pinned() {
         "qemu-7.2-pc-postcopy.rp",
         "qemu-10.0-pc-nothing",
     ] {
-        let text = all(&run(&["dump", &format!("{name}.bin.zst")]));
+        let text = all(&run(&["dump", "--format", "line", &format!("{name}.bin.zst")]));
         insta::assert_snapshot!(format!("dump-{name}"), text);
     }
     let json = all(&run(&["dump", "--json", "qemu-10.0-pc-uuid.bin.zst"]));
@@ -54,10 +54,13 @@ fn dumps_are_as_pinned() {
 #[test]
 fn a_part_of_a_dump_can_be_asked_for() {
     let file = "qemu-7.2-pc.bin.zst";
-    insta::assert_snapshot!("dump-device", all(&run(&["dump", "--device", "i8254", "--hex", file])));
-    insta::assert_snapshot!("dump-section", all(&run(&["dump", "--section", "ram", file])));
-    insta::assert_snapshot!("dump-at", all(&run(&["dump", "--at", "0x2d", "--hex", file])));
-    let pages = stdout(&run(&["dump", "--pages", "--section", "ram", file]));
+    insta::assert_snapshot!(
+        "dump-device",
+        all(&run(&["dump", "--format=line", "--device", "i8254", "--hex", file]))
+    );
+    insta::assert_snapshot!("dump-section", all(&run(&["dump", "--format=line", "--section", "ram", file])));
+    insta::assert_snapshot!("dump-at", all(&run(&["dump", "--format=line", "--at", "0x2d", "--hex", file])));
+    let pages = stdout(&run(&["dump", "--format=line", "--pages", "--section", "ram", file]));
     let stat: serde_json::Value =
         serde_json::from_str(&stdout(&run(&["stat", "--json", file]))).expect("JSON");
     let zero: u64 =
@@ -69,10 +72,10 @@ fn a_part_of_a_dump_can_be_asked_for() {
 #[test]
 fn comparisons_are_as_pinned() {
     let (old, new) = ("qemu-7.2-pc.bin.zst", "qemu-10.0-pc.bin.zst");
-    insta::assert_snapshot!("diff", all(&run(&["diff", old, new])));
+    insta::assert_snapshot!("diff", all(&run(&["diff", "--format=line", old, new])));
     insta::assert_snapshot!("compat", all(&run(&["compat", old, new])));
     for (a, b) in [(old, old), ("qemu-10.0-pc-postcopy.rp.bin.zst", "qemu-10.0-pc-postcopy.rp.bin.zst")] {
-        assert_eq!(all(&run(&["diff", a, b])), "exit status 0\n");
+        assert_eq!(all(&run(&["diff", "--format=line", a, b])), "exit status 0\n");
     }
     assert_eq!(all(&run(&["compat", new, new])), "safe: 0 differences, 0 of them allowed\nexit status 0\n");
 }

@@ -29,7 +29,7 @@ fn a_whole_image_is_clean_and_its_parts_are_told() {
     let image = image(folder.path());
     let check = run(&["check"], &image);
     assert_eq!(check.status.code(), Some(0), "{}", all(&check));
-    let dump = stdout(&run(&["dump"], &image));
+    let dump = stdout(&run(&["dump", "--format=line"], &image));
     let line = dump.lines().find(|line| line.contains(" image ")).expect("a line about the image");
     assert!(line.contains("verified=\"yes\"") && line.contains("page_size=4096"), "{line}");
     assert_eq!(dump.lines().filter(|line| line.contains(" image_block ")).count(), 3);
@@ -40,7 +40,7 @@ fn a_whole_image_is_clean_and_its_parts_are_told() {
 fn a_stream_can_be_compared_with_its_image() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let image = image(folder.path());
-    let diff = run(&["diff", "qemu-10.0-pc.bin.zst"], &image);
+    let diff = run(&["diff", "--format=line", "qemu-10.0-pc.bin.zst"], &image);
     // The image keeps no commands, and nothing else differs.
     assert_eq!(stdout(&diff), "-          machine property=commands a=[SWITCHOVER_START] b=[]\n");
 }
@@ -125,10 +125,10 @@ fn an_image_of_the_original_tool_is_read_and_said_to_be_unverified() {
     std::fs::write(&image, &bytes).expect("a file");
     let text = findings(&image);
     assert!(text.contains(" warning image: nothing can be verified: "), "{text}");
-    assert!(text.contains("0 errors, 1 warnings") && text.ends_with("exit status 1\n"), "{text}");
+    assert!(text.contains("0 errors, 1 warning") && text.ends_with("exit status 1\n"), "{text}");
     let accepted = run(&["check", "--unverified"], &image);
     assert_eq!(accepted.status.code(), Some(0), "{}", all(&accepted));
-    let diff = run(&["diff", "qemu-10.0-pc.bin.zst"], &image);
+    let diff = run(&["diff", "--format=line", "qemu-10.0-pc.bin.zst"], &image);
     assert_eq!(stdout(&diff).lines().count(), 1, "{}", all(&diff));
 
     // One of the two marks alone: another program has written to it.

@@ -25,7 +25,7 @@ fn they_are_clean_and_every_byte_is_explained() {
 #[test]
 fn the_header_is_told() {
     let line = |file: &str| {
-        let dump = stdout(&run(&["dump", file]));
+        let dump = stdout(&run(&["dump", "--format=line", file]));
         dump.lines().find(|line| line.contains(" libvirt ")).expect("a line about it").to_owned()
     };
     let running = line(RUNNING);
@@ -53,7 +53,7 @@ fn all_formats_hold_the_same_guest() {
     assert!(expected.len() == 4 << 20 && expected.iter().any(|&byte| byte != 0));
     for format in READ {
         assert!(extract(&paused(format)) == expected, "{format}");
-        let diff = stdout(&run(&["diff", &raw, &paused(format)]));
+        let diff = stdout(&run(&["diff", "--format=line", &raw, &paused(format)]));
         assert!(!diff.contains("pages") && !diff.contains("block"), "{format}: {diff}");
         let compat = run(&["compat", &paused(format), &raw]);
         assert_eq!(compat.status.code(), Some(0), "{}", all(&compat));

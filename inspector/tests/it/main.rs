@@ -11,6 +11,7 @@ mod image;
 mod io_errors;
 mod libvirt;
 mod output_files;
+mod people;
 mod refcounts;
 mod schema;
 mod sinks;

@@ -78,9 +78,23 @@ fn json_is_as_documented() {
         let diff = run(&["diff", "--json", a, b]);
         check(&schema, "diff", &["offset", "length"], &stdout(&diff), &mut seen);
     }
-    for expected in
-        ["dump page", "dump field", "dump return_path", "check summary", "compat judgement", "diff field"]
-    {
+    // What stands in the text of `info` is what it writes.
+    let text = include_str!("../../SCHEMA.md");
+    let section =
+        text.split("## `info`").nth(1).and_then(|rest| rest.split("## ").next()).expect("a section");
+    let info: Value = serde_json::from_str(&stdout(&run(&["info", "--json", new]))).expect("one object");
+    for key in info.as_object().expect("an object").keys() {
+        assert!(section.contains(&format!("`{key}`")), "info: {key} is not in the document");
+    }
+    for expected in [
+        "diff summary",
+        "dump page",
+        "dump field",
+        "dump return_path",
+        "check summary",
+        "compat judgement",
+        "diff field",
+    ] {
         assert!(seen.contains(expected), "{expected} was not tried: {seen:?}");
     }
 }

@@ -35,7 +35,7 @@ fn assert_explained(what: &str, file: &Path) {
 }
 
 fn assert_kind(kind: &str, file: &Path) {
-    let dump = run(&["dump"], file);
+    let dump = run(&["dump", "--format=line"], file);
     let text = text(&dump);
     assert!(text.contains(&format!("kind=\"{kind}\"")), "{}", text.lines().next().unwrap_or_default());
 }
@@ -249,7 +249,7 @@ fn mapped_ram_files_are_explained_also_behind_other_bytes_and_by_several_writers
         assert_eq!(source.save(&uri), Outcome::Completed, "{}", source.stderr());
         source.quit();
         if offset > 0 {
-            let dump = run(&["dump"], &file);
+            let dump = run(&["dump", "--format=line"], &file);
             assert!(text(&dump).contains(&format!("start={offset:#x}")), "{}", text(&dump));
         }
         assert_explained(name, &file);
@@ -370,13 +370,13 @@ fn packed_streams_are_unwrapped() {
         assert_eq!(output.status.code(), Some(0), "{}", text(&output));
         text(&output).lines().skip(1).map(str::to_owned).collect::<Vec<_>>()
     };
-    let expected = sum(&["dump"], &plain);
+    let expected = sum(&["dump", "--format=line"], &plain);
     for program in ["gzip", "zstd"] {
         let packed = folder.path().join(program);
         let input = std::fs::File::open(&plain).expect("written");
         let output = std::fs::File::create(&packed).expect("a file");
         let status = Command::new(program).arg("-c").stdin(input).stdout(output).status();
         assert!(status.expect("it runs").success());
-        assert_eq!(sum(&["dump"], &packed), expected);
+        assert_eq!(sum(&["dump", "--format=line"], &packed), expected);
     }
 }

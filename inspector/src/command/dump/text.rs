@@ -230,7 +230,7 @@ impl Text {
                 plain(0, format!("device {id} {name}{}, {bytes}{packaged}", instance_and_version(&values)))
             }
             "opaque" => {
-                let mut words = vec![format!("not decoded: {}", values.name("why"))];
+                let mut words = vec![format!("not decoded ({}):", values.name("why"))];
                 if let Some(Value::Bytes(bytes)) = values.get("value") {
                     words.extend(buffer(bytes));
                     self.said_elided |= bytes.len() > 32;
