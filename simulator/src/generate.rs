@@ -243,7 +243,7 @@ impl Vm {
         put_file_header(out);
         if config.configuration {
             let told = config.page_size_told.then(|| config.page_size.trailing_zeros());
-            let machine = format!("pc-generated-{}.0", self.config.machine_version()).into_bytes();
+            let machine = format!("pc-q35-{}.0", self.config.machine_version()).into_bytes();
             let uuid = config.seed.is_multiple_of(2).then_some([0x5a; 16]);
             let capabilities = config.ignore_shared.then(|| vec![b"x-ignore-shared".to_vec()]);
             put_configuration(out, &Configuration { machine, target_page_bits: told, capabilities, uuid });

@@ -21,7 +21,7 @@ mod rng;
 mod world;
 
 pub use checks::{Invariant, Violation};
-pub use destination::{Destination, DestinationConfig};
+pub use destination::{Destination, DestinationConfig, PreemptEnd};
 pub use disk::SimFile;
 pub use generate::{Style, Vm, VmConfig};
 pub use rng::Rng;

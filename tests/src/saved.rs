@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Stdio},
     sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::{Duration, Instant},
 };
 
 use serde_json::json;
@@ -108,11 +110,36 @@ impl Server {
         fs::read_to_string(&self.said).expect("a text")
     }
 
-    /// The option that recovers what this server left.
+    /// The option that recovers what this server left, as its hint has it.
     #[must_use]
     pub fn recovery(&self) -> Option<String> {
         let words = self.words();
         words.split_whitespace().find(|word| word.starts_with("--recover=")).map(str::to_owned)
+    }
+
+    /// The same, as soon as it gives the hint: the guest can run a moment before.
+    ///
+    /// # Panics
+    ///
+    /// If it does not within a minute.
+    #[must_use]
+    pub fn wait_recovery(&self) -> String {
+        let end = Instant::now() + Duration::from_secs(60);
+        loop {
+            if let Some(recovery) = self.recovery() {
+                return recovery;
+            }
+            assert!(Instant::now() < end, "no hint how to go on: {}", self.words());
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// The option made of the UUID that the server names before the devices are loaded.
+    #[must_use]
+    pub fn recovery_by_uuid(&self) -> Option<String> {
+        let words = self.words();
+        let (_, rest) = words.split_once("serving pages of snapshot ")?;
+        Some(format!("--recover={}", rest.lines().next()?))
     }
 
     /// Waits for its end.

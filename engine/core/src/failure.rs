@@ -62,20 +62,22 @@ pub enum Failure {
     #[error("return path: {0}")]
     ReturnPath(String),
     /// The destination gave up (SHUT with a status other than 0).
-    #[error("the destination reports failure; its own messages say why{}", recovery_hint(*.running))]
+    #[error("the destination reports failure; its own messages say why{}", recovery_hint(*.recoverable))]
     DestinationFailed {
-        /// Its guest was running.
-        running: bool,
+        /// Its guest may be running and wait for another server.
+        recoverable: bool,
     },
     /// The return path ended too early.
     #[error(
         "the destination closed the return path{}{}",
         if *.running { "" } else { " before its guest ran; its own messages say why (is postcopy-ram on there?)" },
-        recovery_hint(*.running)
+        recovery_hint(*.recoverable)
     )]
     DestinationGone {
         /// Its guest was running.
         running: bool,
+        /// Its guest may be running and wait for another server.
+        recoverable: bool,
     },
     /// What the image says of itself could not be read.
     #[error("read the image at offset {offset:#x}: {error}")]
@@ -104,6 +106,15 @@ pub enum Failure {
         /// The time allowed, in seconds.
         seconds: u64,
     },
+    /// The destination of a revert neither took nor said anything before its guest ran.
+    #[error(
+        "the destination took and said nothing for {seconds} s while it was to load the snapshot; \
+         with the capability multifd it waits for channels that do not exist here: switch multifd off there"
+    )]
+    SilentLoading {
+        /// The time allowed, in seconds.
+        seconds: u64,
+    },
     /// SIGTERM or SIGINT.
     #[error("interrupted by a signal; nothing was committed")]
     Interrupted,
@@ -113,6 +124,11 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// The peer was waited for too long.
+    pub(crate) fn is_silence(&self) -> bool {
+        matches!(self, Self::Silent { .. } | Self::SilentLoading { .. })
+    }
+
     /// Whose fault it is.
     #[must_use]
     pub fn class(&self) -> Class {
@@ -181,8 +197,8 @@ impl Unsupported {
     }
 }
 
-fn recovery_hint(running: bool) -> &'static str {
-    if running { "; a guest in postcopy-paused can be recovered with --recover" } else { "" }
+fn recovery_hint(recoverable: bool) -> &'static str {
+    if recoverable { "; a guest in postcopy-paused can be recovered with --recover" } else { "" }
 }
 
 fn uuid_suffix(uuid: Option<&[u8; 16]>) -> String {

@@ -87,13 +87,23 @@ pub enum Lane {
 /// Something that the user may want to know at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Milestone {
-    /// The destination has all it needs to run the guest, and asks for the pages that it touches from now on.
+    /// The devices are on their way, and the destination asks for the pages that they touch. Should it fail while it loads
+    /// them, there is no guest yet and nothing to be recovered.
     Serving {
-        /// UUID of the snapshot: what a recovery has to name.
+        /// UUID of the snapshot.
         uuid: Option<[u8; 16]>,
     },
-    /// The destination has loaded the devices: the guest runs.
-    Running,
+    /// The destination has loaded the devices: the guest runs. From now on it depends on a server, and an interrupted
+    /// postcopy can be recovered.
+    Running {
+        /// UUID of the snapshot: what a recovery has to name. Without one there is no recovery.
+        uuid: Option<[u8; 16]>,
+    },
+    /// A guest that waited for a server goes on with this one.
+    Resumed {
+        /// UUID of the snapshot.
+        uuid: Option<[u8; 16]>,
+    },
 }
 
 /// What a machine wants done.

@@ -2,10 +2,10 @@
 //!
 //! Sizes and places only, never a byte of the guest.
 
+use crate::words::say;
 use snapshot_engine::machine::Piece;
 use snapshot_engine::{Action, Event, Lane, Machine, Milestone, Pool};
 use std::ffi::OsStr;
-use std::io::Write;
 use std::time::Instant;
 
 /// Which events are shown; spelled as QEMU's `-trace`: `[enable=]PATTERN`, where `*` stands for anything.
@@ -60,8 +60,7 @@ impl<'a, M> Traced<'a, M> {
         if self.patterns.iter().any(|pattern| pattern.matches(name)) {
             let time = self.start.elapsed();
             let space = if what.is_empty() { "" } else { " " };
-            // A reader that is gone does not stop the job.
-            let _ = writeln!(std::io::stderr(), "{:.6} {name}{space}{what}", time.as_secs_f64());
+            say(&format!("{:.6} {name}{space}{what}", time.as_secs_f64()));
         }
     }
 }
@@ -113,7 +112,8 @@ fn of_action(action: &Action) -> (&'static str, String) {
         }
         Action::LimitOutput { bytes } => ("limit_output", format!("{bytes} bytes")),
         Action::Announce(Milestone::Serving { .. }) => ("serving", String::new()),
-        Action::Announce(Milestone::Running) => ("running", String::new()),
+        Action::Announce(Milestone::Running { .. }) => ("running", String::new()),
+        Action::Announce(Milestone::Resumed { .. }) => ("resumed", String::new()),
         Action::WakeAt { tick_ms: Some(tick_ms) } => ("wake_at", format!("{tick_ms} ms")),
         Action::WakeAt { tick_ms: None } => ("wake_at", "never".to_owned()),
         Action::Finish => ("finish", id),

@@ -290,6 +290,7 @@ fn open_image(mut opened: Opened, file: FileRange, options: &OpenOptions) -> Res
             allow_unverified: options.allow_unverified,
             fresh_ram: false,
             timeout_ms: None,
+            loading_timeout_ms: None,
             postcopy: None,
         };
         let stream = ImageStream::new(Box::new(file), config, options);

@@ -31,8 +31,18 @@ pub struct DestinationConfig {
     pub device_touches: u64,
     /// Capability `postcopy-preempt`.
     pub preempt: bool,
-    /// Up to 7.2 the preempt channel has to be ended by a mark.
-    pub preempt_mark: bool,
+    /// How its preempt channel ends.
+    pub preempt_end: PreemptEnd,
+}
+
+/// How a destination with `postcopy-preempt` ends (`postcopy_ram_incoming_cleanup`, migration/postcopy-ram.c).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PreemptEnd {
+    /// QEMU 7.2 waits for the channel's own mark. Whoever waits for a page then gets a zero page.
+    Mark,
+    /// QEMU 8.0 and later waits until no request is outstanding, then closes the channel. A mark ends the thread that reads
+    /// the channel: no request is answered there any more.
+    Requests,
 }
 
 /// What the guest is doing.
@@ -185,8 +195,9 @@ impl Destination {
     ///
     /// A rule was broken.
     pub fn receive(&mut self, lane: Lane, bytes: &[u8]) -> Result<(), Violation> {
-        if lane == Lane::Preempt && !self.config.preempt {
-            return Err(Violation::protocol("bytes on a preempt channel that there is not".to_owned()));
+        if lane == Lane::Preempt && (!self.config.preempt || self.preempt_ended) && !bytes.is_empty() {
+            let which = if self.preempt_ended { "behind its mark" } else { "that does not exist" };
+            return Err(Violation::protocol(format!("bytes on a preempt channel {which}")));
         }
         let walker = self.walker(lane);
         walker.pending.extend_from_slice(bytes);
@@ -258,7 +269,10 @@ impl Destination {
 
     fn page(&mut self, lane: Lane, block: usize, offset: u64, data: Option<&[u8]>) -> Result<(), Violation> {
         // The preempt channel stays open until its own mark, or until every request has been answered.
-        let behind_end = lane == Lane::Preempt && self.eof && !self.preempt_ended;
+        if lane == Lane::Preempt && self.preempt_ended {
+            return Err(Violation::protocol("a page on a preempt channel behind its mark".to_owned()));
+        }
+        let behind_end = lane == Lane::Preempt && self.eof;
         if !behind_end {
             self.incoming.page(true).map_err(|error| Violation::protocol(error.to_string()))?;
         }
@@ -347,10 +361,11 @@ impl Destination {
     /// The loaders are done: the source may be told.
     fn can_shut(&self) -> bool {
         let requests_done = !self.config.preempt
-            || if self.config.preempt_mark {
-                self.preempt_ended
-            } else {
-                !self.threads.iter().any(|thread| matches!(thread, Thread::Waits(..)))
+            || match self.config.preempt_end {
+                PreemptEnd::Mark => self.preempt_ended,
+                PreemptEnd::Requests => {
+                    !self.threads.iter().any(|thread| matches!(thread, Thread::Waits(..)))
+                }
             };
         self.eof && self.state() == IncomingState::End && requests_done
     }

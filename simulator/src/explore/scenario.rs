@@ -1,6 +1,6 @@
 //! What one seed decides: a VM, its image's form, its destination, and how it is reverted.
 
-use crate::destination::{Destination, DestinationConfig};
+use crate::destination::{Destination, DestinationConfig, PreemptEnd};
 use crate::disk::SimFile;
 use crate::generate::{Vm, VmConfig};
 use crate::rng::Rng;
@@ -78,8 +78,14 @@ impl Scenario {
             touches: rng.below(size.touches),
             device_touches: rng.below(6),
             preempt,
-            // Without a machine type it is the newest.
-            preempt_mark: vm.config().configuration && vm.config().machine_version() < 8,
+            // A destination that knows a machine type of 8.0 or later is one; any other may be either.
+            preempt_end: if vm.config().configuration && vm.config().machine_version() >= 8
+                || seed >> 2 & 1 == 0
+            {
+                PreemptEnd::Requests
+            } else {
+                PreemptEnd::Mark
+            },
         };
         let geometry = Geometry {
             cluster_bits: 16 + u32::try_from(rng.below(3)).unwrap_or(0),
@@ -154,6 +160,7 @@ impl Scenario {
             allow_unverified: false,
             fresh_ram: false,
             timeout_ms: None,
+            loading_timeout_ms: None,
             postcopy,
         }
     }

@@ -41,6 +41,7 @@ fn revert(image: &SimFile, allow_unverified: bool) -> (Vec<u8>, Result<RevertSum
         allow_unverified,
         fresh_ram: false,
         timeout_ms: None,
+        loading_timeout_ms: None,
         postcopy: None,
     };
     let mut machine = RevertMachine::new(config);

@@ -30,6 +30,7 @@ fn simulated(image: &Path) -> Vec<u8> {
         allow_unverified: false,
         fresh_ram: false,
         timeout_ms: None,
+        loading_timeout_ms: None,
         postcopy: None,
     };
     let mut machine = RevertMachine::new(config);

@@ -258,7 +258,7 @@ fn failing_reads_end_a_precopy_revert_and_pause_a_postcopy_one() {
         assert_eq!(destination.run_state(), "running");
         // The cable is in again.
         disk.mend();
-        let recovery = server.recovery().expect("it said how to go on");
+        let recovery = server.recovery_by_uuid().expect("it named the snapshot");
         here.serve(&mut destination, "migrate-recover", &[&recovery]).assert_ends(0);
         destination.wait_migration("completed");
         here.assert_goes_on(&mut destination);

@@ -8,6 +8,7 @@ mod cores;
 mod corpus;
 mod failing_disk;
 mod failures;
+mod guests;
 mod inspect_analyzer;
 mod inspect_compat;
 mod inspect_convert;

@@ -114,6 +114,7 @@ fn recovery_works_over_a_pipe_and_names_the_snapshot() {
         let mut destination = saved.destination(binary, guest);
         let mut server = saved.serve(&mut destination, "migrate-incoming", &["--postcopy=0"]);
         while destination.run_state() != "running" {}
+        let recovery = server.wait_recovery();
         server.tool.kill().expect("our own child");
         beside::end(&mut server.tool);
         destination.wait_migration("postcopy-paused");
@@ -123,7 +124,6 @@ fn recovery_works_over_a_pipe_and_names_the_snapshot() {
             run_tool(["--revert", wrong, "--uri=unix:/nowhere", utf8(&saved.image())].map(OsStr::new), None);
         assert_eq!(output.status.code(), Some(2), "{}", text(&output));
         assert!(text(&output).contains("two guests must not mix"), "{}", text(&output));
-        let recovery = server.recovery().expect("it said how to go on");
         let uri = exec(&format!("--revert {recovery}"), &saved.image());
         destination.execute("migrate-recover", json!({ "uri": uri }));
         destination.wait_migration("completed");
@@ -149,10 +149,10 @@ fn descriptors_carry_postcopy_and_its_recovery() {
         };
         let mut server = connect(&mut destination, "migrate-incoming", "--postcopy=0");
         while destination.run_state() != "running" {}
+        let recovery = server.wait_recovery();
         server.tool.kill().expect("our own child");
         beside::end(&mut server.tool);
         destination.wait_migration("postcopy-paused");
-        let recovery = server.recovery().expect("it said how to go on");
         connect(&mut destination, "migrate-recover", &recovery).assert_ends(0);
         destination.wait_migration("completed");
         saved.assert_goes_on(&mut destination);
@@ -259,7 +259,7 @@ fn damaged_page_pauses_the_destination() {
         // With the damage undone, the next server finishes.
         bytes[at] ^= 0x40;
         fs::write(saved.image(), &bytes).expect("the image");
-        let recovery = server.recovery().expect("it said how to go on");
+        let recovery = server.recovery_by_uuid().expect("it named the snapshot");
         saved.serve(&mut destination, "migrate-recover", &[&recovery]).assert_ends(0);
         destination.wait_migration("completed");
         saved.assert_goes_on(&mut destination);

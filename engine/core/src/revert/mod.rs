@@ -41,6 +41,9 @@ const FIRMWARE_BLOCK_BYTES: u64 = 32 << 20;
 /// No migration stream begins with it: QEMU refuses at once.
 const NOT_A_STREAM: &[u8] = b"X";
 
+/// How long an interrupted revert waits for the destination to take [`NOT_A_STREAM`].
+const REFUSAL_MS: u64 = 1000;
+
 /// What a revert is told from outside.
 #[derive(Debug, Clone)]
 pub struct RevertConfig {
@@ -54,6 +57,9 @@ pub struct RevertConfig {
     pub fresh_ram: bool,
     /// The longest wait for the destination, in milliseconds.
     pub timeout_ms: Option<u64>,
+    /// Where there is no such limit: the longest wait for a destination whose guest does not run yet, in milliseconds. Not
+    /// for one that is being recovered.
+    pub loading_timeout_ms: Option<u64>,
     /// The guest runs before all its pages are there.
     pub postcopy: Option<PostcopyConfig>,
 }
@@ -102,6 +108,8 @@ pub struct RevertMachine {
     watch: crate::watch::Watch,
     /// The time that was asked for last.
     alarm: Option<u64>,
+    /// When the wait for a destination that was to see a refusal is over.
+    gives_up_ms: Option<u64>,
 }
 
 /// How far it is, or was when it ended.
@@ -121,7 +129,7 @@ impl RevertMachine {
         let options = ReadOptions { allow_unverified: config.allow_unverified };
         Self {
             image: Image::new(SnapshotReader::new(config.image_length_bytes, options)),
-            watch: crate::watch::Watch::new(config.timeout_ms),
+            watch: crate::watch::Watch::new(config.timeout_ms.or(config.loading_timeout_ms)),
             phase: Phase::Open,
             output: Output::default(),
             in_flight: 0,
@@ -129,6 +137,7 @@ impl RevertMachine {
             hot_set: None,
             failure: None,
             alarm: None,
+            gives_up_ms: None,
             config,
         }
     }
@@ -229,24 +238,26 @@ impl RevertMachine {
 
     fn fail(&mut self, failure: Failure) {
         if self.failure.is_some() {
+            // A destination that does not take what would make it refuse is not waited for any longer.
+            self.output.gone |= matches!(failure, Failure::Interrupted) || failure.is_silence();
             return;
         }
+        self.output.gone |= failure.is_silence();
         self.failure = Some(failure);
         self.output.take_back();
         if self.output.is_untouched() && !self.output.gone && !self.recovers() {
             self.output.send(Lane::Main, Header::from(NOT_A_STREAM), None);
         }
         self.drain();
+        if matches!(self.failure, Some(Failure::Interrupted)) {
+            // The clock is asked for the time now.
+            self.output.actions.push_back(Action::WakeAt { tick_ms: Some(0) });
+        }
     }
 
     /// A destination that is being recovered knows what to do if nothing comes.
     fn recovers(&self) -> bool {
         self.config.postcopy.as_ref().is_some_and(|postcopy| postcopy.recover.is_some())
-    }
-
-    /// Its guest may be running already.
-    fn guest_runs(&self) -> bool {
-        matches!(&self.phase, Phase::Postcopy(postcopy) if postcopy.is_running())
     }
 
     /// Goes on as far as possible without waiting; false when only an event can help.
@@ -360,9 +371,10 @@ impl Machine for RevertMachine {
                 result
             }
             Event::AnswerEnd => match &self.phase {
-                Phase::Postcopy(postcopy) if !postcopy.is_done() => {
-                    Err(Failure::DestinationGone { running: self.guest_runs() })
-                }
+                Phase::Postcopy(postcopy) if !postcopy.is_done() => Err(Failure::DestinationGone {
+                    running: postcopy.is_running(),
+                    recoverable: postcopy.is_recoverable(&self.image),
+                }),
                 _ => Ok(()),
             },
             Event::AnotherPeer | Event::Input { .. } | Event::InputEnd | Event::InputFailed(_) => Ok(()),
@@ -396,14 +408,40 @@ impl RevertMachine {
     }
 
     fn tick(&mut self, now_ms: u64) -> Result<(), Failure> {
+        if matches!(self.failure, Some(Failure::Interrupted)) {
+            // A signal ends the wait for a destination that has seen nothing yet, too, but not at once.
+            let until = *self.gives_up_ms.get_or_insert(now_ms.saturating_add(REFUSAL_MS));
+            self.output.gone |= now_ms >= until;
+            self.output.actions.push_back(Action::WakeAt { tick_ms: Some(until) });
+            return Ok(());
+        }
         let mut waiting = !self.output.is_all_sent();
         if let Phase::Postcopy(postcopy) = &mut self.phase {
             postcopy.tick(now_ms);
             waiting |= postcopy.waits();
         }
-        self.watch.tick(now_ms, waiting)?;
+        if self.is_watched() {
+            self.watch.tick(now_ms, waiting).map_err(|seconds| self.silence(seconds))?;
+        }
         self.set_alarm();
         Ok(())
+    }
+
+    /// The destination's silence ends the revert.
+    fn is_watched(&self) -> bool {
+        self.config.timeout_ms.is_some() || !self.guest_runs()
+    }
+
+    /// The guest of a postcopy runs: it may be as quiet as it likes.
+    fn guest_runs(&self) -> bool {
+        matches!(&self.phase, Phase::Postcopy(postcopy) if postcopy.is_running())
+    }
+
+    fn silence(&self, seconds: u64) -> Failure {
+        match self.guest_runs() || self.recovers() {
+            true => Failure::Silent { seconds },
+            false => Failure::SilentLoading { seconds },
+        }
     }
 
     /// Asks to be told when the next moment comes that counts.
@@ -412,7 +450,8 @@ impl RevertMachine {
             Phase::Postcopy(postcopy) => postcopy.recording_ends_ms(),
             _ => None,
         };
-        let alarm = self.watch.deadline_ms().into_iter().chain(recording).min();
+        let watch = self.watch.deadline_ms().filter(|_| self.is_watched());
+        let alarm = watch.into_iter().chain(recording).min();
         if alarm != self.alarm {
             self.alarm = alarm;
             self.output.actions.push_back(Action::WakeAt { tick_ms: alarm });

@@ -66,18 +66,32 @@ fn run_save(cli: &Cli, report: &Report) -> Result<(), Failure> {
     Ok(())
 }
 
-fn run_revert(cli: &Cli, report: &Report) -> Result<(), Failure> {
-    let say_milestone = |milestone, time: Duration| match milestone {
-        Milestone::Serving { uuid: Some(uuid) } => report.info(&format!(
-            "serving pages; should this end too early, go on with --recover={} in migrate-recover",
+/// What to do if the server ends while a guest depends on it.
+fn recovery_hint(uuid: Option<[u8; 16]>) -> String {
+    match uuid {
+        Some(uuid) => format!(
+            "if this program ends before all pages are sent, go on with --recover={} in migrate-recover",
             uuid_text(&uuid)
-        )),
-        Milestone::Serving { uuid: None } => {
-            report.info("serving pages; the snapshot has no UUID, so there is no recovery");
-        }
-        Milestone::Running => {
-            report.info(&format!("devices loaded after {:.1} ms", time.as_secs_f64() * 1e3))
-        }
+        ),
+        None => "the snapshot has no UUID, so an interrupted postcopy cannot be recovered".to_owned(),
+    }
+}
+
+fn run_revert(cli: &Cli, report: &Report) -> Result<(), Failure> {
+    let say_milestone = |milestone, time: Duration| {
+        let ms = time.as_secs_f64() * 1e3;
+        report.info(&match milestone {
+            Milestone::Serving { uuid } => {
+                let uuid = uuid.map_or("without UUID".to_owned(), |uuid| uuid_text(&uuid));
+                format!("serving pages of snapshot {uuid}")
+            }
+            Milestone::Running { uuid } => {
+                format!("devices loaded after {ms:.1} ms; {}", recovery_hint(uuid))
+            }
+            Milestone::Resumed { uuid } => {
+                format!("the guest goes on after {ms:.1} ms; {}", recovery_hint(uuid))
+            }
+        });
     };
     report.reverted(&revert(cli, say_milestone, |text| report.warning(text))?);
     Ok(())

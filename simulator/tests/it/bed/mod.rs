@@ -64,6 +64,7 @@ pub(crate) fn revert(
         allow_unverified: false,
         fresh_ram: false,
         timeout_ms: None,
+        loading_timeout_ms: None,
         postcopy: None,
     };
     let mut machine = RevertMachine::new(config);

@@ -149,8 +149,8 @@ fn killed_postcopy_reverts_are_recovered() {
                         assert!(struck, "{what}: {}", server.words());
                         assert_eq!(destination.run_state(), "running");
                         recovered += 1;
-                        // The first server says it before the guest runs; a second one need not have come so far.
-                        let recovery = server.recovery().or(known).expect("it said how to go on");
+                        // The first server names the snapshot before the guest runs; a second one need not have come so far.
+                        let recovery = server.recovery_by_uuid().or(known).expect("it named the snapshot");
                         server = saved.serve(&mut destination, "migrate-recover", &[&recovery]);
                         known = Some(recovery);
                         let again = binary.version() != Version::V7_2 && moments.rng.chance(30);

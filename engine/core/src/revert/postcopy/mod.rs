@@ -10,7 +10,7 @@
 //! 5. *Package*: LISTEN, devices, PING, RUN, as one blob. The destination loads it while it already requests pages.
 //! 6. *Serve*: requested pages first ([`requests`]), their neighbourhood next, the rest in order ([`serve`]), in pieces as
 //!    large as the requests allow ([`pace`]). Zero pages are sent only when requested: what is missing at the end is zero at
-//!    the destination.
+//!    the destination. With preempt there are destinations to which all of them have to be sent ([`preempt`]).
 //! 7. *End*: all pages are sent, and the PING behind the devices was answered. End mark; SHUT is waited for.
 //!
 //! A *recovery* begins by asking what the destination has ([`recovery`]), and goes on with step 6.
@@ -25,6 +25,7 @@ mod fetch;
 mod host_pages;
 pub(crate) mod hot_set;
 mod pace;
+mod preempt;
 pub(crate) mod recovery;
 mod requests;
 mod serve;
@@ -43,6 +44,7 @@ use discards::Discards;
 use host_pages::{HostPage, HostPages};
 use hot_set::HotSet;
 use migration_stream::{Command, PostcopyAdvise, QEMU_VM_EOF, put_command, put_end_of_section};
+use preempt::PreemptEnd;
 use recovery::Recovery;
 use serve::{Means, Serve};
 use snapshot_image::Open;
@@ -51,9 +53,6 @@ use snapshot_image::Open;
 const PING_LOADED: u32 = 3;
 /// The driver has no more than this of the discards.
 const UNSENT_DISCARD_BYTES: u64 = 256 << 10;
-/// The last machine version whose destinations end the preempt channel by an end-of-section mark
-/// (`x-preempt-pre-7-2`, hw/core/machine.c).
-const PREEMPT_EOS_UP_TO: (u32, u32) = (7, 2);
 
 /// How a postcopy revert is to be.
 #[derive(Debug, Clone)]
@@ -114,9 +113,9 @@ pub(crate) struct Postcopy {
     running: bool,
     /// The package is on its way: from here on the destination may go on without us.
     packaged: bool,
-    /// The preempt channel is still open when the main one has ended.
-    serves_behind_end: bool,
-    /// Its mark is out.
+    /// How the preempt channel ends, if there is one.
+    preempt_end: Option<PreemptEnd>,
+    /// Its mark has been handed out.
     preempt_ended: bool,
     record: Option<Record>,
     now_ms: u64,
@@ -167,6 +166,8 @@ impl Postcopy {
         output.send(Lane::Main, Header::Long(out), None);
         let lane = if config.preempt { Lane::Preempt } else { Lane::Main };
         let mut serve = Serve::new(&pages, lane);
+        let preempt_end = config.preempt.then(|| PreemptEnd::of(leader.machine()));
+        serve.sends_every_page = preempt_end == Some(PreemptEnd::EveryPageThenMark);
         if config.recover.is_none() {
             serve.plan_before(config.percent, hot, snapshot, layout, &pages);
         }
@@ -178,7 +179,7 @@ impl Postcopy {
             until_ms: None,
         });
         Ok(Self {
-            serves_behind_end: config.preempt && !ends_preempt_by_mark(leader.machine()),
+            preempt_end,
             emitter: leader.emitter(),
             stage,
             preempt_ended: false,
@@ -208,6 +209,11 @@ impl Postcopy {
     /// The guest may be running.
     pub(crate) fn is_running(&self) -> bool {
         self.running
+    }
+
+    /// The guest may be running, and go on with another server. Behind the end mark QEMU waits for none.
+    pub(crate) fn is_recoverable(&self, image: &Image) -> bool {
+        self.running && !self.has_ended() && image.reader.snapshot().uuid.is_some()
     }
 
     /// The end mark has been handed out.
@@ -259,8 +265,10 @@ impl Postcopy {
         let with = &mut Means { pages: &self.pages, emitter: &mut self.emitter, image, output, pool };
         match &mut self.stage {
             Stage::Recover(_) | Stage::Done => Ok(false),
-            // Requests that crossed the end mark: from 8.0 on QEMU does not end before it has the zero pages, too.
-            Stage::Ended if self.serves_behind_end && !with.output.gone => self.serve.advance(with),
+            // Requests that crossed the end mark.
+            Stage::Ended if self.preempt_end == Some(PreemptEnd::AnswerBehindEnd) && !with.output.gone => {
+                self.serve.advance(with)
+            }
             Stage::Ended => Ok(false),
             Stage::Before => {
                 let advanced = self.serve.before(with)?;
@@ -293,7 +301,7 @@ impl Postcopy {
                 self.send_package(image, output)?;
                 Ok(true)
             }
-            // What is requested now is zero, and will be found so.
+            // Everything has been sent: what is requested now is on its way.
             Stage::Serve if self.preempt_ended => Ok(self.send_end(output)),
             Stage::Serve => {
                 let advanced = self.serve.advance(with)?;
@@ -314,7 +322,7 @@ impl Postcopy {
         put_command(&mut package, &Command::PostcopyRun);
         let mut out = Vec::new();
         put_command(&mut out, &Command::Packaged(&package));
-        // Told before it is needed: from the package on the guest can run, and depend on a recovery.
+        // Reported before it is needed: from the package on the guest can come to run.
         output.actions.push_back(Action::Announce(Milestone::Serving { uuid: snapshot.uuid }));
         output.send(Lane::Main, Header::Long(out), None);
         output.actions.push_back(Action::LimitOutput { bytes: self.serve.pace.pile_bytes() });
@@ -326,7 +334,10 @@ impl Postcopy {
     /// Sends the end mark; false while it has to wait. The destination takes it for complete, even if the preempt channel
     /// then breaks: so nothing may be on its way there.
     fn send_end(&mut self, output: &mut Output) -> bool {
-        if self.config.preempt && !self.serves_behind_end && !self.preempt_ended {
+        if self.preempt_end == Some(PreemptEnd::EveryPageThenMark) && !self.preempt_ended {
+            if output.unsent_bytes(Lane::Main) > 0 {
+                return false;
+            }
             let mut mark = Vec::new();
             put_end_of_section(&mut mark);
             output.send(Lane::Preempt, Header::Long(mark), None);
@@ -356,10 +367,13 @@ impl Postcopy {
                     if let Some(record) = &mut self.record {
                         record.until_ms = until;
                     }
-                    output.actions.push_back(Action::Announce(Milestone::Running));
+                    let uuid = image.reader.snapshot().uuid;
+                    output.actions.push_back(Action::Announce(Milestone::Running { uuid }));
                 }
                 Answer::Shut(0) if matches!(self.stage, Stage::Ended) => self.stage = Stage::Done,
-                Answer::Shut(_) => return Err(Failure::DestinationFailed { running: self.running }),
+                Answer::Shut(_) => {
+                    return Err(Failure::DestinationFailed { recoverable: self.is_recoverable(image) });
+                }
                 Answer::Received(block, bitmap) => {
                     let Stage::Recover(recovery) = &mut self.stage else {
                         return Err(unasked("RECV_BITMAP"));
@@ -373,7 +387,7 @@ impl Postcopy {
                     }
                     output.actions.push_back(Action::LimitOutput { bytes: self.serve.pace.pile_bytes() });
                     let uuid = image.reader.snapshot().uuid;
-                    output.actions.push_back(Action::Announce(Milestone::Serving { uuid }));
+                    output.actions.push_back(Action::Announce(Milestone::Resumed { uuid }));
                     self.stage = Stage::Serve;
                 }
                 Answer::Pong(_) | Answer::Other => {}
@@ -405,28 +419,4 @@ impl Postcopy {
 
 fn unasked(what: &str) -> Failure {
     Failure::ReturnPath(format!("{what} was not asked for"))
-}
-
-/// Whether destinations of this machine type wait for an end mark on the preempt channel. A machine type without a
-/// version is that of the newest QEMU.
-fn ends_preempt_by_mark(machine: Option<&[u8]>) -> bool {
-    let version = machine
-        .and_then(|machine| std::str::from_utf8(machine).ok())
-        .and_then(|machine| machine.rsplit_once('-')?.1.split_once('.'))
-        .and_then(|(major, minor)| Some((major.parse::<u32>().ok()?, minor.parse::<u32>().ok()?)));
-    version.is_some_and(|version| version <= PREEMPT_EOS_UP_TO)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn machine_versions_tell_how_preempt_ends() {
-        assert!(ends_preempt_by_mark(Some(b"pc-i440fx-7.2")));
-        assert!(ends_preempt_by_mark(Some(b"pc-q35-6.0")));
-        assert!(!ends_preempt_by_mark(Some(b"pc-q35-10.0")));
-        assert!(!ends_preempt_by_mark(Some(b"microvm")));
-        assert!(!ends_preempt_by_mark(None));
-    }
 }

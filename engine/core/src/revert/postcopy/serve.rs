@@ -1,5 +1,7 @@
 //! Which host page is sent next.
 
+mod zeros;
+
 use super::PostcopySummary;
 use super::fetch::{Fetch, Looked, Window, look};
 use super::host_pages::{HostPage, HostPages};
@@ -73,6 +75,10 @@ pub(crate) struct Serve {
     pub(crate) summary: PostcopySummary,
     /// Nothing is sent that was not requested.
     pub(crate) waits_for_requests: bool,
+    /// Zero pages are sent, too, when everything else has been.
+    pub(crate) sends_every_page: bool,
+    /// The walk through all zero pages.
+    zero_cursor: u64,
 }
 
 /// What came of looking for something to read.
@@ -103,6 +109,8 @@ impl Serve {
             nonzero_pages: 0,
             summary: PostcopySummary::default(),
             waits_for_requests: false,
+            sends_every_page: false,
+            zero_cursor: 0,
         }
     }
 
@@ -257,6 +265,9 @@ impl Serve {
             self.pace.sent(batch);
             advanced = true;
         }
+        if !advanced && self.sends_every_page && with.output.unsent_bytes(Lane::Main) < batch {
+            advanced = self.send_zeros(with);
+        }
         if let Some(bytes) = self.pace.change_of_pile() {
             with.output.actions.push_back(Action::LimitOutput { bytes });
         }
@@ -363,19 +374,6 @@ impl Serve {
         Ok(true)
     }
 
-    fn send_zero(&mut self, page: HostPage, lane: Lane, with: &mut Means<'_>) {
-        let (block, start) = with.pages.locate(page);
-        let layout = with.image.reader.layout();
-        let name = &layout.blocks()[block].name;
-        self.sent.insert(page.0);
-        with.emitter.begin(lane);
-        let end = start + with.pages.of_block(block).bytes;
-        for offset in (start..end).step_by(layout.page_size() as usize) {
-            with.emitter.page(lane, (block, name), offset, None, with.output);
-        }
-        with.emitter.end(lane, with.output);
-    }
-
     fn retire(&mut self, with: &mut Means<'_>) {
         self.fetches.retain(|fetch| {
             let sent = fetch.is_sent();
@@ -433,9 +431,12 @@ impl Serve {
         self.fetches.iter_mut().find_map(|fetch| fetch.done(id).then(|| fetch.place()))
     }
 
-    /// Every page that is not zero has been handed out, and every request answered.
+    /// Every page that has to be sent has been handed out, and every request answered.
     pub(crate) fn is_complete(&self) -> Result<bool, Failure> {
         if self.cursor < self.total || !self.fetches.is_empty() || !self.requests.is_empty() {
+            return Ok(false);
+        }
+        if self.sends_every_page && self.sent.count() < self.total {
             return Ok(false);
         }
         if self.claimed.count() != self.sent.count() {
