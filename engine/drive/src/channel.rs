@@ -2,7 +2,8 @@
 
 use crate::descriptor::duplicate;
 use crate::listener::Listener;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use crate::wait::{Patience, timespec};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use rustix::net::sockopt;
@@ -11,10 +12,9 @@ use standard_streams::Stream;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What the output pipe is enlarged to, as far as the system allows it.
 const PIPE_BYTES: usize = 1 << 20;
@@ -118,7 +118,7 @@ impl Channel {
             Some(Uri::Fd(fd)) => Self::of_descriptor(*fd, true),
             Some(Uri::Unix(path)) => {
                 let listener = Listener::bind(path).map_err(|error| named(path, &error))?;
-                let socket = OwnedFd::from(accept(&listener.socket, timeout, signals)?);
+                let socket = OwnedFd::from(Patience::new(timeout, signals).accept(&listener.socket)?);
                 let mut channel = Self::new(Some(socket.try_clone()?), Some(socket))?;
                 channel.listener = Some(listener);
                 Ok(channel)
@@ -127,12 +127,18 @@ impl Channel {
     }
 
     /// The channel on which a stream goes out; with a second connection for requested pages if `preempt` and there can be
-    /// one: [`is_preempt`](Self::is_preempt).
+    /// one: [`is_preempt`](Self::is_preempt). With a path it waits for a listener that is busy, at most `timeout`, or until
+    /// `signals` becomes readable.
     ///
     /// # Errors
     ///
-    /// The operating system's; a terminal is refused.
-    pub fn for_revert(uri: Option<&Uri>, preempt: bool) -> io::Result<Self> {
+    /// The operating system's; a terminal is refused; the listener stayed busy.
+    pub fn for_revert(
+        uri: Option<&Uri>,
+        preempt: bool,
+        timeout: Option<Duration>,
+        signals: BorrowedFd<'_>,
+    ) -> io::Result<Self> {
         match uri {
             None => {
                 standard_streams::check(Stream::Stdout).map_err(|error| closed("stdout", &error))?;
@@ -143,7 +149,8 @@ impl Channel {
             }
             Some(Uri::Fd(fd)) => Self::of_descriptor(*fd, false),
             Some(Uri::Unix(path)) => {
-                let connect = || UnixStream::connect(path).map_err(|error| named(path, &error));
+                let patience = Patience::new(timeout, signals);
+                let connect = || patience.connect(path).map_err(|error| named(path, &error));
                 let socket = OwnedFd::from(connect()?);
                 let mut channel = Self::new(Some(socket.try_clone()?), Some(socket))?;
                 if preempt {
@@ -210,11 +217,7 @@ impl Channel {
     /// Something comes in, or the input ends, within this time.
     pub(crate) fn has_input_within(&self, time: Duration) -> bool {
         let Some(input) = &self.input else { return false };
-        let wait = Timespec {
-            tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: i64::from(time.subsec_nanos()),
-        };
-        poll(&mut [PollFd::new(input, PollFlags::IN)], Some(&wait)).is_ok_and(|ready| ready > 0)
+        poll(&mut [PollFd::new(input, PollFlags::IN)], Some(&timespec(time))).is_ok_and(|ready| ready > 0)
     }
 
     /// Something can be sent back.
@@ -315,30 +318,4 @@ fn closed(name: &str, error: &io::Error) -> io::Error {
 
 fn named(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("unix:{}: {error}", path.display().to_string().escape_debug()))
-}
-
-fn accept(
-    listener: &UnixListener,
-    timeout: Option<Duration>,
-    signals: BorrowedFd<'_>,
-) -> io::Result<UnixStream> {
-    let until = timeout.and_then(|time| Instant::now().checked_add(time));
-    loop {
-        let rest = until.map(|until| until.saturating_duration_since(Instant::now()));
-        let wait = rest.map(|time| Timespec {
-            tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: i64::from(time.subsec_nanos()),
-        });
-        let mut fds =
-            [PollFd::new(listener, PollFlags::IN), PollFd::from_borrowed_fd(signals, PollFlags::IN)];
-        match poll(&mut fds, wait.as_ref()) {
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-            Ok(0) => return Err(io::Error::new(io::ErrorKind::TimedOut, "nobody connected (--timeout)")),
-            Ok(_) if !fds[1].revents().is_empty() => {
-                return Err(io::Error::other("interrupted by a signal before anybody connected"));
-            }
-            Ok(_) => return Ok(listener.accept()?.0),
-        }
-    }
 }

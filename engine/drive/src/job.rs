@@ -9,9 +9,8 @@ use crate::image_file::ImageFile;
 use crate::progress::Display;
 use crate::sidecar;
 use crate::trace::Traced;
+use crate::wait::Signals;
 use clap::Parser;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::low_level::pipe;
 use snapshot_engine::{
     Class, Failure, Machine, Milestone, NewImage, PostcopyConfig, RevertConfig, RevertMachine, RevertSummary,
     SaveConfig, SaveMachine, SaveSummary,
@@ -21,26 +20,16 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long a source that is really one takes until its stream begins: QEMU writes the header at once.
 const USAGE_ERROR_WAIT: Duration = Duration::from_secs(2);
 
+/// A destination that loads takes or says something all the time; one that waits for other channels (multifd) never does.
+const LOADING_TIMEOUT_MS: u64 = 60_000;
+
 fn refused(error: impl ToString) -> Failure {
     Failure::Refused(error.to_string())
-}
-
-/// A socket that becomes readable on SIGTERM, SIGINT and SIGHUP.
-fn signals() -> io::Result<UnixStream> {
-    let (reader, writer) = UnixStream::pair()?;
-    for signal in [SIGTERM, SIGINT, SIGHUP] {
-        pipe::register(signal, writer.try_clone()?)?;
-    }
-    // A file size limit (setrlimit(2)) is to be an error of the write, which the guest survives, and not our death.
-    signal_hook::flag::register(libc::SIGXFSZ, Arc::default())?;
-    Ok(reader)
 }
 
 fn stream_options(cli: &Cli) -> migration_stream::Options {
@@ -50,11 +39,16 @@ fn stream_options(cli: &Cli) -> migration_stream::Options {
 fn run_traced<M: Machine>(
     cli: &Cli,
     machine: &mut M,
-    driver: &mut Driver,
+    (driver, signals): (&mut Driver, &Signals),
     mut progress: impl FnMut(&M),
     announce: impl FnMut(Milestone),
-) -> io::Result<()> {
-    run(&mut Traced::new(machine, &cli.trace), driver, |traced| progress(traced.machine), announce)
+) -> Result<(), Failure> {
+    driver.signals = Some(signals.reader().map_err(refused)?);
+    signals.catch();
+    let result =
+        run(&mut Traced::new(machine, &cli.trace), driver, |traced| progress(traced.machine), announce);
+    signals.release();
+    result.map_err(|error| refused(format!("poll: {error}")))
 }
 
 fn disk_queue(aio: Option<Aio>) -> Result<DiskQueue, Failure> {
@@ -69,9 +63,9 @@ pub fn refuse_peer(revert: bool) {
     let job = if revert { &["qemu-snapshot", "--revert", "-"][..] } else { &["qemu-snapshot", "-"] };
     let Ok(cli) = Cli::try_parse_from(job) else { return };
     let failure = || refused("the command line is wrong");
-    let Ok(signals) = signals() else { return };
+    let Ok(signals) = Signals::new() else { return };
     let channel = if revert {
-        Channel::for_revert(None, false)
+        Channel::for_revert(None, false, None, signals.as_fd())
     } else {
         Channel::for_save(None, None, signals.as_fd())
     };
@@ -83,7 +77,9 @@ pub fn refuse_peer(revert: bool) {
     if !revert && (!live || !channel.has_input_within(USAGE_ERROR_WAIT)) {
         return;
     }
-    let mut driver = Driver { channel, image: None, disk, signals: Some(signals), listens: revert };
+    let Ok(reader) = signals.reader() else { return };
+    signals.catch();
+    let mut driver = Driver { channel, image: None, disk, signals: Some(reader), listens: revert };
     // What comes of it has been said already.
     let _ = if revert {
         run(&mut RevertMachine::refusing(revert_config(&cli), failure()), &mut driver, |_| (), |_| ())
@@ -120,6 +116,7 @@ fn revert_config(cli: &Cli) -> RevertConfig {
         allow_unverified: cli.unverified,
         fresh_ram: cli.fresh_ram,
         timeout_ms: cli.timeout.map(|seconds| seconds.saturating_mul(1000)),
+        loading_timeout_ms: None,
         postcopy: None,
     }
 }
@@ -146,8 +143,10 @@ fn postcopy_config(cli: &Cli, channel: &Channel) -> Option<PostcopyConfig> {
 /// Why nothing was saved.
 pub fn save(cli: &Cli, warn: impl FnMut(&str)) -> Result<SaveSummary, Failure> {
     let timeout = cli.timeout.map(Duration::from_secs);
-    let signals = signals().map_err(refused)?;
+    let signals = Signals::new().map_err(refused)?;
+    signals.catch();
     let channel = Channel::for_save(cli.uri.as_ref(), timeout, signals.as_fd()).map_err(refused)?;
+    signals.release();
     let mut uuid = [0; 16];
     rustix::rand::getrandom(&mut uuid, rustix::rand::GetRandomFlags::empty()).map_err(refused)?;
     // A random UUID: version 4, variant 1 (RFC 9562).
@@ -160,12 +159,12 @@ pub fn save(cli: &Cli, warn: impl FnMut(&str)) -> Result<SaveSummary, Failure> {
         Ok((image, disk)) => (Some(image), disk, SaveMachine::new(config)),
         Err(failure) => (None, disk_queue(None)?, SaveMachine::refusing(config, failure)),
     };
-    let mut driver = Driver { channel, image, disk, signals: Some(signals), listens: false };
+    let mut driver = Driver { channel, image, disk, signals: None, listens: false };
     let mut display = Display::new(cli.progress);
-    let result =
-        run_traced(cli, &mut machine, &mut driver, |machine| display.show(machine.progress()), |_| ());
+    let progress = |machine: &SaveMachine| display.show(machine.progress());
+    let result = run_traced(cli, &mut machine, (&mut driver, &signals), progress, |_| ());
     display.end();
-    result.map_err(|error| refused(format!("poll: {error}")))?;
+    result?;
     let mut summary = machine.outcome()?;
     summary.source_could_not_see &= socket;
     Ok(summary)
@@ -202,10 +201,17 @@ pub fn revert(
         // to be wrong must be known before there is a connection.
         check_recovery(cli, uuid)?;
     }
-    let signals = signals().map_err(refused)?;
-    let channel = Channel::for_revert(cli.uri.as_ref(), cli.preempt).map_err(refused)?;
+    let signals = Signals::new().map_err(refused)?;
+    signals.catch();
+    let timeout = cli.timeout.map(Duration::from_secs);
+    let channel =
+        Channel::for_revert(cli.uri.as_ref(), cli.preempt, timeout, signals.as_fd()).map_err(refused)?;
+    signals.release();
     let mut config = revert_config(cli);
     config.postcopy = postcopy_config(cli, &channel);
+    // What reads a pipe in precopy may be any program, and stand still for as long as it likes.
+    let is_destination = config.postcopy.is_some() || channel.is_socket();
+    config.loading_timeout_ms = is_destination.then_some(LOADING_TIMEOUT_MS);
     let opened = match open_for_revert(cli, &mut config, warn) {
         // Whoever waits at a pipe has to see this as any other error.
         Ok(_) if cli.preempt && !channel.is_preempt() => {
@@ -225,17 +231,17 @@ pub fn revert(
         Ok((image, disk)) => (Some(image), disk, RevertMachine::new(config)),
         Err(failure) => (None, disk_queue(None)?, RevertMachine::refusing(config, failure)),
     };
-    let mut driver = Driver { channel, image, disk, signals: Some(signals), listens: true };
+    let mut driver = Driver { channel, image, disk, signals: None, listens: true };
     let mut display = Display::new(cli.progress);
     let result = run_traced(
         cli,
         &mut machine,
-        &mut driver,
+        (&mut driver, &signals),
         |machine| display.show(machine.progress()),
         |milestone| announce(milestone, start.elapsed()),
     );
     display.end();
-    result.map_err(|error| refused(format!("poll: {error}")))?;
+    result?;
     // Worth keeping even if not everything went well behind it.
     let stored = match (machine.hot_set(), cli.image_spec()) {
         (Some(hot), Ok(spec)) => sidecar::store(&spec.path, hot),

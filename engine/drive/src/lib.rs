@@ -21,7 +21,10 @@ mod new_file;
 mod progress;
 mod report;
 mod sidecar;
+mod small_pipe;
 mod trace;
+mod wait;
+mod words;
 
 pub use block_options::{Aio, ImageSpec, SpecError};
 pub use channel::{Channel, Uri};

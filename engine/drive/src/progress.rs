@@ -2,10 +2,11 @@
 
 use crate::cli::ProgressMode;
 use crate::report::json_line;
+use crate::words::has_room;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use snapshot_engine::Progress;
 use std::io::IsTerminal;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A bar on a terminal, lines of JSON for programs, or nothing.
 #[derive(Debug)]
@@ -32,6 +33,8 @@ impl Display {
 
     pub(crate) fn show(&mut self, progress: Progress) {
         match self {
+            // Of what the next line replaces nothing is lost.
+            Self::Bar(_) | Self::Json { .. } if !has_room(Duration::ZERO) => {}
             Self::Bar(bar) => {
                 bar.set_message(progress.phase);
                 bar.set_length(progress.total_bytes);

@@ -1,15 +1,15 @@
 //! What the program says on stderr: words for people, or one JSON object per line (`--progress=json`).
 
 use crate::cli::{Cli, ProgressMode};
+use crate::words::say;
 use serde_json::{Value, json};
 use snapshot_engine::{Class, Failure, RevertSummary, SaveSummary, size_text, uuid_text};
 use snapshot_image::{ImageError, Verification};
-use std::io::{self, Write};
 use std::time::Instant;
 
-/// Writes a line of JSON to stderr. A reader that is gone does not stop the job.
+/// Writes a line of JSON to stderr.
 pub(crate) fn json_line(object: &Value) {
-    let _ = writeln!(io::stderr(), "{object}");
+    say(&object.to_string());
 }
 
 /// The voice of one job.
@@ -33,8 +33,7 @@ impl Report {
             json_line(&json!({"type": "message", "level": level, "text": text}));
         } else {
             let level = if level == "info" { String::new() } else { format!("{level}: ") };
-            // A reader that is gone does not stop the job.
-            let _ = writeln!(io::stderr(), "qemu-snapshot: {level}{text}");
+            say(&format!("qemu-snapshot: {level}{text}"));
         }
     }
 

@@ -1,9 +1,11 @@
 //! The hot set's file, beside the image: `IMAGE.hot-set`.
 
+use rustix::fs::OFlags;
 use snapshot_engine::{HOT_SET_LIMIT_BYTES, HotSet};
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 fn path(image: &Path, suffix: &str) -> PathBuf {
@@ -16,17 +18,22 @@ fn named(path: &Path, error: impl std::fmt::Display) -> io::Error {
     io::Error::other(format!("{}: {error}", path.display().to_string().escape_debug()))
 }
 
-/// Reads the hot set of the image; `None` if there is none.
+/// Reads the hot set of the image; `None` if there is none. Whatever has its name: nothing is waited for.
 ///
 /// # Errors
 ///
-/// The file cannot be read, or is damaged.
+/// It is no regular file, cannot be read, or is damaged.
 pub(crate) fn load(image: &Path) -> io::Result<Option<HotSet>> {
     let path = path(image, ".hot-set");
-    let file = match File::open(&path) {
+    // A FIFO would wait for a writer.
+    let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
+    let file = match OpenOptions::new().read(true).custom_flags(flags).open(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         file => file.map_err(|error| named(&path, error))?,
     };
+    if !file.metadata().map_err(|error| named(&path, error))?.is_file() {
+        return Err(named(&path, "not a regular file"));
+    }
     let mut bytes = Vec::new();
     let limit = HOT_SET_LIMIT_BYTES as u64;
     file.take(limit + 1).read_to_end(&mut bytes).map_err(|error| named(&path, error))?;
@@ -88,5 +95,19 @@ mod tests {
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "nothing else is left");
         let mode = folder.path().join("image.hot-set").metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_refused_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("image");
+        let path = folder.path().join("image.hot-set");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        let error = load(&image).unwrap_err().to_string();
+        assert!(error.ends_with("image.hot-set: not a regular file"), "{error}");
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        let error = load(&image).unwrap_err().to_string();
+        assert!(error.ends_with("image.hot-set: not a regular file"), "{error}");
     }
 }

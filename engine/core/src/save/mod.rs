@@ -385,9 +385,16 @@ impl SaveMachine {
 impl Machine for SaveMachine {
     fn handle(&mut self, event: Event<'_>, pool: &mut Pool) {
         match event {
+            // How it ended is decided: whether the source reads that changes nothing.
+            Event::Tick { now_ms } if matches!(self.phase, Phase::Answer) => {
+                match self.watch.tick(now_ms, self.unsent_bytes > 0) {
+                    Ok(wake) => self.actions.extend(wake),
+                    Err(_) => self.unsent_bytes = 0,
+                }
+            }
             Event::Tick { now_ms } => match self.watch.tick(now_ms, self.intake.is_reading()) {
                 Ok(wake) => self.actions.extend(wake),
-                Err(failure) => self.fail(failure, pool),
+                Err(seconds) => self.fail(Failure::Silent { seconds }, pool),
             },
             Event::Input { bytes } => {
                 self.watch.heard();
@@ -411,6 +418,7 @@ impl Machine for SaveMachine {
             // Only the channels of multifd come after the main one: a preempt channel waits for an answer first.
             Event::AnotherPeer => self.fail(Unsupported::Multifd.into(), pool),
             Event::Answer(_) | Event::AnswerEnd => {}
+            Event::Interrupted if matches!(self.phase, Phase::Answer) => self.unsent_bytes = 0,
             // What has begun to commit cannot be called back: how it ends is how it is reported.
             Event::Interrupted if self.is_committing() => {}
             Event::Interrupted => self.fail(Failure::Interrupted, pool),

@@ -150,7 +150,7 @@ fn driver(end: &OwnedFd, save: bool, path: &Path, aio: Option<Aio>) -> Driver {
     let channel = if save {
         Channel::for_save(Some(&uri), None, signals.as_fd()).unwrap()
     } else {
-        Channel::for_revert(Some(&uri), false).unwrap()
+        Channel::for_revert(Some(&uri), false, None, signals.as_fd()).unwrap()
     };
     let disk = DiskQueue::new(aio).unwrap();
     Driver { channel, image: Some(image(path)), disk, signals: None, listens: !save }

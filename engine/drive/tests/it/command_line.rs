@@ -320,10 +320,10 @@ fn wait_for_a_source_ends_by_signal_or_timeout() {
     let child = tool().args(["--create", &uri, path_text(&image)]).spawn().unwrap();
     wait_for(&path);
     interrupt(&child);
-    assert_fails(&end(child), 2, "interrupted by a signal before anybody connected");
+    assert_fails(&end(child), 2, "interrupted by a signal before anyone connected");
     assert!(!path.exists());
     let output = run(&["--create", "--timeout=1", &uri, path_text(&image)]);
-    assert_fails(&output, 2, "nobody connected (--timeout)");
+    assert_fails(&output, 2, "no one connected (--timeout)");
     assert!(!path.exists());
 }
 

@@ -2,4 +2,5 @@
 
 mod command_line;
 mod full_pipe;
+mod waits;
 mod words;
