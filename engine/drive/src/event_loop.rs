@@ -3,12 +3,14 @@
 use crate::channel::{Channel, HELD_BYTES};
 use crate::disk::{DiskQueue, Finished, Work, io_error};
 use crate::image_file::ImageFile;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use crate::small_pipe::make_small;
+use crate::wait::timespec;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::SeekFrom;
 use snapshot_engine::machine::{Body, Header};
 use snapshot_engine::{Action, BufferId, Completed, Event, IoError, IoId, Lane, Machine, Milestone, Pool};
 use std::collections::VecDeque;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Read};
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -60,6 +62,10 @@ struct Run<'a> {
     reading: Option<(BufferId, Range<usize>)>,
     /// The machine wants to see at once what comes.
     held: bool,
+    /// Taken out of the input pipe, so that it could become small, before the machine asked for it.
+    taken: VecDeque<u8>,
+    /// That was done.
+    emptied: bool,
     /// What can pile up in the input.
     input_bytes: usize,
     /// The input pipe is still to be resized to this.
@@ -94,6 +100,8 @@ pub(crate) fn run<M: Machine>(
         output: Default::default(),
         reading: None,
         held: false,
+        taken: VecDeque::new(),
+        emptied: false,
         input_bytes: INPUT_BYTES,
         limiting_input: None,
         leave_alone: None,
@@ -145,7 +153,12 @@ impl Run<'_> {
             |result: io::Result<()>| result.map(|()| Completed::Plain).map_err(|error| io_error(&error));
         let no_file = || IoError::new("there is no image file");
         match action {
-            Action::ReadInput { buffer, range } => self.reading = Some((buffer, range)),
+            Action::ReadInput { buffer, range } => {
+                if range.len() < INPUT_BYTES {
+                    self.empty_input();
+                }
+                self.reading = Some((buffer, range));
+            }
             Action::LimitInput { bytes } => {
                 self.held = bytes <= HELD_BYTES;
                 self.limiting_input = Some(bytes);
@@ -264,19 +277,39 @@ impl Run<'_> {
             return;
         };
         let place = &mut self.pool.bytes_mut(buffer)[range.clone()];
+        if !self.taken.is_empty() {
+            let bytes = self.taken.read(place).unwrap_or(0);
+            return machine.handle(Event::Input { bytes }, &mut self.pool);
+        }
         let read = rustix::io::read(input, place);
         // Now it is empty: the writer is not awake yet.
         self.limit_input();
         match read {
             Ok(0) => machine.handle(Event::InputEnd, &mut self.pool),
             Ok(bytes) => {
-                self.leave_alone = leave_alone(self.leave_alone, bytes, self.input_bytes);
+                if range.len() >= INPUT_BYTES {
+                    self.leave_alone = leave_alone(self.leave_alone, bytes, self.input_bytes);
+                }
                 machine.handle(Event::Input { bytes }, &mut self.pool);
             }
             Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {
                 self.reading = Some((buffer, range));
             }
             Err(error) => machine.handle(Event::InputFailed(io_error(&error.into())), &mut self.pool),
+        }
+    }
+
+    /// Empties the input pipe and makes it small at once: a machine that reads little at a time would always leave too much in
+    /// it. What is in it has been written as far as the writer knows, so nothing is lost by taking it.
+    fn empty_input(&mut self) {
+        let Some(bytes) = self.limiting_input.filter(|_| !self.emptied) else { return };
+        if let Some(input) = self.driver.channel.input()
+            && self.driver.channel.input_limit().is_some()
+        {
+            // Once: what the machine reads until it is done with that may be the last that it is to see.
+            self.limiting_input = (!make_small(input, bytes, &mut self.taken)).then_some(bytes);
+            self.input_bytes = self.driver.channel.input_limit().unwrap_or(INPUT_BYTES);
+            self.emptied = true;
         }
     }
 
@@ -346,11 +379,11 @@ impl Run<'_> {
 
     /// Waits until there is something to tell: as a rule one system call, which also says what it is.
     fn wait(&mut self, at_the_latest: Instant) -> io::Result<Ready> {
-        if !self.done.is_empty() {
+        if !self.done.is_empty() || self.has_taken() {
             return self.poll(Duration::ZERO);
         }
         if let Some(time) = self.leave_alone
-            && self.reading.is_some()
+            && self.reading.as_ref().is_some_and(|(_, range)| range.len() >= INPUT_BYTES)
             && !self.held
         {
             // Short enough for everything else to wait, too.
@@ -375,6 +408,11 @@ impl Run<'_> {
         // A signal that did not come, for whatever reason, must not be waited for for ever.
         ready.disk |= !ready.anything();
         Ok(ready)
+    }
+
+    /// What the machine wants to read has been taken already.
+    fn has_taken(&self) -> bool {
+        self.reading.is_some() && !self.taken.is_empty()
     }
 
     /// The peer asked for something a moment ago: as a rule it will again.
@@ -404,16 +442,13 @@ impl Run<'_> {
             fds.push(PollFd::from_borrowed_fd(fd.filter(|_| wanted)?, flags));
             Some(fds.len() - 1)
         });
-        let time = Timespec {
-            tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: i64::from(time.subsec_nanos()),
-        };
-        match poll(&mut fds, Some(&time)) {
+        match poll(&mut fds, Some(&timespec(time))) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
         let is_ready = |at: Option<usize>| at.is_some_and(|at| !fds[at].revents().is_empty());
-        let [disk, input, answers, main, preempt, signal, another_peer] = places.map(is_ready);
+        let [disk, mut input, answers, main, preempt, signal, another_peer] = places.map(is_ready);
+        input |= self.has_taken();
         Ok(Ready { disk, input, answers, output: [main, preempt], signal, another_peer })
     }
 }

@@ -33,6 +33,11 @@ impl Pile {
         action
     }
 
+    /// No less can pile up.
+    pub(super) fn is_at_its_least(&self) -> bool {
+        self.bytes == Some(*BYTES.start())
+    }
+
     /// As much as can be when so many pages are still to come, none of which we have seen.
     pub(super) fn before(&mut self, pages: u64) -> Option<Action> {
         let room = usize::try_from(pages.saturating_mul(BYTES_A_PAGE)).unwrap_or(usize::MAX);

@@ -66,7 +66,9 @@ impl SaveMachine {
         if !self.steps.is_done() || self.intake.is_reading() {
             return Ok(false);
         }
-        let Some((input, _)) = self.intake.held() else { return self.refill(pool, 1, INPUT_BYTES) };
+        let Some((input, _)) = self.intake.held() else {
+            return self.refill(pool, 1, if self.reads_exactly() { 1 } else { INPUT_BYTES });
+        };
         if let (Some(update), Some(store)) = (&self.deferred, &mut self.store) {
             if !store.apply(update, input, pool)? {
                 return Ok(false);
@@ -84,7 +86,9 @@ impl SaveMachine {
                 }
                 Decoded::Incomplete { needed } => {
                     self.limit_writer();
-                    return self.refill(pool, needed, needed.max(INPUT_BYTES));
+                    let most =
+                        if self.reads_exactly() { needed - held.len() } else { needed.max(INPUT_BYTES) };
+                    return self.refill(pool, needed, most);
                 }
             };
             let page = |block, offset, content, data: &[u8]| PageUpdate {
@@ -151,6 +155,18 @@ impl SaveMachine {
         }
     }
 
+    /// Reads no further than to the end of the next record: the save fails at the first device section, or may, and nothing
+    /// of what follows may have been taken then. What QEMU has left for its end must not fit into the pipe. Before the block
+    /// list no one knows how much will come.
+    fn reads_exactly(&self) -> bool {
+        let may_fail = self.failure.is_some() || self.ignores_shared();
+        self.config.live && (self.coverage.is_none() || self.pile.is_at_its_least() && may_fail)
+    }
+
+    fn ignores_shared(&self) -> bool {
+        self.decoder.configuration().is_some_and(|c| c.has_capability("x-ignore-shared"))
+    }
+
     /// The writer may be so far ahead of us as the end is still away.
     fn limit_writer(&mut self) {
         let ahead = self.coverage.as_ref().and_then(|(coverage, _)| coverage.pages_ahead());
@@ -196,7 +212,12 @@ impl SaveMachine {
             used_length: block.used_length,
             host_page_size: block.host_page_size,
         });
-        let layout = RamLayout::new(blocks.collect(), self.decoder.page_size()).map_err(could_not)?;
+        let layout = RamLayout::new(blocks.collect(), self.decoder.page_size()).map_err(could_not);
+        if layout.is_err() {
+            // Without a layout no one knows when the end is near.
+            self.hold_writer();
+        }
+        let layout = layout?;
         self.coverage = Some((Coverage::new(&layout), layout.clone()));
         if self.failure.is_some() {
             return Ok(());
@@ -221,10 +242,8 @@ impl SaveMachine {
     /// RAM that travels elsewhere must not be stored as zeros.
     fn check_ram_is_here(&self) -> Result<(), Failure> {
         let (Some((coverage, _)), Some(store)) = (&self.coverage, &self.store) else { return Ok(()) };
-        let ignores_shared =
-            self.decoder.configuration().is_some_and(|c| c.has_capability("x-ignore-shared"));
         // First: a machine all of whose RAM is shared sends none either.
-        if let Some(block) = coverage.untouched_block().filter(|_| ignores_shared) {
+        if let Some(block) = coverage.untouched_block().filter(|_| self.ignores_shared()) {
             return Err(
                 Unsupported::IgnoreShared { block: self.decoder.blocks()[block].idstr.clone() }.into()
             );
