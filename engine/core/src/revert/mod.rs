@@ -237,9 +237,10 @@ impl RevertMachine {
     }
 
     fn fail(&mut self, failure: Failure) {
-        if self.failure.is_some() {
+        if let Some(first) = &self.failure {
             // A destination that does not take what would make it refuse is not waited for any longer.
-            self.output.gone |= matches!(failure, Failure::Interrupted) || failure.is_silence();
+            let interrupted = |failure: &Failure| matches!(failure, Failure::Interrupted);
+            self.output.gone |= interrupted(&failure) && !interrupted(first) || failure.is_silence();
             return;
         }
         self.output.gone |= failure.is_silence();
