@@ -127,7 +127,8 @@ The allow-list has one line per rule: RULE \"PATH-PATTERN\" EXPIRY(YYYY-MM-DD or
 const EXTRACT_EXAMPLES: &str = "\
 Examples:
   snapinspect extract vm.stream --block pc.ram -o ram.bin
-  snapinspect extract vm.stream --core -o vm.core && gdb vmlinux vm.core
+  snapinspect extract vm.stream --core --virtual -o vm.core && gdb -c vm.core -ex 'x/4i $pc' -ex bt
+  snapinspect extract vm.stream --core -o vm.core && drgn -c vm.core
   snapinspect extract vm.stream --device 0000:00:01.1/ide -o ide.bin
   snapinspect extract vm.stream --vmdesc -o - | jq .";
 
@@ -367,9 +368,12 @@ pub struct ExtractArgs {
     /// How many bytes of the block
     #[arg(long, value_name = "BYTES", requires = "block", value_parser = number)]
     pub length: Option<u64>,
-    /// All RAM as an ELF core
+    /// All RAM as an ELF core, by guest-physical address
     #[arg(long, group = "what")]
     pub core: bool,
+    /// Give the core the virtual addresses of the guest's kernel and running processes (x86), for gdb
+    #[arg(long = "virtual", requires = "core")]
+    pub virtual_addresses: bool,
     /// Blocks of main RAM in the order of -numa, where the file does not say it
     #[arg(long, value_name = "NAME,NAME", requires = "core", value_delimiter = ',')]
     pub nodes: Vec<String>,

@@ -5,7 +5,7 @@ use crate::cli::ExtractArgs;
 use crate::contents::{Contents, RamFile, load};
 use crate::error::Error;
 use crate::escape::terminal;
-use crate::extract::{Core, Placement, copy_range, find_block};
+use crate::extract::{Addresses, Core, Placement, copy_range, find_block};
 use crate::sink::{self, Sink};
 use std::path::Path;
 
@@ -22,14 +22,12 @@ pub(super) fn run(args: &ExtractArgs, inputs: &[&Path]) -> Result<u8, Error> {
     }
     if args.core {
         let placement = Placement::new(&contents, &args.nodes, &args.place)?;
-        let core = Core::of(&contents, &placement)?;
+        let addresses = if args.virtual_addresses { Addresses::Virtual } else { Addresses::Physical };
+        let core = Core::of(&contents, &placement, addresses)?;
         core.write(&mut *out)?;
         out.commit()?;
-        if !core.left_out().is_empty() {
-            eprintln!(
-                "snapinspect: not in the core, as their addresses are not known: {}",
-                core.left_out().join(", ")
-            );
+        for remark in core.remarks() {
+            eprintln!("snapinspect: {remark}");
         }
         return Ok(0);
     }

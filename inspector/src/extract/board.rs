@@ -6,7 +6,8 @@ use migration_stream::device::Value;
 use std::ops::Range;
 
 /// `EM_*`.
-pub(super) const X86_64: u16 = 62;
+const X86_64: u16 = 62;
+pub(super) const I386: u16 = 3;
 const AARCH64: u16 = 183;
 const S390: u16 = 22;
 const PPC64: u16 = 21;

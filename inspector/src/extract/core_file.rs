@@ -1,79 +1,29 @@
-//! All RAM as an ELF core: addresses are physical ones.
+//! All RAM as an ELF core.
+//!
+//! Its ranges have physical addresses, as virtual ones, too, or those that the processors' page tables map to it. In the file RAM
+//! is there once, and as a whole, whatever is mapped.
 
-use super::board::Board;
+use super::board::I386;
 use super::copy_range;
-use super::layout::{Layout, layout};
+use super::elf::{ALIGNMENT_BYTES, Load, Machine, head};
+use super::guest_note::{GuestNote, guest_note};
+use super::layout::{Layout, Segment, layout};
+use super::notes::notes;
+use super::paging;
+use super::physical::Physical;
 use super::placement::Placement;
-use super::registers::notes;
+use super::processor::{Processor, processors};
 use crate::contents::{Contents, RamFile};
 use crate::error::Error;
 use crate::sink::Sink;
 
-/// Bytes of the ELF header, and of a program header.
-const HEADER_BYTES: u64 = 64;
-const PROGRAM_HEADER_BYTES: u64 = 56;
-/// RAM begins at a multiple of that.
-const ALIGNMENT_BYTES: u64 = 4096;
-const PT_LOAD: u32 = 1;
-const PT_NOTE: u32 = 4;
-const READ_WRITE_EXECUTE: u32 = 7;
-
-/// Numbers in the byte order of the machine.
-struct Words {
-    bytes: Vec<u8>,
-    big_endian: bool,
-}
-
-impl Words {
-    fn u16(&mut self, value: u16) {
-        self.bytes.extend_from_slice(&if self.big_endian {
-            value.to_be_bytes()
-        } else {
-            value.to_le_bytes()
-        });
-    }
-
-    fn u32(&mut self, value: u32) {
-        self.bytes.extend_from_slice(&if self.big_endian {
-            value.to_be_bytes()
-        } else {
-            value.to_le_bytes()
-        });
-    }
-
-    fn u64(&mut self, value: u64) {
-        self.bytes.extend_from_slice(&if self.big_endian {
-            value.to_be_bytes()
-        } else {
-            value.to_le_bytes()
-        });
-    }
-
-    /// A program header: type, flags, offset, virtual and physical address, bytes in file and memory, alignment.
-    fn program_header(&mut self, kind: u32, offset: u64, address: u64, bytes: u64) {
-        self.u32(kind);
-        self.u32(if kind == PT_LOAD { READ_WRITE_EXECUTE } else { 0 });
-        for value in [offset, address, address, bytes, if kind == PT_LOAD { bytes } else { 0 }, 0] {
-            self.u64(value);
-        }
-    }
-}
-
-fn header(board: Board, program_headers: u16) -> Words {
-    let mut words = Words { bytes: Vec::new(), big_endian: board.is_big_endian() };
-    let order = if words.big_endian { 2 } else { 1 };
-    words.bytes.extend_from_slice(&[0x7f, b'E', b'L', b'F', 2, order, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-    words.u16(4); // ET_CORE
-    words.u16(board.elf_machine());
-    words.u32(1);
-    words.u64(0);
-    words.u64(HEADER_BYTES);
-    words.u64(0);
-    words.u32(0);
-    for value in [64, 56, program_headers, 0, 0, 0] {
-        words.u16(value);
-    }
-    words
+/// What the virtual addresses in a core are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Addresses {
+    /// The physical ones.
+    Physical,
+    /// Those of the guest's page tables.
+    Virtual,
 }
 
 /// A core that can be written: where everything lies is known.
@@ -82,49 +32,61 @@ pub(crate) struct Core<'a> {
     contents: &'a Contents,
     ram: &'a RamFile,
     layout: Layout,
+    machine: Machine,
     notes: Vec<u8>,
+    loads: Vec<Load>,
+    remarks: Vec<String>,
 }
 
 impl<'a> Core<'a> {
     /// Finds out where everything lies.
-    pub(crate) fn of(contents: &'a Contents, placement: &Placement) -> Result<Self, Error> {
+    pub(crate) fn of(
+        contents: &'a Contents,
+        placement: &Placement,
+        addresses: Addresses,
+    ) -> Result<Self, Error> {
         let ram = contents.ram.as_ref();
         let ram = ram.ok_or_else(|| Error::Usage(format!("{}: RAM was not read", contents.name)))?;
         let layout = layout(contents, ram, placement)?;
-        let notes = if layout.board.is_pc() { notes(contents) } else { Vec::new() };
-        Ok(Self { contents, ram, layout, notes })
+        let board = layout.board;
+        let mut machine = Machine { number: board.elf_machine(), big_endian: board.is_big_endian() };
+        let mut remarks = Vec::new();
+        if !layout.left_out.is_empty() {
+            let names = layout.left_out.join(", ");
+            remarks.push(format!("not in the core, as their addresses are not known: {names}"));
+        }
+        let memory = Physical { ram, segments: &layout.segments };
+        let processors = if board.is_pc() { processors(contents) } else { Vec::new() };
+        let mut notes_of = Vec::new();
+        if let Some(first) = processors.first() {
+            // As QEMU decides it, by the first processor (`cpu_get_dump_info`).
+            if !first.is_in_long_mode() {
+                machine.number = I386;
+            }
+            let note = guest_note(contents, memory)?;
+            if let GuestNote::Wrong(why) = note {
+                remarks.push(format!("no VMCOREINFO in the core: {why}"));
+            }
+            let of_guest = if let GuestNote::Found(note) = &note { Some(&note[..]) } else { None };
+            notes_of = notes(&processors, first.is_in_long_mode(), of_guest);
+        } else {
+            remarks.push("no registers in the core: those of this machine are not known".to_owned());
+        }
+        let loads = match addresses {
+            Addresses::Physical => physical_loads(&layout.segments),
+            Addresses::Virtual => virtual_loads(contents, &processors, memory)?,
+        };
+        Ok(Self { contents, ram, layout, machine, notes: notes_of, loads, remarks })
     }
 
-    /// Names of blocks whose place in the guest's memory is not known.
-    pub(crate) fn left_out(&self) -> &[String] {
-        &self.layout.left_out
-    }
-
-    /// Everything in front of the first page.
-    fn head(&self) -> Result<Vec<u8>, Error> {
-        let count = self.layout.segments.len() + usize::from(!self.notes.is_empty());
-        let count =
-            u16::try_from(count).map_err(|_| Error::Usage("too many blocks for an ELF file".to_owned()))?;
-        let notes_offset = HEADER_BYTES + PROGRAM_HEADER_BYTES * u64::from(count);
-        let first = (notes_offset + self.notes.len() as u64).next_multiple_of(ALIGNMENT_BYTES);
-        let mut words = header(self.layout.board, count);
-        if !self.notes.is_empty() {
-            words.program_header(PT_NOTE, notes_offset, 0, self.notes.len() as u64);
-        }
-        let mut offset = first;
-        for segment in &self.layout.segments {
-            words.program_header(PT_LOAD, offset, segment.address, segment.bytes());
-            offset += segment.bytes().next_multiple_of(ALIGNMENT_BYTES);
-        }
-        let mut head = words.bytes;
-        head.extend_from_slice(&self.notes);
-        head.resize(usize::try_from(first).unwrap_or(head.len()), 0);
-        Ok(head)
+    /// What a reader of the core should know.
+    pub(crate) fn remarks(&self) -> &[String] {
+        &self.remarks
     }
 
     /// Writes it.
     pub(crate) fn write(&self, out: &mut dyn Sink) -> Result<(), Error> {
-        out.put(&self.head()?)?;
+        out.put(&head(self.machine, &self.notes, &self.loads))?;
         for segment in &self.layout.segments {
             let bytes = segment.bytes();
             copy_range(self.ram, self.contents.page_size, segment.block, segment.range.clone(), out)?;
@@ -132,4 +94,51 @@ impl<'a> Core<'a> {
         }
         Ok(())
     }
+}
+
+/// A range for each segment, one behind the other in the file, virtual addresses as the physical ones.
+fn physical_loads(segments: &[Segment]) -> Vec<Load> {
+    let mut offset = 0_u64;
+    let mut loads = Vec::new();
+    for segment in segments {
+        let (address, bytes) = (segment.address, segment.bytes());
+        loads.push(Load { virtual_address: address, address, bytes, offset });
+        offset = offset.saturating_add(bytes.next_multiple_of(ALIGNMENT_BYTES));
+    }
+    loads
+}
+
+/// A range for each mapping, by virtual address.
+fn virtual_loads(
+    contents: &Contents,
+    processors: &[Processor],
+    memory: Physical<'_>,
+) -> Result<Vec<Load>, Error> {
+    let refuse = |why: &str| Err(Error::Usage(format!("{}: {why}", contents.name)));
+    if processors.is_empty() {
+        return refuse(
+            "--virtual needs the registers of an x86 guest, and there are none; use --core without it",
+        );
+    }
+    let physical = physical_loads(memory.segments);
+    // A guest without paging has physical addresses everywhere (`qemu_get_guest_memory_mapping`).
+    if !processors.iter().any(paging::is_on) {
+        return Ok(physical);
+    }
+    let mappings = paging::mappings(&contents.name, processors, memory)?;
+    let mut loads = Vec::with_capacity(mappings.len());
+    for mapping in mappings.iter() {
+        let behind = physical.partition_point(|load| load.address <= mapping.address);
+        let Some(load) = behind.checked_sub(1).and_then(|number| physical.get(number)) else { continue };
+        loads.push(Load {
+            virtual_address: mapping.virtual_address,
+            address: mapping.address,
+            bytes: mapping.bytes,
+            offset: load.offset + (mapping.address - load.address),
+        });
+    }
+    if loads.is_empty() {
+        return refuse("the guest's page tables map nothing to its RAM; use --core without --virtual");
+    }
+    Ok(loads)
 }

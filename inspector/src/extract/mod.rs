@@ -4,13 +4,19 @@ mod affinity;
 mod board;
 mod core_file;
 mod devices;
+mod elf;
+mod guest_note;
 mod layout;
+mod mappings;
+mod notes;
 mod numa;
+mod paging;
+mod physical;
 mod placement;
-mod registers;
+mod processor;
 mod shadow;
 
-pub(crate) use core_file::Core;
+pub(crate) use core_file::{Addresses, Core};
 pub(crate) use placement::Placement;
 
 use crate::contents::{Contents, RamFile};

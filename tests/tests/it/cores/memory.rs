@@ -90,6 +90,7 @@ impl Stopped {
         ours.sort_unstable();
         theirs.sort_unstable();
         assert!(ours == theirs, "{what}: {:x?} {:x?}", core.loads, dump.loads);
+        assert!(core.machine == dump.machine && core.note_bytes == dump.note_bytes, "{what}: notes");
         for page in theirs {
             assert!(core.at(page, 4096) == dump.at(page, 4096), "{what}: page {page:#x} differs");
         }
@@ -174,6 +175,7 @@ fn one_block_lies_around_the_hole_where_an_option_moved_it() {
     with_each_qemu(|binary, guest| {
         for machine in ["pc,max-ram-below-4g=64M", "q35,max-ram-below-4g=64M"] {
             let config = Config { machine: machine.to_owned(), memory_mib: 128, ..quiet() };
+            let config = with(config, &["-smp", "2"]);
             let mut stopped = Stopped::new(binary, guest, config, marks(&[(0, 64), (FOUR_GIB, 64)]));
             stopped.assert_equal_to_dump(machine, &[]);
         }
