@@ -19,31 +19,35 @@ pub(super) struct Timeline {
 impl Timeline {
     pub(super) fn item(&mut self, item: &Item<'_>) {
         let text = crate::escape::json_text;
-        let name = match &item.event {
+        let ram = |name: &str| if name == "ram" { "RAM" } else { "other iterables" };
+        let found = match &item.event {
             Event::Record(Record::SectionStart(header)) => {
                 let name = text(header.idstr);
                 if self.names.len() < LIMIT {
                     self.names.insert(header.section_id, name.clone());
                 }
-                Some(name)
+                Some((ram(&name), name))
             }
             Event::Record(Record::SectionPart(id) | Record::SectionEnd(id)) => {
-                Some(self.names.get(id).cloned().unwrap_or_default())
+                let name = self.names.get(id).cloned().unwrap_or_default();
+                Some((ram(&name), name))
             }
-            Event::Device(section) => Some(text(section.header.idstr)),
-            Event::Record(Record::Command(command)) => Some(crate::names::command(command).to_owned()),
-            Event::Record(Record::VmDescription(_)) => Some("vmdesc".to_owned()),
-            Event::Record(Record::Eof) => Some("end".to_owned()),
-            _ if !self.inside => Some("header".to_owned()),
+            Event::Device(section) => Some(("devices", text(section.header.idstr))),
+            Event::Record(Record::Command(command)) => {
+                Some(("framing", crate::names::command(command).to_owned()))
+            }
+            Event::Record(Record::VmDescription(_)) => Some(("vmdesc", "vmdesc".to_owned())),
+            Event::Record(Record::Eof) => Some(("framing", "end".to_owned())),
+            _ if !self.inside => Some(("framing", "header".to_owned())),
             _ => None,
         };
         self.inside = true;
-        match (name, self.stretches.last_mut()) {
-            (Some(name), last) => {
+        match (found, self.stretches.last_mut()) {
+            (Some((group, name)), last) => {
                 if let Some(last) = last.filter(|last| last.name == name) {
                     last.bytes += item.length;
                 } else if self.stretches.len() < LIMIT {
-                    self.stretches.push(Stretch { offset: item.offset, bytes: item.length, name });
+                    self.stretches.push(Stretch { offset: item.offset, bytes: item.length, name, group });
                 } else if let Some(last) = self.stretches.last_mut() {
                     last.name = "more".to_owned();
                     last.bytes += item.length;

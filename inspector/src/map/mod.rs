@@ -1,8 +1,11 @@
 //! A picture of RAM: what each page holds, block by block.
 
+mod block;
+mod colours;
 mod hot;
 mod html;
 mod png;
+mod scene;
 mod svg;
 
 pub(crate) use hot::Hot;
@@ -10,23 +13,19 @@ pub(crate) use html::html;
 pub(crate) use png::png;
 pub(crate) use svg::svg;
 
-use crate::contents::{Contents, RamFile};
+use crate::contents::Contents;
 use crate::error::Error;
 use crate::escape::json_text;
-use crate::stat::is_zero;
 use migration_stream::UNKNOWN_LENGTH;
 use serde::Serialize;
+use snapshot_engine::size_text;
 
 /// Cells of one block at most: a cell stands for as many pages as it takes.
 const CELLS_LIMIT: u64 = 1 << 16;
-/// Cells side by side.
-const COLUMNS: usize = 256;
 /// Blocks that are drawn.
 const BLOCKS_LIMIT: usize = 64;
-/// Bits of information in a byte from which on a page counts as hard to compress.
-const HIGH_ENTROPY_BITS: f64 = 6.0;
-/// What is read at once.
-const PIECE_PAGES: u64 = 64;
+/// Changed ranges that are listed of one block.
+const RANGES_LIMIT: usize = 500;
 
 /// What a cell shows. The least of the two is what most of its pages hold; the flags are for any of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -39,18 +38,43 @@ pub(crate) struct Cell {
     pub(crate) changed: bool,
 }
 
+/// How many pages of a block are what.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Totals {
+    pub(crate) pages: u64,
+    pub(crate) zero: u64,
+    pub(crate) low: u64,
+    pub(crate) high: u64,
+    pub(crate) hot: u64,
+    pub(crate) changed: u64,
+}
+
 /// A block of the picture.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct BlockPicture {
     pub(crate) name: String,
     pub(crate) bytes: u64,
     pub(crate) cell_pages: u64,
     pub(crate) cells: Vec<Cell>,
+    pub(crate) totals: Totals,
+    /// Pages that changed: the first of each range, and how many; not all of them if there are too many.
+    pub(crate) changed: Vec<(u64, u64)>,
+    /// How many ranges there are.
+    pub(crate) changed_ranges: u64,
 }
 
 impl BlockPicture {
+    /// Cells side by side: a power of two, so that a row is a round number of bytes, and fewer where there are few cells.
+    pub(crate) fn columns(&self) -> usize {
+        match self.cells.len() {
+            0..=512 => 64,
+            513..=2048 => 128,
+            _ => 256,
+        }
+    }
+
     pub(crate) fn rows(&self) -> usize {
-        self.cells.len().div_ceil(COLUMNS)
+        self.cells.len().div_ceil(self.columns())
     }
 }
 
@@ -60,6 +84,8 @@ pub(crate) struct Stretch {
     pub(crate) offset: u64,
     pub(crate) bytes: u64,
     pub(crate) name: String,
+    /// What kind of thing it is: RAM, other iterables, devices, vmdesc, framing.
+    pub(crate) group: &'static str,
 }
 
 /// The picture.
@@ -74,38 +100,19 @@ pub(crate) struct Picture {
     pub(crate) timeline: Vec<Stretch>,
 }
 
-/// Colours of a cell: zero, low, high entropy; the same where it is hot; changed.
-pub(crate) fn colour(cell: Cell) -> [u8; 3] {
-    match (cell.changed, cell.hot, cell.content) {
-        (true, _, _) => [0xd6, 0x27, 0x28],
-        (_, true, 0) => [0xff, 0xe0, 0xa0],
-        (_, true, _) => [0xff, 0x9d, 0x00],
-        (_, _, 0) => [0xf0, 0xf0, 0xf0],
-        (_, _, 1) => [0x7f, 0xb0, 0xdc],
-        _ => [0x12, 0x3f, 0x7a],
+impl Picture {
+    /// Whether a cell of this kind is in it: a legend shows only what is there.
+    pub(crate) fn has(&self, shown: impl Fn(&Cell) -> bool) -> bool {
+        self.blocks.iter().flat_map(|block| &block.cells).any(shown)
     }
-}
 
-/// What the colours stand for.
-pub(crate) const LEGEND: [(&str, Cell); 6] = [
-    ("zero", Cell { content: 0, hot: false, changed: false }),
-    ("low entropy", Cell { content: 1, hot: false, changed: false }),
-    ("high entropy", Cell { content: 2, hot: false, changed: false }),
-    ("hot", Cell { content: 1, hot: true, changed: false }),
-    ("hot, zero", Cell { content: 0, hot: true, changed: false }),
-    ("changed", Cell { content: 1, hot: false, changed: true }),
-];
-
-/// Shannon's entropy of the bytes of a page, in bits for each.
-fn entropy(page: &[u8]) -> f64 {
-    let mut counts = [0u32; 256];
-    page.iter().for_each(|&byte| counts[usize::from(byte)] += 1);
-    let total = f64::from(u32::try_from(page.len()).unwrap_or(u32::MAX));
-    let of = |count: &u32| {
-        let share = f64::from(*count) / total;
-        -share * share.log2()
-    };
-    counts.iter().filter(|&&count| count > 0).map(of).sum()
+    /// One line about the whole of it.
+    pub(crate) fn subtitle(&self) -> String {
+        let against =
+            self.against.as_ref().map_or_else(String::new, |other| format!(", compared with {other}"));
+        let size = size_text(self.page_size.into());
+        format!("machine {}, pages of {size}{against}", self.machine)
+    }
 }
 
 /// Draws `contents`, compared with `against`.
@@ -120,20 +127,12 @@ pub(crate) fn picture(contents: &Contents, against: Option<&Contents>, hot: &Hot
         let Some(ram) = &contents.ram else { continue };
         let pages = block.used_length / u64::from(contents.page_size.max(1));
         let cell_pages = pages.div_ceil(CELLS_LIMIT).max(1);
-        let mut cells = cells(ram, number, contents.page_size, pages, cell_pages, other)?;
-        let cell_bytes = cell_pages.saturating_mul(u64::from(contents.page_size.max(1)));
-        for range in hot.of(number, block) {
-            let first = usize::try_from(range.start / cell_bytes).unwrap_or(usize::MAX);
-            let end = usize::try_from(range.end.div_ceil(cell_bytes)).unwrap_or(usize::MAX);
-            let end = end.min(cells.len());
-            cells.get_mut(first..end).unwrap_or_default().iter_mut().for_each(|cell| cell.hot = true);
-        }
-        blocks.push(BlockPicture {
-            name: json_text(&block.idstr),
-            bytes: block.used_length,
-            cell_pages,
-            cells,
-        });
+        let view =
+            block::View { ram, block: number, page_size: contents.page_size, pages, cell_pages, other };
+        let mut drawn = block::draw(&view, &hot.of(number, block))?;
+        drawn.name = json_text(&block.idstr);
+        drawn.bytes = block.used_length;
+        blocks.push(drawn);
     }
     let machine = contents.configuration.as_ref().map(|configuration| json_text(&configuration.machine));
     Ok(Picture {
@@ -147,70 +146,10 @@ pub(crate) fn picture(contents: &Contents, against: Option<&Contents>, hot: &Hot
     })
 }
 
-fn cells(
-    ram: &RamFile,
-    block: usize,
-    page_size: u32,
-    pages: u64,
-    cell_pages: u64,
-    other: Option<(usize, &RamFile)>,
-) -> Result<Vec<Cell>, Error> {
-    let mut cells = Vec::new();
-    let size = page_size as usize;
-    let room = size * usize::try_from(PIECE_PAGES).unwrap_or(0);
-    let (mut piece, mut piece_of_other) = (vec![0; room], vec![0; room]);
-    let mut counts = [0u64; 3];
-    let mut cell = Cell::default();
-    let mut page = 0;
-    while page < pages {
-        let count = PIECE_PAGES.min(pages - page);
-        let bytes = size * usize::try_from(count).unwrap_or(0);
-        let any = |ram: &RamFile, block| (page..page + count).any(|page| ram.holds(block, page));
-        let here = any(ram, block);
-        let there = other.filter(|(number, ram)| any(ram, *number));
-        let offset = page * u64::from(page_size);
-        if here {
-            ram.read(block, offset, &mut piece[..bytes]).map_err(Error::io("reading RAM"))?;
-        } else if there.is_some() {
-            piece[..bytes].fill(0);
-        }
-        if let Some((number, ram)) = there {
-            ram.read(number, offset, &mut piece_of_other[..bytes]).map_err(Error::io("reading RAM"))?;
-        } else if here {
-            piece_of_other[..bytes].fill(0);
-        }
-        let both = piece[..bytes].chunks(size).zip(piece_of_other[..bytes].chunks(size));
-        for (index, (content, content_of_other)) in both.enumerate() {
-            let number = page + index as u64;
-            let kind = match content {
-                _ if !here || is_zero(content) => 0,
-                content if entropy(content) < HIGH_ENTROPY_BITS => 1,
-                _ => 2,
-            };
-            counts[kind] += 1;
-            cell.hot |= ram.came_again(block, number);
-            cell.changed |= other.is_some() && (here || there.is_some()) && content != content_of_other;
-            if (number + 1).is_multiple_of(cell_pages) || number + 1 == pages {
-                // A cell with any content is not shown as empty.
-                cell.content = if counts[1] + counts[2] == 0 {
-                    0
-                } else if counts[2] > counts[1] {
-                    2
-                } else {
-                    1
-                };
-                cells.push(std::mem::take(&mut cell));
-                counts = [0; 3];
-            }
-        }
-        page += count;
-    }
-    Ok(cells)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::contents::RamFile;
     use crate::walk::Context;
     use migration_stream::{RamBlock, Record};
 
@@ -249,5 +188,8 @@ mod tests {
             picture.blocks[0].cells,
             [cell(2, false, false), cell(1, true, false), cell(0, false, true), cell(0, false, false)]
         );
+        let totals = Totals { pages: 4, zero: 2, low: 1, high: 1, hot: 1, changed: 1 };
+        assert_eq!(picture.blocks[0].totals, totals);
+        assert_eq!((&picture.blocks[0].changed[..], picture.blocks[0].changed_ranges), (&[(2, 1)][..], 1));
     }
 }

@@ -1,77 +1,67 @@
 //! The picture as SVG.
 
-use super::{COLUMNS, LEGEND, Picture, colour};
+use super::Picture;
+use super::colours::{Colour, Mark};
+use super::scene::{Scene, Shape, WIDTH};
 use crate::escape::html as escaped;
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
-const CELL: usize = 3;
-const LINE: usize = 18;
-
-fn hex([red, green, blue]: [u8; 3]) -> String {
+fn hex([red, green, blue]: Colour) -> String {
     format!("#{red:02x}{green:02x}{blue:02x}")
+}
+
+/// A pattern that fills cells of this size with a mark each.
+fn pattern_name(fill: Colour, mark: Mark, cell: usize) -> String {
+    format!("m{}{:?}{cell}", &hex(fill)[1..], mark)
+}
+
+fn pattern(fill: Colour, mark: Mark, cell: usize) -> String {
+    let (start, size) = (cell / 3, cell - 2 * (cell / 3));
+    format!(
+        "<pattern id=\"{}\" width=\"{cell}\" height=\"{cell}\" patternUnits=\"userSpaceOnUse\">\
+         <path fill=\"{}\" d=\"M0 0h{cell}v{cell}h-{cell}z\"/>\
+         <path fill=\"{}\" d=\"M{start} {start}h{size}v{size}h-{size}z\"/></pattern>\n",
+        pattern_name(fill, mark, cell),
+        hex(fill),
+        hex(mark.colour().unwrap_or(fill)),
+    )
 }
 
 /// The picture.
 pub(crate) fn svg(picture: &Picture) -> String {
-    let mut body = String::new();
-    let mut top = LINE;
-    let text = |top: usize, words: &str, body: &mut String| {
-        let _ = writeln!(body, "<text x=\"0\" y=\"{top}\">{}</text>", escaped(words));
-    };
-    let against = picture.against.as_ref().map_or_else(String::new, |other| format!(", against {other}"));
-    let title = format!("{} ({}), page size {}{against}", picture.title, picture.machine, picture.page_size);
-    text(top, &title, &mut body);
-    top += LINE;
-    for (number, (words, cell)) in LEGEND.into_iter().enumerate() {
-        let left = number * COLUMNS * CELL / LEGEND.len();
-        let colour = hex(colour(cell));
-        let _ = writeln!(
-            body,
-            "<rect x=\"{left}\" y=\"{}\" width=\"10\" height=\"10\" fill=\"{colour}\" stroke=\"#888\"/>\
-             <text x=\"{}\" y=\"{top}\">{words}</text>",
-            top - 10,
-            left + 14
-        );
-    }
-    for block in &picture.blocks {
-        top += LINE + LINE / 2;
-        let words = format!("{}: {} bytes, {} pages in a cell", block.name, block.bytes, block.cell_pages);
-        text(top, &words, &mut body);
-        top += LINE / 3;
-        for (row, cells) in block.cells.chunks(COLUMNS).enumerate() {
-            // Cells of one colour side by side are one rectangle.
-            for run in runs(cells) {
-                let (start, length, cell) = run;
-                let _ = writeln!(
-                    body,
-                    "<rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"{CELL}\" fill=\"{}\"/>",
-                    start * CELL,
-                    top + row * CELL,
-                    length * CELL,
-                    hex(colour(cell))
-                );
+    let scene = Scene::of(picture);
+    let (mut body, mut patterns, mut marked) = (String::new(), String::new(), BTreeSet::new());
+    for shape in &scene.shapes {
+        let _ = match shape {
+            Shape::Rect { x, y, width, height, fill, mark, cell } => {
+                let paint = match mark {
+                    Mark::None => hex(*fill),
+                    mark => {
+                        let name = pattern_name(*fill, *mark, *cell);
+                        let paint = format!("url(#{name})");
+                        if marked.insert(name) {
+                            patterns.push_str(&pattern(*fill, *mark, *cell));
+                        }
+                        paint
+                    }
+                };
+                writeln!(body, "<path fill=\"{paint}\" d=\"M{x} {y}h{width}v{height}h-{width}z\"/>")
             }
-        }
-        top += block.rows() * CELL;
+            Shape::Text { x, y, text, strong } => {
+                let weight = if *strong { " font-weight=\"bold\"" } else { "" };
+                writeln!(body, "<text x=\"{x}\" y=\"{y}\"{weight}>{}</text>", escaped(text))
+            }
+        };
     }
-    let (width, height) = (COLUMNS * CELL, top + LINE);
+    let height = scene.height;
     format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
-         viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" font-size=\"12\" shape-rendering=\"crispEdges\">\n\
-         {body}</svg>\n"
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" viewBox=\"0 0 {WIDTH} {height}\" \
+         font-family=\"ui-monospace, Menlo, Consolas, monospace\" font-size=\"12\" shape-rendering=\"crispEdges\">\n\
+         <title>{}</title>\n<defs>\n{patterns}</defs>\n<path fill=\"#ffffff\" d=\"M0 0h{WIDTH}v{height}h-{WIDTH}z\"/>\n\
+         <g fill=\"#202020\">\n{body}</g>\n</svg>\n",
+        escaped(&picture.title)
     )
-}
-
-/// Runs of equal cells: start, length, cell.
-fn runs(cells: &[super::Cell]) -> Vec<(usize, usize, super::Cell)> {
-    let mut runs: Vec<(usize, usize, super::Cell)> = Vec::new();
-    for (number, &cell) in cells.iter().enumerate() {
-        match runs.last_mut() {
-            Some((_, length, last)) if *last == cell => *length += 1,
-            _ => runs.push((number, 1, cell)),
-        }
-    }
-    runs
 }
 
 #[cfg(test)]
@@ -79,21 +69,39 @@ mod tests {
     use super::*;
     use crate::map::{BlockPicture, Cell};
 
-    #[test]
-    fn names_of_a_stranger_do_not_leave_their_text() {
-        let cells = vec![Cell { content: 1, ..Cell::default() }; 3];
-        let name = "a\"/><script>alert(1)</script>".to_owned();
-        let picture = Picture {
+    fn picture(name: &str, cells: Vec<Cell>) -> Picture {
+        let block = BlockPicture {
+            name: name.to_owned(),
+            bytes: 3 * 4096,
+            cell_pages: 1,
+            cells,
+            ..BlockPicture::default()
+        };
+        Picture {
             title: "<x>".to_owned(),
             machine: "&".to_owned(),
             page_size: 4096,
             against: None,
-            blocks: vec![BlockPicture { name, bytes: 3 * 4096, cell_pages: 1, cells }],
+            blocks: vec![block],
             left_out: 0,
             timeline: Vec::new(),
-        };
-        let svg = svg(&picture);
+        }
+    }
+
+    #[test]
+    fn names_of_a_stream_do_not_leave_their_text() {
+        let svg =
+            svg(&picture("a\"/><script>alert(1)</script>", vec![Cell { content: 1, ..Cell::default() }; 3]));
         assert!(!svg.contains("<script") && !svg.contains("<x>"), "{svg}");
-        assert!(svg.contains("<rect x=\"0\" y=\"69\" width=\"9\" height=\"3\" fill=\"#7fb0dc\"/>"), "{svg}");
+        assert!(svg.contains("h36v12h-36z"), "three cells of one look are one rectangle: {svg}");
+        assert!(svg.contains("<text x=\"12\" y=\"") && svg.contains("12 KiB"), "{svg}");
+    }
+
+    #[test]
+    fn the_legend_shows_what_is_there() {
+        let zero = svg(&picture("a", vec![Cell::default(); 3]));
+        assert!(zero.contains(">zero<") && !zero.contains("hot") && !zero.contains(">changed<"), "{zero}");
+        let hot = svg(&picture("a", vec![Cell { hot: true, ..Cell::default() }; 3]));
+        assert!(hot.contains(">hot, and zero<") && hot.contains("url(#"), "{hot}");
     }
 }

@@ -38,9 +38,66 @@ fn the_script_draws_every_block_and_the_timeline() {
     map(&file("qemu-10.0-pc-rounds"), &[&file("qemu-10.0-pc")], &page);
     let Some(dom) = rendered(&page) else { return };
     assert!(dom.contains("data-ready=\"3\""), "the script ran to its end");
-    assert_eq!(dom.matches("data-zoom=\"4\"").count(), 3, "a canvas for each block");
-    assert!(dom.contains("data-zoom=\"1\""), "the timeline");
-    assert!(dom.contains("pc.ram: 4194304 bytes"));
+    assert_eq!(dom.matches("data-cell=\"").count(), 3, "a canvas for each block, drawn");
+    assert!(
+        dom.contains("pc.ram: 4 MiB") && dom.contains("a cell is 1 page (4 KiB), a row is 512 KiB"),
+        "{dom}"
+    );
+    assert!(dom.contains("33 of 1,072 pages changed, in 3 ranges"), "the changes are counted: {dom}");
+    assert_eq!(dom.matches("href=\"#\">0x").count(), 3, "and can be jumped to");
+    assert!(
+        dom.contains("data-look=\"changed\"") && !dom.contains("data-look=\"hot\""),
+        "legend: only what is there"
+    );
+    for group in ["RAM: ", "devices: ", "vmdesc: ", "framing: "] {
+        assert!(dom.contains(group), "the stream's groups have a legend: {group}");
+    }
+}
+
+#[test]
+fn a_picture_alone_has_no_words_about_changes() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let page = folder.path().join("map.html");
+    map(&corpus().join("qemu-10.0-pc-rounds.bin.zst"), &[], &page);
+    let Some(dom) = rendered(&page) else { return };
+    assert!(dom.contains("data-look=\"hot\"") && !dom.contains("data-look=\"changed\""), "{dom}");
+    assert!(!dom.contains("pages changed"), "{dom}");
+}
+
+/// A picture of the page, as a browser of this size and scheme shows it.
+fn screenshot(page: &Path, size: &str, scheme: u8) -> Option<Vec<u8>> {
+    let shot = page.with_extension("png");
+    let output = Command::new("chromium-headless-shell")
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000"])
+        .arg(format!("--window-size={size}"))
+        .arg(format!("--blink-settings=preferredColorScheme={scheme}"))
+        .arg(format!("--screenshot={}", shot.display()))
+        .arg(format!("file://{}", page.display()))
+        .output();
+    let Ok(output) = output else {
+        test_support::not_run("no browser");
+        return None;
+    };
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let reader = png::Decoder::new(std::io::BufReader::new(std::fs::File::open(shot).expect("a picture")));
+    let mut reader = reader.read_info().expect("PNG");
+    let mut pixels = vec![0; reader.output_buffer_size().expect("it fits")];
+    reader.next_frame(&mut pixels).expect("PNG");
+    Some(pixels)
+}
+
+/// The paper of the page is light or dark as the user wants it, at two sizes.
+#[test]
+fn the_page_is_light_or_dark_as_the_user_wants() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let page = folder.path().join("map.html");
+    map(&corpus().join("qemu-10.0-pc-rounds.bin.zst"), &[], &page);
+    for size in ["1280,900", "480,800"] {
+        for (scheme, corner) in [(1, [0xff, 0xff, 0xff]), (0, [0x14, 0x17, 0x1b])] {
+            let Some(pixels) = screenshot(&page, size, scheme) else { return };
+            assert_eq!(pixels[..3], corner, "{size}, scheme {scheme}");
+        }
+    }
 }
 
 #[test]
@@ -60,7 +117,7 @@ fn a_strangers_name_runs_no_script() {
     map(&file, &[], &page);
     let Some(dom) = rendered(&page) else { return };
     assert!(dom.contains("data-ready=\"3\""), "the script ran to its end");
-    assert!(dom.contains("&lt;b&gt;&amp;'\": 4194304 bytes"), "the name is text");
+    assert!(dom.contains("&lt;b&gt;&amp;'\": 4 MiB"), "the name is text");
     assert!(!dom.contains("<b>&amp;"), "and not markup");
     assert!(!dom.contains("<title>1</title>"));
 }

@@ -12,6 +12,7 @@ mod io_errors;
 mod libvirt;
 mod output_files;
 mod people;
+mod pictures;
 mod refcounts;
 mod schema;
 mod sinks;

@@ -1,0 +1,158 @@
+//! Looks at every page of a block.
+
+use super::{BlockPicture, Cell, RANGES_LIMIT, Totals};
+use crate::contents::RamFile;
+use crate::error::Error;
+use crate::stat::is_zero;
+use std::ops::Range;
+
+/// Bits of information in a byte from which on a page counts as hard to compress.
+pub(super) const HIGH_ENTROPY_BITS: f64 = 6.0;
+/// What is read at once.
+const PIECE_PAGES: u64 = 64;
+
+/// A block, and what it is compared with.
+pub(super) struct View<'a> {
+    pub(super) ram: &'a RamFile,
+    pub(super) block: usize,
+    pub(super) page_size: u32,
+    pub(super) pages: u64,
+    pub(super) cell_pages: u64,
+    pub(super) other: Option<(usize, &'a RamFile)>,
+}
+
+/// Shannon's entropy of the bytes of a page, in bits for each.
+fn entropy(page: &[u8]) -> f64 {
+    let mut counts = [0u32; 256];
+    page.iter().for_each(|&byte| counts[usize::from(byte)] += 1);
+    let total = f64::from(u32::try_from(page.len()).unwrap_or(u32::MAX));
+    let of = |count: &u32| {
+        let share = f64::from(*count) / total;
+        -share * share.log2()
+    };
+    counts.iter().filter(|&&count| count > 0).map(of).sum()
+}
+
+/// Ranges of pages that were requested first, from ranges of bytes; in order, and none twice.
+fn requested(hot: &[Range<u64>], page_size: u64) -> Vec<Range<u64>> {
+    let mut ranges: Vec<_> =
+        hot.iter().map(|range| range.start / page_size..range.end.div_ceil(page_size)).collect();
+    ranges.sort_by_key(|range| range.start);
+    let mut merged: Vec<Range<u64>> = Vec::new();
+    for range in ranges {
+        match merged.last_mut() {
+            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+            _ => merged.push(range),
+        }
+    }
+    merged
+}
+
+/// What gathers while pages pass by.
+struct Drawing {
+    result: BlockPicture,
+    cell: Cell,
+    /// Pages of the cell that are zero, of low and of high entropy.
+    counts: [u64; 3],
+}
+
+impl Drawing {
+    fn page(&mut self, number: u64, kind: usize, hot: bool, changed: bool, last_of_cell: bool) {
+        let totals = &mut self.result.totals;
+        totals.pages += 1;
+        *[&mut totals.zero, &mut totals.low, &mut totals.high][kind] += 1;
+        totals.hot += u64::from(hot);
+        totals.changed += u64::from(changed);
+        self.counts[kind] += 1;
+        self.cell.hot |= hot;
+        self.cell.changed |= changed;
+        if changed {
+            self.changed(number);
+        }
+        if last_of_cell {
+            let counts = std::mem::take(&mut self.counts);
+            // A cell with any content is not shown as empty.
+            self.cell.content = match counts {
+                [_, 0, 0] => 0,
+                [_, low, high] if high > low => 2,
+                _ => 1,
+            };
+            self.result.cells.push(std::mem::take(&mut self.cell));
+        }
+    }
+
+    fn changed(&mut self, number: u64) {
+        let full = self.result.changed.len() == RANGES_LIMIT;
+        match self.result.changed.last_mut() {
+            Some((start, pages)) if *start + *pages == number => *pages += 1,
+            _ => {
+                self.result.changed_ranges += 1;
+                if !full {
+                    self.result.changed.push((number, 1));
+                }
+            }
+        }
+    }
+}
+
+/// Draws the block; `hot` are ranges of bytes that were requested first.
+pub(super) fn draw(view: &View<'_>, hot: &[Range<u64>]) -> Result<BlockPicture, Error> {
+    let View { ram, block, page_size, pages, cell_pages, other } = *view;
+    let requested = requested(hot, u64::from(page_size.max(1)));
+    let mut next_requested = requested.iter().peekable();
+    let size = page_size as usize;
+    let room = size * usize::try_from(PIECE_PAGES).unwrap_or(0);
+    let (mut piece, mut piece_of_other) = (vec![0; room], vec![0; room]);
+    let mut drawing = Drawing {
+        result: BlockPicture { cell_pages, totals: Totals::default(), ..BlockPicture::default() },
+        cell: Cell::default(),
+        counts: [0; 3],
+    };
+    let mut page = 0;
+    while page < pages {
+        let count = PIECE_PAGES.min(pages - page);
+        let bytes = size * usize::try_from(count).unwrap_or(0);
+        let any = |ram: &RamFile, block| (page..page + count).any(|page| ram.holds(block, page));
+        let here = any(ram, block);
+        let there = other.filter(|(number, ram)| any(ram, *number));
+        let offset = page * u64::from(page_size);
+        if here {
+            ram.read(block, offset, &mut piece[..bytes]).map_err(Error::io("reading RAM"))?;
+        } else if there.is_some() {
+            piece[..bytes].fill(0);
+        }
+        if let Some((number, ram)) = there {
+            ram.read(number, offset, &mut piece_of_other[..bytes]).map_err(Error::io("reading RAM"))?;
+        } else if here {
+            piece_of_other[..bytes].fill(0);
+        }
+        let both = piece[..bytes].chunks(size).zip(piece_of_other[..bytes].chunks(size));
+        for (index, (content, content_of_other)) in both.enumerate() {
+            let number = page + index as u64;
+            let kind = match content {
+                _ if !here || is_zero(content) => 0,
+                content if entropy(content) < HIGH_ENTROPY_BITS => 1,
+                _ => 2,
+            };
+            while next_requested.next_if(|range| range.end <= number).is_some() {}
+            let hot = ram.came_again(block, number)
+                || next_requested.peek().is_some_and(|range| range.contains(&number));
+            let changed = other.is_some() && (here || there.is_some()) && content != content_of_other;
+            let last_of_cell = (number + 1).is_multiple_of(cell_pages) || number + 1 == pages;
+            drawing.page(number, kind, hot, changed, last_of_cell);
+        }
+        page += count;
+    }
+    Ok(drawing.result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requested_pages_are_merged() {
+        assert_eq!(requested(&[0x2000..0x3000, 0..0x1001, 0x2800..0x5000], 4096), [0..5]);
+        assert_eq!(requested(&[0x2000..0x3000, 0..0x1000], 4096), [0..1, 2..3]);
+    }
+}
