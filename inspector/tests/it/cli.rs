@@ -233,8 +233,11 @@ fn a_map_shows_as_hot_what_a_destination_requested() {
             .expect("the program runs");
         assert_eq!(output.status.code(), Some(0), "{}", all(&output));
         let text = std::fs::read_to_string(&picture).expect("written");
-        let hot = text.lines().filter(|line| line.contains("#ff9d00") || line.contains("#ffe0a0"));
-        let width = |line: &str| line.split("width=\"").nth(1)?.split('"').next()?.parse::<u64>().ok();
+        // Hot cells have a light mark; those of the legend are twice as large as the block's.
+        let hot = text.lines().filter(|line| line.contains("Light6)"));
+        let width = |line: &str| {
+            line.split_once(['h'])?.1.rsplit_once("h-")?.1.split('z').next()?.parse::<u64>().ok()
+        };
         hot.filter_map(width).sum::<u64>()
     };
     // Three pages at 2 MiB, and one behind them by the same block's name.
@@ -243,7 +246,7 @@ fn a_map_shows_as_hot_what_a_destination_requested() {
     let path = folder.path().join("requests");
     std::fs::write(&path, requests).expect("a file");
     let (without, with) = (hot_cells(&[]), hot_cells(&["--hot", path.to_str().expect("plain")]));
-    assert_eq!(with, without + 4 * 3, "cells of three pixels");
+    assert_eq!(with, without + 4 * 6, "cells of six pixels");
     let output = program()
         .args(["map", "--force", "qemu-10.0-pc.bin.zst", "--hot", "qemu-10.0-pc.bin.zst", "-o"])
         .arg(folder.path().join("map.svg"))
