@@ -7,7 +7,7 @@ use super::board::I386;
 use super::copy_range;
 use super::elf::{ALIGNMENT_BYTES, Load, Machine, head};
 use super::guest_note::{GuestNote, guest_note};
-use super::layout::{Layout, Segment, layout};
+use super::layout::{Layout, Segment, layout, listed};
 use super::notes::notes;
 use super::paging;
 use super::physical::Physical;
@@ -52,7 +52,7 @@ impl<'a> Core<'a> {
         let mut machine = Machine { number: board.elf_machine(), big_endian: board.is_big_endian() };
         let mut remarks = Vec::new();
         if !layout.left_out.is_empty() {
-            let names = layout.left_out.join(", ");
+            let names = listed(&layout.left_out);
             remarks.push(format!("not in the core, as their addresses are not known: {names}"));
         }
         let memory = Physical { ram, segments: &layout.segments };

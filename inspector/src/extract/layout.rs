@@ -11,7 +11,11 @@ use crate::contents::{Contents, RamFile};
 use crate::error::Error;
 use crate::escape::terminal;
 use migration_stream::{RamBlock, UNKNOWN_LENGTH};
+use std::collections::HashSet;
 use std::ops::Range;
+
+/// Names that a message has at most.
+const NAMES_SHOWN: usize = 32;
 
 /// A part of a block that the guest has at a physical address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,16 +75,26 @@ pub(super) fn layout(contents: &Contents, ram: &RamFile, placement: &Placement) 
         return Err(refuse(&format!(
             "at which addresses the guest has this memory is not in the file: {}; give each, as QEMU's \
              query-memory-devices reports it: --place {first}=ADDRESS, or leave it out: --place {first}=none",
-            unknown.join(", ")
+            listed(&unknown)
         )));
     }
     shadow::cover(contents, board, &mut segments);
     segments.retain(|segment| !segment.range.is_empty());
     segments.sort_by_key(|segment| segment.address);
     check(contents, &segments)?;
-    left_out.retain(|number| segments.iter().all(|segment| segment.block != *number));
+    let placed: HashSet<_> = segments.iter().map(|segment| segment.block).collect();
+    left_out.retain(|number| !placed.contains(number));
     let left_out = left_out.iter().map(|&number| terminal(&contents.blocks[number].idstr)).collect();
     Ok(Layout { board, segments, left_out })
+}
+
+/// Names in a message: a hostile file can have a million.
+pub(super) fn listed(names: &[String]) -> String {
+    let shown = names.iter().take(NAMES_SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match names.len().checked_sub(NAMES_SHOWN) {
+        None | Some(0) => shown,
+        Some(more) => format!("{shown} and {more} more"),
+    }
 }
 
 /// Where main RAM lies.
@@ -240,5 +254,11 @@ mod tests {
         pc.blocks[1].guest_physical_address = Some(u64::MAX - 1);
         let text = layout_of(&pc).unwrap_err();
         assert!(text.contains("ends behind the last address"), "{text}");
+    }
+
+    #[test]
+    fn a_message_names_some_of_a_million_blocks() {
+        let names: Vec<_> = (0..34).map(|number| format!("b{number}")).collect();
+        assert!(listed(&names[..32]).ends_with(", b31") && listed(&names).ends_with(", b31 and 2 more"));
     }
 }

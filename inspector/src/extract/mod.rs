@@ -63,6 +63,6 @@ pub(crate) fn find_block(contents: &Contents, name: &str) -> Result<usize, Error
         let names: Vec<_> =
             contents.blocks.iter().map(|block| crate::escape::terminal(&block.idstr)).collect();
         let name = crate::escape::terminal(name.as_bytes());
-        Error::Usage(format!("{}: no block \"{name}\"; there are {}", contents.name, names.join(", ")))
+        Error::Usage(format!("{}: no block \"{name}\"; there are {}", contents.name, layout::listed(&names)))
     })
 }

@@ -13,6 +13,7 @@
 
 use super::affinity::{Affinity, NODES_LIMIT, has_tables};
 use super::board::Board;
+use super::layout::listed;
 use crate::contents::Contents;
 use crate::escape::terminal;
 use migration_stream::UNKNOWN_LENGTH;
@@ -87,7 +88,7 @@ pub(super) fn main_ram(
 
 fn names<'a>(candidates: impl IntoIterator<Item = &'a Candidate<'a>>) -> String {
     let names: Vec<_> = candidates.into_iter().map(|candidate| terminal(candidate.name)).collect();
-    names.join(", ")
+    listed(&names)
 }
 
 /// The nodes have these sizes.
