@@ -1,15 +1,18 @@
 //! A set of numbers below a limit, one bit for each.
 
+use crate::memory::OutOfMemory;
 use std::ops::Range;
+use zerocopy::FromZeros;
 
 /// Words of one chunk, which is allocated when the first number goes into it.
 const CHUNK_WORDS: usize = 512;
+const WHAT: &str = "a set of pages";
 const CHUNK_BITS: u64 = CHUNK_WORDS as u64 * 64;
 
 /// The set.
 #[derive(Debug, Clone)]
 pub(crate) struct Bits {
-    chunks: Vec<Option<Box<[u64; CHUNK_WORDS]>>>,
+    chunks: Vec<Option<Box<[u64]>>>,
     limit: u64,
     ones: u64,
 }
@@ -23,16 +26,23 @@ fn place(number: u64) -> (usize, usize, u64) {
 
 impl Bits {
     /// The empty set of numbers below `limit`.
-    pub(crate) fn new(limit: u64) -> Self {
-        let chunks = usize::try_from(limit.div_ceil(CHUNK_BITS)).unwrap_or(usize::MAX);
-        Self { chunks: vec![None; chunks], limit, ones: 0 }
+    pub(crate) fn new(limit: u64) -> Result<Self, OutOfMemory> {
+        let count = usize::try_from(limit.div_ceil(CHUNK_BITS)).unwrap_or(usize::MAX);
+        let mut chunks = Vec::new();
+        chunks.try_reserve_exact(count).map_err(|_| OutOfMemory::new(WHAT, count))?;
+        chunks.resize(count, None);
+        Ok(Self { chunks, limit, ones: 0 })
     }
 
     /// The word that holds this number; none for one that is too large.
-    fn word_mut(&mut self, number: u64) -> Option<&mut u64> {
+    fn word_mut(&mut self, number: u64) -> Result<Option<&mut u64>, OutOfMemory> {
         let (chunk, word, _) = place(number);
-        let chunk = self.chunks.get_mut(chunk)?;
-        Some(&mut chunk.get_or_insert_with(|| Box::new([0; CHUNK_WORDS]))[word])
+        let Some(chunk) = self.chunks.get_mut(chunk) else { return Ok(None) };
+        if chunk.is_none() {
+            let words = u64::new_vec_zeroed(CHUNK_WORDS);
+            *chunk = Some(words.map_err(|_| OutOfMemory::new(WHAT, CHUNK_WORDS * 8))?.into());
+        }
+        Ok(chunk.as_mut().and_then(|words| words.get_mut(word)))
     }
 
     pub(crate) fn has(&self, number: u64) -> bool {
@@ -41,27 +51,28 @@ impl Bits {
     }
 
     /// Adds a number; true if it was not there.
-    pub(crate) fn insert(&mut self, number: u64) -> bool {
+    pub(crate) fn insert(&mut self, number: u64) -> Result<bool, OutOfMemory> {
         let (.., bit) = place(number);
-        let Some(word) = self.word_mut(number) else { return false };
+        let Some(word) = self.word_mut(number)? else { return Ok(false) };
         let new = *word & bit == 0;
         *word |= bit;
         self.ones += u64::from(new);
-        new
+        Ok(new)
     }
 
     /// Adds a range of numbers.
-    pub(crate) fn insert_all(&mut self, range: Range<u64>) {
+    pub(crate) fn insert_all(&mut self, range: Range<u64>) -> Result<(), OutOfMemory> {
         let mut at = range.start;
         while let Some(next) = self.next_missing(at).filter(|&next| next < range.end) {
             let in_word = (64 - next % 64).min(range.end - next);
             let mask = if in_word == 64 { u64::MAX } else { ((1 << in_word) - 1) << (next % 64) };
-            let Some(word) = self.word_mut(next) else { return };
+            let Some(word) = self.word_mut(next)? else { return Ok(()) };
             let new = u64::from((mask & !*word).count_ones());
             *word |= mask;
             self.ones += new;
             at = next + in_word;
         }
+        Ok(())
     }
 
     pub(crate) fn remove(&mut self, number: u64) {
@@ -122,18 +133,18 @@ mod tests {
     proptest! {
         #[test]
         fn it_is_a_set(limit in prop_oneof![1u64..300, 32_000u64..100_000], steps in prop::collection::vec((0u8..3, 0u64..100_000, 0u64..100_000), 0..12)) {
-            let mut bits = Bits::new(limit);
+            let mut bits = Bits::new(limit).unwrap();
             let mut model = BTreeSet::new();
             for (kind, a, b) in steps {
                 let (a, b) = (a % limit, b % limit);
                 match kind {
-                    0 => prop_assert_eq!(bits.insert(a), model.insert(a)),
+                    0 => prop_assert_eq!(bits.insert(a), Ok(model.insert(a))),
                     1 => {
                         bits.remove(a);
                         model.remove(&a);
                     }
                     _ => {
-                        bits.insert_all(a.min(b)..a.max(b));
+                        bits.insert_all(a.min(b)..a.max(b)).unwrap();
                         model.extend(a.min(b)..a.max(b));
                     }
                 }

@@ -1,6 +1,7 @@
 //! Why a job failed, and which exit status that is.
 
 use crate::machine::IoError;
+use crate::memory::OutOfMemory;
 use crate::text::uuid_text;
 use snapshot_image::ImageError;
 
@@ -115,6 +116,12 @@ pub enum Failure {
         /// The time allowed, in seconds.
         seconds: u64,
     },
+    /// The system gives no more memory.
+    #[error("{0}")]
+    OutOfMemory(#[from] OutOfMemory),
+    /// A panic, which is reported where it happens.
+    #[error("the program has a bug, which is reported above; nothing was committed")]
+    Panicked,
     /// SIGTERM or SIGINT.
     #[error("interrupted by a signal; nothing was committed")]
     Interrupted,

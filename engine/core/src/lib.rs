@@ -14,6 +14,7 @@ mod bits;
 mod failure;
 mod ids;
 pub mod machine;
+mod memory;
 pub mod pool;
 mod revert;
 mod save;
@@ -24,6 +25,7 @@ mod zero;
 
 pub use failure::{Class, Failure, Unsupported};
 pub use machine::{Action, Completed, Event, IoError, IoId, Lane, Machine, Milestone};
+pub use memory::OutOfMemory;
 pub use pool::{Buffer, BufferId, Pool};
 pub use revert::postcopy::hot_set::{HOT_SET_LIMIT_BYTES, HotSet};
 pub use revert::postcopy::recovery::check_recovery;

@@ -329,6 +329,9 @@ pub enum Event<'a> {
     AnswerEnd,
     /// A second peer connected where one was expected.
     AnotherPeer,
+    /// The machine panicked at what it was last told or asked: it has to fail, and may do nothing that depends on its state
+    /// being right.
+    Broken,
     /// The user wants it to end (SIGTERM, SIGINT): nothing may be committed from now on.
     Interrupted,
 }

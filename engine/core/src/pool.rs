@@ -1,5 +1,6 @@
 //! Page buffers: owned by the driver, named by the machines through [`BufferId`].
 
+use crate::memory::OutOfMemory;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 /// Every buffer starts at a multiple of this many bytes and is a multiple of it long: what `O_DIRECT` asks for.
@@ -13,13 +14,11 @@ struct Aligned([u8; BUFFER_ALIGNMENT_BYTES]);
 pub struct Buffer(Box<[Aligned]>);
 
 impl Buffer {
-    fn zeroed(length_bytes: usize) -> Self {
+    fn zeroed(length_bytes: usize) -> Result<Self, OutOfMemory> {
         let pages = length_bytes.div_ceil(BUFFER_ALIGNMENT_BYTES);
-        // At most one slab, a few MiB. Zeroed memory comes straight from the kernel, untouched until it is used.
-        Self(
-            Aligned::new_vec_zeroed(pages)
-                .map_or_else(|_| panic!("no memory for {length_bytes} bytes"), Vec::into_boxed_slice),
-        )
+        // Zeroed memory comes straight from the kernel, untouched until it is used.
+        let zeroed = Aligned::new_vec_zeroed(pages);
+        zeroed.map(|pages| Self(pages.into())).map_err(|_| OutOfMemory::new("a page buffer", length_bytes))
     }
 
     /// The bytes.
@@ -58,6 +57,8 @@ pub struct Pool {
 
 #[derive(Debug)]
 enum Slot {
+    /// Idle, and without memory.
+    Gone,
     Idle(Buffer),
     Taken(Buffer),
     Lent,
@@ -67,20 +68,26 @@ impl Pool {
     /// Takes a buffer of `length_bytes` (rounded up to the alignment); its content is unspecified, but it is memory
     /// that held nothing else than this machine's data.
     ///
+    /// # Errors
+    ///
+    /// The system gives no more memory.
+    ///
     /// # Panics
     ///
     /// When more than 2^32 buffers exist.
-    pub fn take(&mut self, length_bytes: usize) -> BufferId {
+    pub fn take(&mut self, length_bytes: usize) -> Result<BufferId, OutOfMemory> {
         let length_bytes = length_bytes.next_multiple_of(BUFFER_ALIGNMENT_BYTES);
         let fits = |id: &BufferId| matches!(&self.slots[id.0 as usize], Slot::Idle(b) if b.bytes().len() == length_bytes);
         let id = if let Some(at) = self.free.iter().rposition(fits) {
             self.free.swap_remove(at)
-        } else if let Some(id) = self.free.pop() {
+        } else if let Some(&id) = self.free.last() {
             // Every idle buffer has another size: replace one, so that the pool never holds more than was in use.
-            self.slots[id.0 as usize] = Slot::Idle(Buffer::zeroed(length_bytes));
+            self.slots[id.0 as usize] = Slot::Gone;
+            self.slots[id.0 as usize] = Slot::Idle(Buffer::zeroed(length_bytes)?);
+            self.free.pop();
             id
         } else {
-            self.slots.push(Slot::Idle(Buffer::zeroed(length_bytes)));
+            self.slots.push(Slot::Idle(Buffer::zeroed(length_bytes)?));
             BufferId(u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 buffers"))
         };
         let slot = &mut self.slots[id.0 as usize];
@@ -89,7 +96,14 @@ impl Pool {
         };
         *slot = Slot::Taken(buffer);
         self.taken_bytes += length_bytes;
-        id
+        Ok(id)
+    }
+
+    /// Gives the memory of all idle buffers back to the system.
+    pub fn shrink(&mut self) {
+        for id in &self.free {
+            self.slots[id.0 as usize] = Slot::Gone;
+        }
     }
 
     /// Gives a buffer back.
@@ -181,20 +195,36 @@ mod tests {
     #[test]
     fn buffers_are_aligned_and_reused() {
         let mut pool = Pool::default();
-        let first = pool.take(5000);
+        let first = pool.take(5000).unwrap();
         assert_eq!(pool.bytes(first).len(), 8192);
         assert_eq!(pool.bytes(first).as_ptr().align_offset(BUFFER_ALIGNMENT_BYTES), 0);
         pool.bytes_mut(first)[0] = 7;
         pool.release(first);
-        assert_eq!(pool.take(8192), first);
+        assert_eq!(pool.take(8192), Ok(first));
         assert_eq!(pool.taken_bytes(), 8192);
+        pool.release(first);
+        pool.shrink();
+        assert_eq!(pool.take(8192), Ok(first));
+        assert_eq!(pool.bytes(first)[0], 0, "it is another one");
+    }
+
+    #[test]
+    fn memory_that_cannot_be_had_is_an_error_and_leaves_the_pool_as_it_was() {
+        let mut pool = Pool::default();
+        let far_too_much = usize::MAX / 2 / BUFFER_ALIGNMENT_BYTES * BUFFER_ALIGNMENT_BYTES;
+        let error = OutOfMemory::new("a page buffer", far_too_much);
+        assert_eq!(pool.take(far_too_much), Err(error));
+        let first = pool.take(4096).unwrap();
+        pool.release(first);
+        assert_eq!(pool.take(far_too_much), Err(error));
+        assert_eq!((pool.taken_bytes(), pool.take(4096)), (0, Ok(first)));
     }
 
     #[test]
     #[should_panic(expected = "read while Lent")]
     fn a_lent_buffer_cannot_be_read() {
         let mut pool = Pool::default();
-        let id = pool.take(4096);
+        let id = pool.take(4096).unwrap();
         let _on_loan = pool.lend(id);
         let _ = pool.bytes(id);
     }

@@ -2,6 +2,7 @@
 
 use crate::ids::Ids;
 use crate::machine::{Action, IoError, IoId, Piece};
+use crate::memory::OutOfMemory;
 use crate::pool::{BufferId, Pool};
 use snapshot_image::{HostOffset, Step};
 use std::collections::BTreeMap;
@@ -73,15 +74,15 @@ impl StepRunner {
     }
 
     /// The next operation that may start now.
-    pub(crate) fn poll(&mut self, pool: &mut Pool, ids: &mut Ids) -> Option<Action> {
+    pub(crate) fn poll(&mut self, pool: &mut Pool, ids: &mut Ids) -> Result<Option<Action>, OutOfMemory> {
         if self.barrier.is_some() || self.in_flight.len() >= WRITES_IN_FLIGHT {
-            return None;
+            return Ok(None);
         }
-        let (step, done) = self.current.as_mut()?;
+        let Some((step, done)) = self.current.as_mut() else { return Ok(None) };
         if let Step::Write { at, bytes } = step {
             let end = bytes.len().min(*done + WRITE_BYTES);
             let part = &bytes[*done..end];
-            let buffer = pool.take(part.len());
+            let buffer = pool.take(part.len())?;
             pool.bytes_mut(buffer)[..part.len()].copy_from_slice(part);
             let piece = Piece { at: HostOffset(at.0 + *done as u64), range: 0..part.len() };
             if end == bytes.len() {
@@ -92,12 +93,12 @@ impl StepRunner {
             }
             let id = ids.next();
             self.in_flight.insert(id, Some(buffer));
-            return Some(Action::Write { id, buffer, pieces: vec![piece] });
+            return Ok(Some(Action::Write { id, buffer, pieces: vec![piece] }));
         }
         if !self.in_flight.is_empty() {
-            return None;
+            return Ok(None);
         }
-        let (step, _) = self.current.take()?;
+        let Some((step, _)) = self.current.take() else { return Ok(None) };
         self.fetch();
         let id = ids.next();
         self.in_flight.insert(id, None);
@@ -107,7 +108,7 @@ impl StepRunner {
             _ => (Barrier::Flush, Action::Flush { id }),
         };
         self.barrier = Some(barrier);
-        Some(action)
+        Ok(Some(action))
     }
 
     /// Takes note of a completion; `None` if the operation is not one of these.

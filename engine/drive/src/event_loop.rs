@@ -3,6 +3,7 @@
 use crate::channel::{Channel, HELD_BYTES};
 use crate::disk::{DiskQueue, Finished, Work, io_error};
 use crate::image_file::ImageFile;
+use crate::last_resort::has_sent;
 use crate::small_pipe::make_small;
 use crate::wait::timespec;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -367,6 +368,7 @@ impl Run<'_> {
         match written {
             Ok(0) | Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
             Ok(bytes) => {
+                has_sent();
                 queue.took(bytes);
                 machine.handle(Event::Sent { lane, bytes: bytes as u64 }, &mut self.pool);
             }

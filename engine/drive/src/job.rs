@@ -6,14 +6,15 @@ use crate::cli::Cli;
 use crate::disk::{DiskQueue, io_error};
 use crate::event_loop::{Driver, run};
 use crate::image_file::ImageFile;
+use crate::last_resort::{Guarded, has_destination, has_source, or_end};
 use crate::progress::Display;
 use crate::sidecar;
 use crate::trace::Traced;
 use crate::wait::Signals;
 use clap::Parser;
 use snapshot_engine::{
-    Class, Failure, Machine, Milestone, NewImage, PostcopyConfig, RevertConfig, RevertMachine, RevertSummary,
-    SaveConfig, SaveMachine, SaveSummary,
+    Class, Failure, Lane, Machine, Milestone, NewImage, PostcopyConfig, RevertConfig, RevertMachine,
+    RevertSummary, SaveConfig, SaveMachine, SaveSummary,
 };
 use snapshot_image::{Geometry, Identity, Open, ReadOptions, SnapshotReader};
 use std::fs::File;
@@ -43,12 +44,22 @@ fn run_traced<M: Machine>(
     mut progress: impl FnMut(&M),
     announce: impl FnMut(Milestone),
 ) -> Result<(), Failure> {
-    driver.signals = Some(signals.reader().map_err(refused)?);
-    signals.catch();
-    let result =
-        run(&mut Traced::new(machine, &cli.trace), driver, |traced| progress(traced.machine), announce);
+    // Without a descriptor to look at they keep their default action: a source must not be left for that.
+    driver.signals = signals.reader().inspect(|_| signals.catch()).ok();
+    let mut guarded = Guarded::new(Traced::new(machine, &cli.trace));
+    let show = |guarded: &Guarded<Traced<'_, M>>| progress(guarded.inner().machine);
+    let result = or_end(|| run(&mut guarded, driver, show, announce));
     signals.release();
     result.map_err(|error| refused(format!("poll: {error}")))
+}
+
+/// Whatever happens from now on, the peer is not left alone.
+fn guard(channel: &Channel, revert: bool) {
+    if revert {
+        channel.output(Lane::Main).into_iter().for_each(has_destination);
+    } else if channel.is_live() {
+        channel.input().into_iter().for_each(has_source);
+    }
 }
 
 fn disk_queue(aio: Option<Aio>) -> Result<DiskQueue, Failure> {
@@ -70,6 +81,7 @@ pub fn refuse_peer(revert: bool) {
         Channel::for_save(None, None, signals.as_fd())
     };
     let (Ok(channel), Ok(disk)) = (channel, disk_queue(None)) else { return };
+    guard(&channel, revert);
     let (live, can_answer) = (channel.is_live(), channel.can_answer());
     if revert && !can_answer {
         return;
@@ -147,6 +159,7 @@ pub fn save(cli: &Cli, warn: impl FnMut(&str)) -> Result<SaveSummary, Failure> {
     signals.catch();
     let channel = Channel::for_save(cli.uri.as_ref(), timeout, signals.as_fd()).map_err(refused)?;
     signals.release();
+    guard(&channel, false);
     let mut uuid = [0; 16];
     rustix::rand::getrandom(&mut uuid, rustix::rand::GetRandomFlags::empty()).map_err(refused)?;
     // A random UUID: version 4, variant 1 (RFC 9562).
@@ -207,6 +220,7 @@ pub fn revert(
     let channel =
         Channel::for_revert(cli.uri.as_ref(), cli.preempt, timeout, signals.as_fd()).map_err(refused)?;
     signals.release();
+    guard(&channel, true);
     let mut config = revert_config(cli);
     config.postcopy = postcopy_config(cli, &channel);
     // What reads a pipe in precopy may be any program, and stand still for as long as it likes.

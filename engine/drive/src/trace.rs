@@ -140,6 +140,7 @@ fn of_event(event: &Event<'_>) -> (&'static str, String) {
         Event::Answer(bytes) => ("answer", format!("{} bytes", bytes.len())),
         Event::AnswerEnd => ("answer_end", String::new()),
         Event::AnotherPeer => ("another_peer", String::new()),
+        Event::Broken => ("broken", String::new()),
         Event::Interrupted => ("interrupted", String::new()),
     }
 }

@@ -12,6 +12,7 @@
 //! | before the next read of many small writes | `event_loop` | none | no: 1 ms | no |
 //! | after a usage error, for a source's first bytes | `Channel::has_input_within` | it writes | no: 2 s | yes |
 //! | for a reader of stderr | [`crate::words`] | it reads | no: 1 s, then the line is dropped | no |
+//! | after a bug or an abort, for the end of the source | [`crate::last_resort`] | it closes | no | default action |
 //! | while files are opened, locked, flushed and renamed | `image_file`, `sidecar`, `job` | the kernel | no | before the event loop: default action |
 //!
 //! Nothing is opened in a way that waits for another program: images and hot sets are opened without blocking, and only
@@ -38,7 +39,14 @@ const RETRY: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub(crate) struct Signals {
     reader: UnixStream,
-    by_default: Arc<AtomicBool>,
+}
+
+/// Signals have their default action.
+static BY_DEFAULT: AtomicBool = AtomicBool::new(true);
+
+/// From now on signals have their default action again.
+pub(crate) fn release_signals() {
+    BY_DEFAULT.store(true, Ordering::SeqCst);
 }
 
 impl Signals {
@@ -49,24 +57,23 @@ impl Signals {
     /// The operating system's.
     pub(crate) fn new() -> io::Result<Self> {
         let (reader, writer) = UnixStream::pair()?;
-        let by_default = Arc::new(AtomicBool::new(true));
         for signal in [SIGTERM, SIGINT, SIGHUP] {
-            flag::register_conditional_default(signal, Arc::clone(&by_default))?;
+            flag::register_conditional_default(signal, &BY_DEFAULT)?;
             pipe::register(signal, writer.try_clone()?)?;
         }
         // A file size limit (setrlimit(2)) is to be an error of the write, which the guest survives, and not our death.
-        flag::register(libc::SIGXFSZ, Arc::default())?;
-        Ok(Self { reader, by_default })
+        flag::register(libc::SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
+        Ok(Self { reader })
     }
 
     /// From now on a signal makes [`as_fd`](AsFd::as_fd) readable, and does nothing else: for whoever looks at that.
     pub(crate) fn catch(&self) {
-        self.by_default.store(false, Ordering::SeqCst);
+        BY_DEFAULT.store(false, Ordering::SeqCst);
     }
 
     /// From now on signals have their default action again.
     pub(crate) fn release(&self) {
-        self.by_default.store(true, Ordering::SeqCst);
+        release_signals();
     }
 
     /// Becomes readable by a signal.

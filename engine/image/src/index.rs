@@ -18,6 +18,20 @@ struct Pages {
     count: u32,
 }
 
+impl Pages {
+    /// None of them is there; nothing if the system has no memory for them.
+    fn empty() -> Option<Self> {
+        fn zeros<T: Clone + Default>(count: usize) -> Option<Box<[T]>> {
+            let mut zeros = Vec::new();
+            zeros.try_reserve_exact(count).ok()?;
+            zeros.resize(count, T::default());
+            Some(zeros.into())
+        }
+        let checksums = zeros(usize::try_from(LEAF_PAGES).unwrap_or(0))?;
+        Some(Self { present: zeros(BITMAP_BYTES / 8)?, checksums, count: 0 })
+    }
+}
+
 /// The pages of a snapshot while it is being made. Costs 4 bytes and a bit per page, in chunks that are there only once
 /// a page in them is.
 #[derive(Debug, Clone, Default)]
@@ -47,17 +61,32 @@ impl PageIndex {
         self.nonzero_pages
     }
 
-    /// The page has this checksum now.
-    pub fn set(&mut self, page: u64, checksum: u32) {
-        let (leaf, at) = place(page);
+    /// Takes the memory that the page needs, if it is not there yet; false if the system has none. Then
+    /// [`set`](Self::set) needs no more.
+    #[must_use]
+    pub fn can_hold(&mut self, page: u64) -> bool {
+        let (leaf, _) = place(page);
         if leaf >= self.leaves.len() {
+            if self.leaves.try_reserve(leaf + 1 - self.leaves.len()).is_err() {
+                return false;
+            }
             self.leaves.resize(leaf + 1, None);
         }
-        let pages = self.leaves[leaf].get_or_insert_with(|| Pages {
-            present: vec![0; BITMAP_BYTES / 8].into(),
-            checksums: vec![0; usize::try_from(LEAF_PAGES).unwrap_or(0)].into(),
-            count: 0,
-        });
+        if self.leaves[leaf].is_none() {
+            self.leaves[leaf] = Pages::empty();
+        }
+        self.leaves[leaf].is_some()
+    }
+
+    /// The page has this checksum now.
+    ///
+    /// # Panics
+    ///
+    /// If the system has no memory for it, where [`can_hold`](Self::can_hold) was not asked before.
+    pub fn set(&mut self, page: u64, checksum: u32) {
+        let (leaf, at) = place(page);
+        assert!(self.can_hold(page), "no memory for the checksum of page {page}");
+        let Some(pages) = &mut self.leaves[leaf] else { return };
         let bit = 1 << (at % 64);
         if pages.present[at / 64] & bit == 0 {
             pages.present[at / 64] |= bit;

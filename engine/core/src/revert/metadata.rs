@@ -2,6 +2,7 @@
 
 use crate::ids::Ids;
 use crate::machine::{Action, IoId, Piece};
+use crate::memory::OutOfMemory;
 use crate::pool::{BUFFER_ALIGNMENT_BYTES, BufferId, Pool};
 use snapshot_image::{HostOffset, SnapshotReader};
 
@@ -28,15 +29,20 @@ impl Image {
     }
 
     /// Starts a read of `length` bytes at `at`, unless one is under way.
-    pub(crate) fn read(&mut self, at: HostOffset, length: usize, pool: &mut Pool) -> Option<Action> {
+    pub(crate) fn read(
+        &mut self,
+        at: HostOffset,
+        length: usize,
+        pool: &mut Pool,
+    ) -> Result<Option<Action>, OutOfMemory> {
         if self.reading.is_some() {
-            return None;
+            return Ok(None);
         }
+        let buffer = pool.take(length)?;
         let id = self.ids.next();
-        let buffer = pool.take(length);
         self.reading = Some(Reading { id, buffer, at, length });
         let range = 0..length.next_multiple_of(BUFFER_ALIGNMENT_BYTES);
-        Some(Action::Read { id, buffer, pieces: vec![Piece { at, range }] })
+        Ok(Some(Action::Read { id, buffer, pieces: vec![Piece { at, range }] }))
     }
 
     /// Takes note of a completion, and tells what was read; none if it is not a metadata read's.

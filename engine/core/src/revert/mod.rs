@@ -266,7 +266,7 @@ impl RevertMachine {
         let (image, output) = (&mut self.image, &mut self.output);
         match &mut self.phase {
             Phase::Open => match image.reader.poll().map_err(wrong)? {
-                Open::Need(at, length) => Ok(read_metadata(image, at, length, output, pool)),
+                Open::Need(at, length) => read_metadata(image, at, length, output, pool),
                 Open::Ready => self.begin().map(|()| true),
             },
             Phase::Precopy(precopy) => {
@@ -282,7 +282,7 @@ impl RevertMachine {
                 Ok(true)
             }
             Phase::Close(_) => match image.reader.finish().map_err(wrong)? {
-                Open::Need(at, length) => Ok(read_metadata(image, at, length, output, pool)),
+                Open::Need(at, length) => read_metadata(image, at, length, output, pool),
                 Open::Ready => {
                     let snapshot = image.reader.snapshot();
                     output.send(Lane::Main, Header::Long(snapshot.third.clone()), None);
@@ -333,11 +333,11 @@ fn read_metadata(
     length: usize,
     output: &mut Output,
     pool: &mut Pool,
-) -> bool {
-    let action = image.read(at, length, pool);
+) -> Result<bool, Failure> {
+    let action = image.read(at, length, pool)?;
     let started = action.is_some();
     output.actions.extend(action);
-    started
+    Ok(started)
 }
 
 impl Machine for RevertMachine {
@@ -362,6 +362,7 @@ impl Machine for RevertMachine {
                 }
             }
             Event::Interrupted => Err(Failure::Interrupted),
+            Event::Broken => Err(Failure::Panicked),
             Event::Answer(bytes) => {
                 self.watch.heard();
                 let result = match &mut self.phase {

@@ -3,6 +3,7 @@
 use super::ring::{Slice, SlicePage};
 use crate::ids::Ids;
 use crate::machine::{Action, IoId, Piece};
+use crate::memory::OutOfMemory;
 use crate::pool::{BUFFER_ALIGNMENT_BYTES, Pool};
 use snapshot_image::{GuestOffset, HostOffset, ImageError, Lookup, SnapshotReader};
 use std::ops::Range;
@@ -29,6 +30,8 @@ pub(crate) enum Planned {
     Slice(Slice, Option<(IoId, Action)>),
     /// The image needs this part of its metadata first.
     Need(HostOffset, usize),
+    /// There is none for the slice's pages.
+    NoMemory(OutOfMemory),
     /// All of RAM has been walked.
     End,
 }
@@ -80,7 +83,10 @@ impl Plan {
         let buffer_bytes = usize::try_from(pages * page_bytes)
             .unwrap_or(usize::MAX)
             .next_multiple_of(BUFFER_ALIGNMENT_BYTES);
-        let buffer = pool.take(buffer_bytes);
+        let buffer = match pool.take(buffer_bytes) {
+            Ok(buffer) => buffer,
+            Err(error) => return Ok(Planned::NoMemory(error)),
+        };
         slice.buffer = Some(buffer);
         self.offset += pages * page_bytes;
         let id = ids.next();

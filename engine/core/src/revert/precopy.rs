@@ -54,7 +54,8 @@ impl Precopy {
                     output.actions.extend(action);
                     advanced = true;
                 }
-                Planned::Need(at, length) => advanced = read_metadata(image, at, length, output, pool),
+                Planned::Need(at, length) => advanced = read_metadata(image, at, length, output, pool)?,
+                Planned::NoMemory(error) => return Err(error.into()),
                 Planned::End => self.planned_all = true,
             }
         }

@@ -1,6 +1,7 @@
 //! Which pages the stream has mentioned at all.
 
 use crate::bits::Bits;
+use crate::memory::OutOfMemory;
 use snapshot_image::RamLayout;
 
 /// One bit per page of RAM that came in any form, zero pages included. Tells when a stream nears its end, and which
@@ -23,23 +24,23 @@ pub(crate) struct Coverage {
 }
 
 impl Coverage {
-    pub(crate) fn new(layout: &RamLayout) -> Self {
+    pub(crate) fn new(layout: &RamLayout) -> Result<Self, OutOfMemory> {
         let page = u64::from(layout.page_size());
         let places = layout.total_bytes().div_ceil(page);
-        Self {
-            seen: Bits::new(places),
+        Ok(Self {
+            seen: Bits::new(places)?,
             places,
             total_pages: layout.blocks().iter().map(|block| block.used_length / page).sum(),
             per_block: vec![0; layout.blocks().len()],
             farthest: 0,
             comes_back: false,
             repeats: false,
-        }
+        })
     }
 
     /// Takes note of page number `page` (in the virtual disk) of block `block`.
-    pub(crate) fn insert(&mut self, block: usize, page: u64) {
-        if self.seen.insert(page) {
+    pub(crate) fn insert(&mut self, block: usize, page: u64) -> Result<(), OutOfMemory> {
+        if self.seen.insert(page)? {
             self.per_block[block] += 1;
             // At the end of its walk a source that sends RAM in rounds begins again.
             self.comes_back |= page < self.farthest && self.farthest < self.places;
@@ -47,6 +48,7 @@ impl Coverage {
         } else {
             self.repeats = true;
         }
+        Ok(())
     }
 
     /// Pages that have not come yet.
@@ -96,7 +98,7 @@ mod tests {
             host_page_size: None,
         };
         let layout = RamLayout::new(vec![block(b"a", 3), block(b"b", 2)], 4096).unwrap();
-        let mut coverage = Coverage::new(&layout);
+        let mut coverage = Coverage::new(&layout).unwrap();
         let said = |coverage: &Coverage| {
             (
                 coverage.seen_pages(),
@@ -117,7 +119,7 @@ mod tests {
             (0, 2, (5, 0, Some(0), None)),
             (0, 2, (5, 0, Some(0), None)),
         ] {
-            coverage.insert(block, page);
+            coverage.insert(block, page).unwrap();
             assert_eq!(said(&coverage), expected, "page {page}");
         }
     }
@@ -125,13 +127,13 @@ mod tests {
     #[test]
     fn what_is_never_sent_is_not_waited_for() {
         let block = ImageBlock { name: b"a".to_vec(), used_length: 1000 * 4096, host_page_size: None };
-        let mut coverage = Coverage::new(&RamLayout::new(vec![block], 4096).unwrap());
+        let mut coverage = Coverage::new(&RamLayout::new(vec![block], 4096).unwrap()).unwrap();
         for page in (0..1000).filter(|page| page % 100 == 99) {
-            coverage.insert(0, page);
+            coverage.insert(0, page).unwrap();
             assert_eq!(coverage.pages_ahead(), Some(999 - page));
         }
         // Another round.
-        coverage.insert(0, 500);
+        coverage.insert(0, 500).unwrap();
         assert_eq!((coverage.missing_pages(), coverage.pages_ahead()), (989, Some(0)));
     }
 
@@ -139,12 +141,12 @@ mod tests {
     #[test]
     fn when_pages_come_again_the_end_may_be_near() {
         let block = ImageBlock { name: b"a".to_vec(), used_length: 1000 * 4096, host_page_size: None };
-        let mut coverage = Coverage::new(&RamLayout::new(vec![block], 4096).unwrap());
-        (0..10).for_each(|page| coverage.insert(0, 10 * page));
+        let mut coverage = Coverage::new(&RamLayout::new(vec![block], 4096).unwrap()).unwrap();
+        (0..10).for_each(|page| coverage.insert(0, 10 * page).unwrap());
         assert_eq!(coverage.pages_ahead(), Some(909));
-        coverage.insert(0, 0);
+        coverage.insert(0, 0).unwrap();
         assert_eq!(coverage.pages_ahead(), Some(0));
-        coverage.insert(0, 5);
+        coverage.insert(0, 5).unwrap();
         assert_eq!((coverage.missing_pages(), coverage.pages_ahead()), (989, Some(0)));
     }
 }

@@ -1,11 +1,14 @@
 //! The input buffer: bytes of the stream that have arrived and were not yet understood.
 
 use crate::machine::Action;
+use crate::memory::OutOfMemory;
 use crate::pool::{BufferId, Pool};
 use std::ops::Range;
 
 /// What one read may bring at the most, as long as records are small.
 pub(crate) const INPUT_BYTES: usize = 1 << 20;
+/// The same where there is no memory for more.
+const SMALL_INPUT_BYTES: usize = 64 << 10;
 /// A record (early devices, a block list) may need this much at once.
 pub(crate) const RECORD_LIMIT_BYTES: usize = 80 << 20;
 
@@ -53,9 +56,14 @@ impl Intake {
 
     /// Asks for at most `most` bytes more, so that `needed` in all can be held; `None` if that is more than any record
     /// may need.
-    pub(crate) fn refill(&mut self, pool: &mut Pool, needed: usize, most: usize) -> Option<Action> {
+    pub(crate) fn refill(
+        &mut self,
+        pool: &mut Pool,
+        needed: usize,
+        most: usize,
+    ) -> Result<Option<Action>, OutOfMemory> {
         if needed > RECORD_LIMIT_BYTES {
-            return None;
+            return Ok(None);
         }
         let buffer = match self.buffer {
             Some(buffer) if needed <= self.capacity => {
@@ -63,8 +71,14 @@ impl Intake {
                 buffer
             }
             old => {
-                self.capacity = needed.next_power_of_two().max(INPUT_BYTES);
-                let larger = pool.take(self.capacity);
+                let capacity = needed.next_power_of_two().max(INPUT_BYTES);
+                let small = needed.next_power_of_two().max(SMALL_INPUT_BYTES);
+                // Draining a source must go on, however slowly.
+                let (capacity, larger) = match pool.take(capacity) {
+                    Ok(larger) => (capacity, larger),
+                    Err(_) => (small, pool.take(small)?),
+                };
+                self.capacity = capacity;
                 if let Some(old) = old {
                     let (from, to) = pool.pair(old, larger);
                     to[..self.held.len()].copy_from_slice(&from[self.held.clone()]);
@@ -77,6 +91,6 @@ impl Intake {
         self.held = 0..self.held.len();
         self.reading = true;
         let end = self.capacity.min(self.held.end + most);
-        Some(Action::ReadInput { buffer, range: self.held.end..end })
+        Ok(Some(Action::ReadInput { buffer, range: self.held.end..end }))
     }
 }

@@ -1,6 +1,7 @@
 //! What of a stream is kept as it is: the leader and the third region.
 
-use crate::failure::Unsupported;
+use crate::failure::{Failure, Unsupported};
+use crate::memory::append;
 use migration_stream::{Decoder, Record, SectionId, put_ram_blocks};
 use snapshot_image::VmState;
 
@@ -46,7 +47,7 @@ impl Leader {
     }
 
     /// Takes note of a record, whose bytes are `raw`.
-    pub(crate) fn record(&mut self, record: &Record<'_>, raw: &[u8]) -> Result<(), Unsupported> {
+    pub(crate) fn record(&mut self, record: &Record<'_>, raw: &[u8]) -> Result<(), Failure> {
         match record {
             Record::SectionStart(header) => {
                 self.region = Region::Leader;
@@ -65,7 +66,7 @@ impl Leader {
                 let mut plain = list.clone();
                 plain.blocks.iter_mut().for_each(|block| block.host_page_size = None);
                 put_ram_blocks(&mut self.bytes, &plain);
-                return self.check_limits();
+                return Ok(self.check_limits()?);
             }
             Record::Command(_)
             | Record::RamPage { .. }
@@ -76,11 +77,11 @@ impl Leader {
             _ => {}
         }
         match self.region {
-            Region::Leader => self.bytes.extend_from_slice(raw),
-            Region::Third => self.third.extend_from_slice(raw),
+            Region::Leader => append(&mut self.bytes, raw, "the sections before RAM")?,
+            Region::Third => append(&mut self.third, raw, "iterables other than RAM")?,
             Region::Ram => {}
         }
-        self.check_limits()
+        Ok(self.check_limits()?)
     }
 
     /// What the image keeps of it. `normal_pages` is the number of PAGE records; `decoder` has walked the stream.
@@ -94,6 +95,11 @@ impl Leader {
             optional_fields: decoder.blocks().iter().any(|block| block.guest_physical_address.is_some()),
             normal_pages,
         }
+    }
+
+    /// Bytes that the image keeps of it.
+    pub(crate) fn length(&self) -> usize {
+        self.bytes.len() + self.third.len()
     }
 
     fn check_limits(&self) -> Result<(), Unsupported> {

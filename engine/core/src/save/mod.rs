@@ -35,6 +35,7 @@ mod target;
 use crate::failure::{Class, Failure, Unsupported};
 use crate::ids::Ids;
 use crate::machine::{Action, Completed, Event, Header, IoError, IoId, Lane, Machine};
+use crate::memory;
 use crate::pool::Pool;
 use crate::steps::StepRunner;
 use crate::watch::Watch;
@@ -175,6 +176,8 @@ pub struct SaveMachine {
     failure: Option<Failure>,
     /// The failure ends the job now: nothing is drained.
     ending: bool,
+    /// What comes is not understood any more.
+    lost: bool,
     watch: Watch,
 }
 
@@ -212,6 +215,7 @@ impl SaveMachine {
             nonzero_pages: 0,
             failure: None,
             ending: false,
+            lost: false,
             watch: Watch::new(config.timeout_ms),
             config,
         }
@@ -280,6 +284,11 @@ impl SaveMachine {
 
     /// Something went wrong: nothing more is stored. The first failure is the one that is reported.
     fn fail(&mut self, failure: Failure, pool: &mut Pool) {
+        if matches!((&self.failure, &failure), (Some(Failure::Panicked), Failure::Stream(_))) {
+            // The decoder has lost its place. The source is drained to its end.
+            self.lost = true;
+            return;
+        }
         let cannot_drain = !self.config.live
             || matches!(failure, Failure::Stream(_) | Failure::Interrupted | Failure::Silent { .. })
             || matches!(&failure, Failure::Unsupported(what) if what.rules_out_background_snapshot())
@@ -300,6 +309,8 @@ impl SaveMachine {
         if let Some(store) = &mut self.store {
             store.abandon(pool);
         }
+        // Draining, and reporting, need some memory, too.
+        pool.shrink();
         if cannot_drain {
             self.ending = true;
         } else if matches!(self.phase, Phase::Inspect(_) | Phase::CreateTemporary(..)) {
@@ -340,6 +351,7 @@ impl SaveMachine {
                 let Some(store) = self.store.as_mut().filter(|store| store.is_idle()) else {
                     return Ok(false);
                 };
+                memory::probe(store.reserve_bytes(&self.leader), "the VM state and its tables")?;
                 self.nonzero_pages = store.index.nonzero_pages();
                 let vm_state = self.leader.vm_state(&self.decoder, store.normal_pages);
                 let pages = Arc::new(std::mem::take(&mut store.index));
@@ -418,6 +430,7 @@ impl Machine for SaveMachine {
             // Only the channels of multifd come after the main one: a preempt channel waits for an answer first.
             Event::AnotherPeer => self.fail(Unsupported::Multifd.into(), pool),
             Event::Answer(_) | Event::AnswerEnd => {}
+            Event::Broken => self.fail(Failure::Panicked, pool),
             Event::Interrupted if matches!(self.phase, Phase::Answer) => self.unsent_bytes = 0,
             // What has begun to commit cannot be called back: how it ends is how it is reported.
             Event::Interrupted if self.is_committing() => {}
@@ -471,7 +484,7 @@ impl SaveMachine {
         {
             return Ok(Some(action));
         }
-        Ok(self.steps.poll(pool, &mut self.ids))
+        Ok(self.steps.poll(pool, &mut self.ids)?)
     }
 
     fn done(&mut self, id: IoId, result: Result<Completed, IoError>, pool: &mut Pool) {

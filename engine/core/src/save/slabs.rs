@@ -6,9 +6,12 @@
 //! elsewhere wait in the [`Stage`] until the walk reaches their slab, or until they are many. What a slab wrote can be
 //! read back: an XBZRLE delta needs the page before it, and pages smaller than a disk block share theirs with neighbours.
 
+use super::could_not;
 use super::stage::Stage;
+use crate::failure::Failure;
 use crate::ids::Ids;
 use crate::machine::{Action, IoId, Piece};
+use crate::memory::OutOfMemory;
 use crate::pool::{BUFFER_ALIGNMENT_BYTES, BufferId, Pool};
 use snapshot_image::{GuestOffset, HostOffset, ImageError, PageIndex, SnapshotWriter};
 use std::collections::{BTreeMap, VecDeque};
@@ -140,28 +143,33 @@ impl Slabs {
     }
 
     /// Where the page at `guest` goes. With `content`, the place holds the page's present content.
-    pub(crate) fn place(&mut self, pool: &mut Pool, guest: GuestOffset, content: bool) -> Place {
+    pub(crate) fn place(
+        &mut self,
+        pool: &mut Pool,
+        guest: GuestOffset,
+        content: bool,
+    ) -> Result<Place, OutOfMemory> {
         let number = guest.0 / self.slab_bytes;
         let start = usize::try_from(guest.0 % self.slab_bytes).unwrap_or(0);
         let range = start..start + self.page_bytes;
         let page = start / self.page_bytes;
         self.clock += 1;
         if let Some((buffer, range)) = self.stage.find(number, page) {
-            return Place::Ready(buffer, range);
+            return Ok(Place::Ready(buffer, range));
         }
         let small_pages = self.page_bytes < BUFFER_ALIGNMENT_BYTES;
         let needs_slab = content || small_pages;
         let on_walk = self.walk.0.abs_diff(guest.0) <= self.slab_bytes;
         let many = self.stage.count(number) + 1 >= OPENING_PAGES;
         let may_open = needs_slab || on_walk || many;
-        if !self.cached.contains_key(&number) && may_open && !self.open(pool, number) {
-            return Place::Wait;
+        if !self.cached.contains_key(&number) && may_open && !self.open(pool, number)? {
+            return Ok(Place::Wait);
         }
         let on_disk = self.is_on_disk(number);
         let (clock, length) = (self.clock, self.slab_len());
         let slab = match self.cached.get_mut(&number) {
             Some(slab) if slab.state == State::Open => slab,
-            Some(_) if needs_slab => return Place::Wait,
+            Some(_) if needs_slab => return Ok(Place::Wait),
             _ => return self.place_alone(pool, number, page),
         };
         slab.last_use = clock;
@@ -170,38 +178,38 @@ impl Slabs {
         }
         if !slab.valid.contains(page) {
             if on_disk && (content || small_pages) {
-                slab.state = State::Loading(pool.take(length));
+                slab.state = State::Loading(pool.take(length)?);
                 self.queue.push_back(number);
-                return Place::Wait;
+                return Ok(Place::Wait);
             }
             if content {
                 pool.bytes_mut(slab.buffer)[range.clone()].fill(0);
             }
         }
-        Place::Ready(slab.buffer, range)
+        Ok(Place::Ready(slab.buffer, range))
     }
 
     /// A place for a page that has no open slab. Where there is none left, the slab with the most waiting pages goes.
-    fn place_alone(&mut self, pool: &mut Pool, number: u64, page: usize) -> Place {
-        if let Some((buffer, range)) = self.stage.add(pool, number, page) {
-            return Place::Ready(buffer, range);
+    fn place_alone(&mut self, pool: &mut Pool, number: u64, page: usize) -> Result<Place, OutOfMemory> {
+        if let Some((buffer, range)) = self.stage.add(pool, number, page)? {
+            return Ok(Place::Ready(buffer, range));
         }
         let Some(fullest) = self.stage.fullest().find(|slab| !self.cached.contains_key(slab)) else {
-            return Place::Wait;
+            return Ok(Place::Wait);
         };
-        if !self.open(pool, fullest) {
-            return Place::Wait;
+        if !self.open(pool, fullest)? {
+            return Ok(Place::Wait);
         }
         self.request_write(fullest);
-        match self.stage.add(pool, number, page) {
+        Ok(match self.stage.add(pool, number, page)? {
             Some((buffer, range)) => Place::Ready(buffer, range),
             None => Place::Wait,
-        }
+        })
     }
 
     /// Opens a slab, with the pages that wait for it, if there is room; else, and when room gets short, sends the
     /// longest unused one to disk.
-    fn open(&mut self, pool: &mut Pool, number: u64) -> bool {
+    fn open(&mut self, pool: &mut Pool, number: u64) -> Result<bool, OutOfMemory> {
         let open = self.cached.values().filter(|slab| slab.state == State::Open).count();
         if open > self.limit / 2
             && let Some((&oldest, _)) = self
@@ -213,16 +221,16 @@ impl Slabs {
             self.request_write(oldest);
         }
         if self.cached.len() >= self.limit {
-            return false;
+            return Ok(false);
         }
-        let buffer = pool.take(self.slab_len());
+        let buffer = pool.take(self.slab_len())?;
         let mut valid = PageSet::new(self.slab_len() / self.page_bytes);
         for page in self.stage.move_to(pool, number, buffer) {
             valid.insert(page);
         }
         let slab = Slab { buffer, valid, state: State::Open, loaded: false, last_use: self.clock };
         self.cached.insert(number, slab);
-        true
+        Ok(true)
     }
 
     fn request_write(&mut self, number: u64) {
@@ -284,10 +292,10 @@ impl Slabs {
         writer: &mut SnapshotWriter,
         index: &PageIndex,
         ids: &mut Ids,
-    ) -> Result<Option<Action>, ImageError> {
+    ) -> Result<Option<Action>, Failure> {
         if self.flushing {
             while let Some(first) = self.stage.first().filter(|slab| !self.cached.contains_key(slab))
-                && self.open(pool, first)
+                && self.open(pool, first)?
             {
                 self.request_write(first);
             }
@@ -302,7 +310,8 @@ impl Slabs {
                 // Every cluster of a slab on disk that was never written reads as the zeros it stands for; asking for
                 // its place allocates it, which small pages and XBZRLE (old, rare) can afford.
                 let pieces =
-                    pieces(writer, number * self.slab_bytes, self.cluster_bytes, Some(0..self.slab_len()))?;
+                    pieces(writer, number * self.slab_bytes, self.cluster_bytes, Some(0..self.slab_len()))
+                        .map_err(could_not)?;
                 Action::Read { id, buffer, pieces }
             } else {
                 let buffer = slab.buffer;
@@ -310,7 +319,8 @@ impl Slabs {
                 // Those that have not come yet among them.
                 let is_zero = |page: usize| index.get(first + page as u64).is_none();
                 let runs = runs(&slab.valid, self.page_bytes, pool.bytes_mut(buffer), is_zero);
-                let pieces = pieces(writer, number * self.slab_bytes, self.cluster_bytes, runs)?;
+                let pieces =
+                    pieces(writer, number * self.slab_bytes, self.cluster_bytes, runs).map_err(could_not)?;
                 self.set_on_disk(number);
                 Action::Write { id, buffer, pieces }
             };

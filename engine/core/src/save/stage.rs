@@ -3,6 +3,7 @@
 //! In a background snapshot QEMU sends the pages first that the guest is waiting to write, from anywhere. A slab for
 //! each would fill the memory with emptiness; here a page takes no more than itself, until its slab is opened.
 
+use crate::memory::OutOfMemory;
 use crate::pool::{BufferId, Pool};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -61,21 +62,21 @@ impl Stage {
         pool: &mut Pool,
         slab: u64,
         page: usize,
-    ) -> Option<(BufferId, Range<usize>)> {
+    ) -> Result<Option<(BufferId, Range<usize>)>, OutOfMemory> {
         if self.free.is_empty() {
             let pages = self.buffers.len() * (BUFFER_BYTES / self.page_bytes);
             if pages >= self.limit_pages {
-                return None;
+                return Ok(None);
             }
+            self.buffers.push(pool.take(BUFFER_BYTES)?);
             self.free.extend((pages..pages + BUFFER_BYTES / self.page_bytes).rev());
-            self.buffers.push(pool.take(BUFFER_BYTES));
         }
-        let place = self.free.pop()?;
+        let Some(place) = self.free.pop() else { return Ok(None) };
         let pages = self.slabs.entry(slab).or_default();
         self.by_count.remove(&(pages.len(), slab));
         pages.push(Staged { page, place });
         self.by_count.insert((pages.len(), slab));
-        Some(self.bytes_of(place))
+        Ok(Some(self.bytes_of(place)))
     }
 
     /// Pages of `slab` that are here.

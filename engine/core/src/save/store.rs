@@ -1,14 +1,20 @@
 //! Puts page records into the image.
 
+use super::leader::Leader;
 use super::slabs::{Place, Slabs};
 use crate::failure::{Class, Failure};
 use crate::ids::Ids;
 use crate::machine::{Action, IoId};
+use crate::memory::OutOfMemory;
 use crate::pool::{BufferId, Pool};
 use crate::zero::is_zero;
 use migration_stream::{Error, ErrorKind, compressed, xbzrle};
 use snapshot_image::{PageIndex, RamLayout, SnapshotWriter, page_checksum};
 use std::ops::Range;
+
+const FIRST_CAPACITY: usize = 512 << 10;
+/// Root, index pages, and the rest.
+const MORE_BYTES: usize = 1 << 20;
 
 /// What a record says of its page.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,8 +82,11 @@ impl Store {
             // It is zero already, in memory and on disk: new space of the image reads as zeros.
             return Ok(true);
         }
+        if !self.index.can_hold(page) {
+            return Err(OutOfMemory::new("the checksums of pages", 4 << 10).into());
+        }
         let needs_content = update.content == Content::Xbzrle && was_there.is_some();
-        let Place::Ready(buffer, range) = self.slabs.place(pool, guest, needs_content) else {
+        let Place::Ready(buffer, range) = self.slabs.place(pool, guest, needs_content)? else {
             return Ok(false);
         };
         let (from, to) = pool.pair(input, buffer);
@@ -107,6 +116,14 @@ impl Store {
         Ok(true)
     }
 
+    /// Memory that the VM state's place and the image's tables take while they are written, at the most.
+    pub(crate) fn reserve_bytes(&self, leader: &Leader) -> usize {
+        let tables =
+            usize::try_from(self.layout.total_bytes() / self.writer.cluster_size()).unwrap_or(usize::MAX);
+        // Written as one area, and cut into writes; an entry of 8 bytes a cluster, and what refers to a leaf of checksums.
+        2 * (leader.length() + FIRST_CAPACITY) + tables.saturating_mul(16) + MORE_BYTES
+    }
+
     /// Begins to send everything to disk.
     pub(crate) fn flush(&mut self) {
         self.slabs.flush();
@@ -124,9 +141,7 @@ impl Store {
 
     /// The next disk operation.
     pub(crate) fn poll(&mut self, pool: &mut Pool, ids: &mut Ids) -> Result<Option<Action>, Failure> {
-        self.slabs
-            .poll(pool, &mut self.writer, &self.index, ids)
-            .map_err(|error| Failure::Image { error, class: Class::CouldNot })
+        self.slabs.poll(pool, &mut self.writer, &self.index, ids)
     }
 
     /// Takes note of a completion, good or bad; false if the operation is not one of these.

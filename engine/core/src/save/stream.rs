@@ -8,10 +8,14 @@ use super::tail::TAIL_READ_BYTES;
 use super::target::Target;
 use super::{NewImage, Phase, SaveMachine, could_not};
 use crate::failure::{Failure, Unsupported};
+use crate::memory;
 use crate::pool::{BufferId, Pool};
 use migration_stream::return_path::{ReturnPathMessage, put_return_path_message};
 use migration_stream::{Command, Record, Step as Decoded};
 use snapshot_image::{Geometry, ImageBlock, RamLayout, SnapshotWriter};
+
+/// Memory that verifying a tail takes, for each of its bytes.
+const PARSED_VMDESC: usize = 8;
 
 /// What a record that is no page asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +69,9 @@ impl SaveMachine {
     pub(super) fn advance_stream(&mut self, pool: &mut Pool) -> Result<bool, Failure> {
         if !self.steps.is_done() || self.intake.is_reading() {
             return Ok(false);
+        }
+        if self.lost {
+            return self.drop_all(pool);
         }
         let Some((input, _)) = self.intake.held() else {
             return self.refill(pool, 1, if self.reads_exactly() { 1 } else { INPUT_BYTES });
@@ -121,9 +128,29 @@ impl SaveMachine {
         }
     }
 
+    /// Drops whatever comes, up to the end.
+    fn drop_all(&mut self, pool: &mut Pool) -> Result<bool, Failure> {
+        if let Some((_, held)) = self.intake.held() {
+            self.intake.consume(held.len());
+        }
+        if self.intake.ended {
+            self.ending = true;
+            return Ok(true);
+        }
+        self.refill(pool, 1, INPUT_BYTES)
+    }
+
     /// Asks for more input.
     pub(super) fn refill(&mut self, pool: &mut Pool, needed: usize, most: usize) -> Result<bool, Failure> {
-        let action = self.intake.refill(pool, needed, most).ok_or(Unsupported::TooLarge {
+        let refilled = match self.intake.refill(pool, needed, most) {
+            // Not even to drain the source: there is nothing left to be done for it.
+            Err(_) if self.failure.is_some() => {
+                self.ending = true;
+                return Ok(true);
+            }
+            refilled => refilled?,
+        };
+        let action = refilled.ok_or(Unsupported::TooLarge {
             region: "one record of the stream",
             limit_bytes: super::intake::RECORD_LIMIT_BYTES as u64,
         })?;
@@ -135,7 +162,7 @@ impl SaveMachine {
     fn take_page(&mut self, update: PageUpdate, input: BufferId, pool: &mut Pool) -> Result<bool, Failure> {
         if let Some((coverage, layout)) = &mut self.coverage {
             let page = layout.page(layout.guest(update.block, update.offset));
-            coverage.insert(update.block, page);
+            coverage.insert(update.block, page)?;
         }
         if self.failure.is_some() {
             return Ok(true);
@@ -218,7 +245,7 @@ impl SaveMachine {
             self.hold_writer();
         }
         let layout = layout?;
-        self.coverage = Some((Coverage::new(&layout), layout.clone()));
+        self.coverage = Some((Coverage::new(&layout)?, layout.clone()));
         if self.failure.is_some() {
             return Ok(());
         }
@@ -264,7 +291,10 @@ impl SaveMachine {
             self.intake.consume(held.len());
         }
         if self.intake.ended || (self.return_path && self.tail.looks_whole()) {
+            // The vmdesc as a tree takes about so many times its length.
+            memory::probe(self.tail.bytes.len() * PARSED_VMDESC, "the vmdesc")?;
             self.tail.verify(&self.decoder)?;
+            memory::probe(self.tail.bytes.len() * 2, "the device sections on their way to the image")?;
             if let Some(store) = &mut self.store {
                 self.steps.start(store.writer.seal(&self.tail.bytes).map_err(could_not)?);
             }
@@ -272,6 +302,7 @@ impl SaveMachine {
             return Ok(true);
         }
         if let (Some(capacity), Some(store)) = (self.tail.missing_capacity(), &mut self.store) {
+            memory::probe(usize::try_from(capacity).unwrap_or(usize::MAX), "room for the device sections")?;
             self.tail.capacity = capacity;
             self.steps.start(store.writer.grow_tail(capacity).map_err(could_not)?);
             return Ok(true);

@@ -1,6 +1,7 @@
 //! The device tail: from the first device section to the end of the stream.
 
 use crate::failure::{Failure, Unsupported};
+use crate::memory::append;
 use migration_stream::Decoder;
 use migration_stream::tail::{Trailer, cut, expected_end};
 
@@ -38,10 +39,10 @@ impl Tail {
     }
 
     /// Appends what has arrived.
-    pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), Unsupported> {
-        self.bytes.extend_from_slice(bytes);
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        append(&mut self.bytes, bytes, "device sections")?;
         if self.bytes.len() as u64 > LIMIT_BYTES {
-            return Err(Unsupported::TooLarge { region: "device sections", limit_bytes: LIMIT_BYTES });
+            return Err(Unsupported::TooLarge { region: "device sections", limit_bytes: LIMIT_BYTES }.into());
         }
         Ok(())
     }

@@ -65,8 +65,8 @@ impl TargetFinder {
         let could_not = |error| Failure::Image { error, class: Class::CouldNot };
         Ok(Some(match self.inspector.poll().map_err(could_not)? {
             Inspect::Need(at, length) => {
+                let buffer = pool.take(length)?;
                 let id = ids.next();
-                let buffer = pool.take(length);
                 self.reading = Some((id, Asked::Part(buffer, at, length)));
                 let range = 0..length.next_multiple_of(BUFFER_ALIGNMENT_BYTES);
                 Found::Action(Action::Read { id, buffer, pieces: vec![Piece { at, range }] })

@@ -10,6 +10,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 fn main() -> ExitCode {
+    if let Err(error) = qemu_snapshot::prepare() {
+        // A job can be done all the same.
+        let _ = writeln!(io::stderr(), "qemu-snapshot: warning: SIGABRT: {error}");
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return stop(&error),

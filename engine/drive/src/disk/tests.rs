@@ -77,7 +77,7 @@ fn random_operations(mut queue: DiskQueue, file: &Arc<File>) -> Vec<u8> {
         }
         let (mut reads, mut count) = (Vec::new(), 0);
         for chunk in places.chunks(1 + dice.below(9)) {
-            let buffer = pool.take(chunk.len() * BLOCK);
+            let buffer = pool.take(chunk.len() * BLOCK).unwrap();
             let pieces: Vec<Piece> = chunk
                 .iter()
                 .enumerate()
@@ -143,7 +143,7 @@ fn read_behind_the_end_gives_zeros() {
             let path = folder.path().join("image");
             std::fs::write(&path, vec![7; BLOCK + 100]).unwrap();
             let (Some(mut queue), mut pool) = (queue(aio), Pool::default()) else { continue };
-            let buffer = pool.take(4 * BLOCK);
+            let buffer = pool.take(4 * BLOCK).unwrap();
             pool.bytes_mut(buffer).fill(0xee);
             let lent = pool.lend(buffer);
             // One piece is cut by the end, one lies behind it, and the buffer's last block is not asked for.
@@ -165,7 +165,7 @@ fn failed_write_says_why_and_gives_the_buffer_back() {
         let mut pool = Pool::default();
         // Always full: full(4).
         let full = Arc::new(File::options().write(true).open("/dev/full").unwrap());
-        let buffer = pool.take(2 * BLOCK);
+        let buffer = pool.take(2 * BLOCK).unwrap();
         let lent = pool.lend(buffer);
         let pieces = vec![piece(0, 0..BLOCK), piece(BLOCK as u64, BLOCK..2 * BLOCK)];
         queue.submit(&full, IoId(3), Work::Write(buffer, lent, pieces));
@@ -186,7 +186,7 @@ fn operation_without_pieces_is_done_at_once() {
         let folder = tempfile::tempdir().unwrap();
         let Some(mut queue) = queue(aio) else { continue };
         let mut pool = Pool::default();
-        let buffer = pool.take(BLOCK);
+        let buffer = pool.take(BLOCK).unwrap();
         let lent = pool.lend(buffer);
         let file = open(&folder.path().join("image"), false);
         queue.submit(&file, IoId(4), Work::Write(buffer, lent, vec![piece(0, 0..0)]));
@@ -206,7 +206,7 @@ fn queue_dropped_with_operations_under_way_waits_for_them() {
             let Some(mut queue) = queue(aio) else { continue };
             let mut pool = Pool::default();
             for n in 0..u64::from(DEPTH) * 2 {
-                let buffer = pool.take(64 << 10);
+                let buffer = pool.take(64 << 10).unwrap();
                 let lent = pool.lend(buffer);
                 let pieces = vec![piece(n << 16, 0..64 << 10)];
                 queue.submit(&file, IoId(n), Work::Read(buffer, lent, pieces));
@@ -233,7 +233,7 @@ struct Answered {
 
 fn begun(work: fn(BufferId, Buffer, Vec<Piece>) -> Work, blocks: usize) -> Answered {
     let (mut operations, mut pool) = (Operations::default(), Pool::default());
-    let buffer = pool.take(blocks * BLOCK);
+    let buffer = pool.take(blocks * BLOCK).unwrap();
     pool.bytes_mut(buffer).fill(0xee);
     let lent = pool.lend(buffer);
     let file = Arc::new(File::open("/dev/null").unwrap());
@@ -291,7 +291,7 @@ fn write_that_makes_no_progress_is_an_error() {
 #[test]
 fn error_of_one_piece_waits_for_the_others() {
     let (mut operations, mut pool) = (Operations::default(), Pool::default());
-    let buffer = pool.take(2 * BLOCK);
+    let buffer = pool.take(2 * BLOCK).unwrap();
     let lent = pool.lend(buffer);
     let file = Arc::new(File::open("/dev/null").unwrap());
     let pieces = vec![piece(0, 0..BLOCK), piece(0x1000, BLOCK..2 * BLOCK)];
@@ -308,7 +308,7 @@ fn error_of_one_piece_waits_for_the_others() {
 fn depth_is_bounded_and_order_is_kept_by_putting_back() {
     let (mut operations, mut pool) = (Operations::default(), Pool::default());
     let blocks = DEPTH as usize + 10;
-    let buffer = pool.take(blocks * BLOCK);
+    let buffer = pool.take(blocks * BLOCK).unwrap();
     let lent = pool.lend(buffer);
     let file = Arc::new(File::open("/dev/null").unwrap());
     let pieces = (0..blocks).map(|n| piece((n * BLOCK) as u64, n * BLOCK..(n + 1) * BLOCK)).collect();
@@ -333,7 +333,7 @@ fn short_write_at_a_file_size_limit_is_reported() {
     for aio in ALL {
         let Some(mut queue) = queue(aio) else { continue };
         let mut pool = Pool::default();
-        let buffer = pool.take(2 * BLOCK);
+        let buffer = pool.take(2 * BLOCK).unwrap();
         pool.bytes_mut(buffer).fill(1);
         let lent = pool.lend(buffer);
         queue.submit(&file, IoId(1), Work::Write(buffer, lent, vec![piece(0, 0..2 * BLOCK)]));

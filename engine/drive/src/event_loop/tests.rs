@@ -22,7 +22,7 @@ struct Store {
 
 impl Store {
     fn read(&mut self, pool: &mut Pool) {
-        let buffer = pool.take(BUFFER_BYTES);
+        let buffer = pool.take(BUFFER_BYTES).unwrap();
         self.buffer = Some(buffer);
         self.actions.push_back(Action::ReadInput { buffer, range: 0..BUFFER_BYTES });
     }
@@ -85,7 +85,7 @@ impl Send {
         if self.at == self.length {
             return self.actions.push_back(Action::Finish);
         }
-        let buffer = pool.take(BUFFER_BYTES);
+        let buffer = pool.take(BUFFER_BYTES).unwrap();
         self.buffer = Some(buffer);
         let pieces = vec![Piece { at: HostOffset(self.at), range: 0..BUFFER_BYTES }];
         self.actions.push_back(Action::Read { id: IoId(1), buffer, pieces });
@@ -369,7 +369,7 @@ fn what_is_ready_to_leave_leaves_before_a_read_begins() {
         fn handle(&mut self, event: Event<'_>, pool: &mut Pool) {
             match event {
                 Event::Tick { .. } => {
-                    let buffer = pool.take(BUFFER_BYTES);
+                    let buffer = pool.take(BUFFER_BYTES).unwrap();
                     let header = Header::from(&b"page"[..]);
                     self.actions.push_back(Action::Send { lane: Lane::Main, header, body: None });
                     let pieces = vec![Piece { at: HostOffset(0), range: 0..BUFFER_BYTES }];

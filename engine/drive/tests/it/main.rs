@@ -2,5 +2,6 @@
 
 mod command_line;
 mod full_pipe;
+mod last_resort;
 mod waits;
 mod words;

@@ -78,8 +78,8 @@ mod tests {
             let blocks = vec![block(b"a", 40, None), block(b"b", 1, None), block(b"c", 512 * 29, Some(2 << 20))];
             let layout = RamLayout::new(blocks, 4096).unwrap();
             let pages = HostPages::new(&layout, 4096, &[]).unwrap();
-            let mut sent = Bits::new(pages.total());
-            (0..pages.total()).zip(&seed).filter(|(_, sent)| **sent).for_each(|(page, _)| { sent.insert(page); });
+            let mut sent = Bits::new(pages.total()).unwrap();
+            (0..pages.total()).zip(&seed).filter(|(_, sent)| **sent).for_each(|(page, _)| { sent.insert(page).unwrap(); });
             let mut out = Vec::new();
             put_file_header(&mut out);
             let mut discards = Discards::new(&pages);
@@ -88,7 +88,7 @@ mod tests {
                 discards.put_last(&pages, &layout, &mut out);
             }
             while discards.put_next(&sent, &pages, &layout, &mut out) {}
-            let mut discarded = Bits::new(pages.total());
+            let mut discarded = Bits::new(pages.total()).unwrap();
             let mut decoder = Decoder::new(Options::default());
             let mut rest = &out[..];
             while let Ok(Step::Record { len, record }) = decoder.step(rest) {
@@ -100,7 +100,7 @@ mod tests {
                     let bytes = pages.of_block(block).bytes;
                     prop_assert!(range.length > 0 && range.length % bytes == 0 && range.start % bytes == 0);
                     for page in 0..range.length / bytes {
-                        prop_assert!(discarded.insert(pages.at(block, range.start + page * bytes).0));
+                        prop_assert!(discarded.insert(pages.at(block, range.start + page * bytes).0).unwrap());
                     }
                 }
             }

@@ -99,10 +99,10 @@ pub(crate) fn look(
         Lookup::Need(at, length) => return Ok(Looked::Need(at, length)),
         Lookup::Ready(pieces) => pieces,
     };
-    wanted.iter().for_each(|page| {
-        claimed.insert(page.0);
-    });
-    let buffer = pool.take(usize::try_from((last.0 - first.0 + 1) * bytes).unwrap_or(usize::MAX));
+    let buffer = pool.take(usize::try_from((last.0 - first.0 + 1) * bytes).unwrap_or(usize::MAX))?;
+    for page in &wanted {
+        claimed.insert(page.0)?;
+    }
     let id = image.ids.next();
     let fetch = Fetch {
         block,

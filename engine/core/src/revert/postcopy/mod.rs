@@ -38,6 +38,7 @@ use super::{read_metadata, wrong};
 use crate::bits::Bits;
 use crate::failure::Failure;
 use crate::machine::{Action, Header, IoId, Lane, Milestone};
+use crate::memory::OutOfMemory;
 use crate::pool::Pool;
 use answers::{Answer, Answers};
 use discards::Discards;
@@ -165,18 +166,17 @@ impl Postcopy {
         }
         output.send(Lane::Main, Header::Long(out), None);
         let lane = if config.preempt { Lane::Preempt } else { Lane::Main };
-        let mut serve = Serve::new(&pages, lane);
+        let mut serve = Serve::new(&pages, lane)?;
         let preempt_end = config.preempt.then(|| PreemptEnd::of(leader.machine()));
         serve.sends_every_page = preempt_end == Some(PreemptEnd::EveryPageThenMark);
         if config.recover.is_none() {
-            serve.plan_before(config.percent, hot, snapshot, layout, &pages);
+            serve.plan_before(config.percent, hot, snapshot, layout, &pages)?;
         }
         // What the guest touches can be recorded only if it has to ask for it.
         serve.waits_for_requests = config.record_ms.is_some() && snapshot.uuid.is_some();
-        let record = config.record_ms.and(snapshot.uuid).map(|uuid| Record {
-            hot: HotSet::new(uuid),
-            seen: Bits::new(pages.total()),
-            until_ms: None,
+        let record = config.record_ms.and(snapshot.uuid).map(|uuid| {
+            let seen = Bits::new(pages.total())?;
+            Ok::<_, OutOfMemory>(Record { hot: HotSet::new(uuid), seen, until_ms: None })
         });
         Ok(Self {
             preempt_end,
@@ -190,7 +190,7 @@ impl Postcopy {
             answers: Answers::default(),
             running: config.recover.is_some(),
             packaged: config.recover.is_some(),
-            record,
+            record: record.transpose()?,
             now_ms: 0,
             config,
         })
@@ -279,7 +279,7 @@ impl Postcopy {
                 Ok(advanced)
             }
             Stage::Tables => match with.image.reader.finish().map_err(wrong)? {
-                Open::Need(at, length) => Ok(read_metadata(with.image, at, length, with.output, with.pool)),
+                Open::Need(at, length) => read_metadata(with.image, at, length, with.output, with.pool),
                 Open::Ready => {
                     // Third region: dirty bitmaps are complete before the switch.
                     let third = with.image.reader.snapshot().third.clone();
@@ -358,8 +358,8 @@ impl Postcopy {
         while let Some(answer) = self.answers.next(image.reader.layout(), &self.pages)? {
             match answer {
                 Answer::Wants(range) => {
-                    self.record(&range);
-                    self.serve.request(range);
+                    self.record(&range)?;
+                    self.serve.request(range)?;
                 }
                 Answer::Pong(PING_LOADED) if matches!(self.stage, Stage::Serve) => {
                     self.running = true;
@@ -378,7 +378,7 @@ impl Postcopy {
                     let Stage::Recover(recovery) = &mut self.stage else {
                         return Err(unasked("RECV_BITMAP"));
                     };
-                    self.serve.has_already(block, &bitmap, &self.pages, image.reader.layout());
+                    self.serve.has_already(block, &bitmap, &self.pages, image.reader.layout())?;
                     recovery.received(block, output)?;
                 }
                 Answer::ResumeAck => {
@@ -396,19 +396,20 @@ impl Postcopy {
         Ok(())
     }
 
-    fn record(&mut self, range: &std::ops::Range<u64>) {
-        let Some(record) = &mut self.record else { return };
+    fn record(&mut self, range: &std::ops::Range<u64>) -> Result<(), OutOfMemory> {
+        let Some(record) = &mut self.record else { return Ok(()) };
         if record.until_ms.is_some_and(|until| self.now_ms >= until) {
-            return;
+            return Ok(());
         }
         let mut at = range.start;
         while let Some(page) = record.seen.next_missing(at).filter(|&page| page < range.end) {
-            record.seen.insert(page);
+            record.seen.insert(page)?;
             let (block, offset) = self.pages.locate(HostPage(page));
             let length = self.pages.of_block(block).bytes;
             record.hot.add(u32::try_from(block).unwrap_or(u32::MAX), offset, length);
             at = page + 1;
         }
+        Ok(())
     }
 
     /// A read of pages has ended: of which block, and from which offset.

@@ -2,6 +2,7 @@
 
 use super::host_pages::HostPage;
 use crate::bits::Bits;
+use crate::memory::OutOfMemory;
 use std::collections::VecDeque;
 use std::ops::Range;
 
@@ -17,17 +18,17 @@ pub(crate) struct Requests {
 }
 
 impl Requests {
-    pub(crate) fn new(total: u64) -> Self {
-        Self { in_order: VecDeque::new(), rest: Bits::new(total) }
+    pub(crate) fn new(total: u64) -> Result<Self, OutOfMemory> {
+        Ok(Self { in_order: VecDeque::new(), rest: Bits::new(total)? })
     }
 
     /// The destination wants these.
-    pub(crate) fn push(&mut self, pages: Range<u64>) {
+    pub(crate) fn push(&mut self, pages: Range<u64>) -> Result<(), OutOfMemory> {
         if self.in_order.len() < IN_ORDER {
             self.in_order.push_back(pages);
-        } else {
-            self.rest.insert_all(pages);
+            return Ok(());
         }
+        self.rest.insert_all(pages)
     }
 
     /// The next one that is not in `sent`.
@@ -69,15 +70,15 @@ mod tests {
 
     #[test]
     fn order_is_kept_and_what_was_sent_is_skipped() {
-        let mut requests = Requests::new(100);
-        requests.push(50..53);
-        requests.push(7..8);
-        requests.push(51..52);
-        let mut sent = Bits::new(100);
-        sent.insert(52);
+        let mut requests = Requests::new(100).unwrap();
+        requests.push(50..53).unwrap();
+        requests.push(7..8).unwrap();
+        requests.push(51..52).unwrap();
+        let mut sent = Bits::new(100).unwrap();
+        sent.insert(52).unwrap();
         let mut next = |sent: &mut Bits| {
             let page = requests.pop(sent)?;
-            sent.insert(page.0);
+            sent.insert(page.0).unwrap();
             Some(page.0)
         };
         let order: Vec<u64> = std::iter::from_fn(|| next(&mut sent)).collect();
@@ -86,9 +87,9 @@ mod tests {
 
     #[test]
     fn a_page_that_was_put_back_is_the_next_one() {
-        let mut requests = Requests::new(10);
-        requests.push(3..5);
-        let sent = Bits::new(10);
+        let mut requests = Requests::new(10).unwrap();
+        requests.push(3..5).unwrap();
+        let sent = Bits::new(10).unwrap();
         let page = requests.pop(&sent).unwrap();
         assert_eq!(page, HostPage(3));
         requests.put_back(page);
@@ -102,18 +103,18 @@ mod tests {
     #[test]
     fn a_flood_is_answered_in_bounded_memory() {
         let total = 200_000;
-        let mut requests = Requests::new(total);
+        let mut requests = Requests::new(total).unwrap();
         for round in 0..3 {
             for page in 0..total {
-                requests.push((page * 7 + round) % total..(page * 7 + round) % total + 1);
+                requests.push((page * 7 + round) % total..(page * 7 + round) % total + 1).unwrap();
             }
         }
         assert_eq!(requests.in_order.len(), IN_ORDER);
         assert!(!requests.is_empty());
-        let mut sent = Bits::new(total);
+        let mut sent = Bits::new(total).unwrap();
         let mut count = 0;
         while let Some(page) = requests.pop(&sent) {
-            assert!(sent.insert(page.0));
+            assert!(sent.insert(page.0).unwrap());
             count += 1;
         }
         assert_eq!(count, total);

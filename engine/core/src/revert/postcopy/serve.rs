@@ -11,6 +11,7 @@ use super::requests::Requests;
 use crate::bits::Bits;
 use crate::failure::Failure;
 use crate::machine::{Action, IoId, Lane};
+use crate::memory::OutOfMemory;
 use crate::pool::Pool;
 use crate::revert::emit::Emitter;
 use crate::revert::metadata::Image;
@@ -91,19 +92,19 @@ enum Started {
 }
 
 impl Serve {
-    pub(crate) fn new(pages: &HostPages, lane: Lane) -> Self {
+    pub(crate) fn new(pages: &HostPages, lane: Lane) -> Result<Self, OutOfMemory> {
         let total = pages.total();
-        Self {
+        Ok(Self {
             lane,
-            claimed: Bits::new(total),
-            sent: Bits::new(total),
+            claimed: Bits::new(total)?,
+            sent: Bits::new(total)?,
             fetches: VecDeque::new(),
-            requests: Requests::new(total),
+            requests: Requests::new(total)?,
             near: VecDeque::new(),
             pace: Pace::default(),
             cursor: 0,
             total,
-            hot: Bits::new(total),
+            hot: Bits::new(total)?,
             hot_cursor: 0,
             share_pages: 0,
             nonzero_pages: 0,
@@ -111,7 +112,7 @@ impl Serve {
             waits_for_requests: false,
             sends_every_page: false,
             zero_cursor: 0,
-        }
+        })
     }
 
     /// Decides what is sent before the guest runs.
@@ -122,7 +123,7 @@ impl Serve {
         snapshot: &Snapshot,
         layout: &RamLayout,
         pages: &HostPages,
-    ) {
+    ) -> Result<(), OutOfMemory> {
         self.nonzero_pages = snapshot.nonzero_pages.unwrap_or(snapshot.normal_pages);
         self.share_pages = match percent {
             100.. => u64::MAX,
@@ -139,10 +140,11 @@ impl Serve {
             };
             let end = run.offset.saturating_add(run.length).min(known.used_length);
             if run.offset < end {
-                self.hot.insert_all(pages.at(block, run.offset).0..pages.at(block, end - 1).0 + 1);
+                self.hot.insert_all(pages.at(block, run.offset).0..pages.at(block, end - 1).0 + 1)?;
             }
         }
         self.hot.remove(self.before_end());
+        Ok(())
     }
 
     /// The next page of the hot set to be looked up.
@@ -190,7 +192,7 @@ impl Serve {
             Window { only: Some(&self.hot), ..window(page..self.before_end(), with.pages, u64::MAX) };
         let upto = match look(window, with.pages, &mut self.claimed, with.image, with.pool)? {
             Looked::Need(at, length) => {
-                with.output.actions.extend(with.image.read(at, length, with.pool));
+                with.output.actions.extend(with.image.read(at, length, with.pool)?);
                 return Ok(Some(Started::Wait));
             }
             Looked::Nothing => window.first.0 + window.count,
@@ -202,8 +204,8 @@ impl Serve {
         };
         // A zero page that is touched would be requested like any other.
         while let Some(page) = self.next_hot().filter(|&page| page < upto) {
-            if self.claimed.insert(page) {
-                self.send_zero(HostPage(page), Lane::Main, with);
+            if self.claimed.insert(page)? {
+                self.send_zero(HostPage(page), Lane::Main, with)?;
             }
             self.hot_cursor = page + 1;
         }
@@ -235,7 +237,7 @@ impl Serve {
     fn start_window(&mut self, window: Window<'_>, with: &mut Means<'_>) -> Result<Started, Failure> {
         match look(window, with.pages, &mut self.claimed, with.image, with.pool)? {
             Looked::Need(at, length) => {
-                with.output.actions.extend(with.image.read(at, length, with.pool));
+                with.output.actions.extend(with.image.read(at, length, with.pool)?);
                 Ok(Started::Wait)
             }
             Looked::Nothing => {
@@ -266,7 +268,7 @@ impl Serve {
             advanced = true;
         }
         if !advanced && self.sends_every_page && with.output.unsent_bytes(Lane::Main) < batch {
-            advanced = self.send_zeros(with);
+            advanced = self.send_zeros(with)?;
         }
         if let Some(bytes) = self.pace.change_of_pile() {
             with.output.actions.push_back(Action::LimitOutput { bytes });
@@ -279,9 +281,9 @@ impl Serve {
     }
 
     /// The destination waits for these.
-    pub(crate) fn request(&mut self, range: Range<u64>) {
+    pub(crate) fn request(&mut self, range: Range<u64>) -> Result<(), OutOfMemory> {
         self.summary.requests += 1;
-        self.requests.push(range);
+        self.requests.push(range)
     }
 
     fn take_requests(&mut self, with: &mut Means<'_>) -> Result<bool, Failure> {
@@ -301,14 +303,14 @@ impl Serve {
             let window = Window { first: page, count: 1, only: None, most: 1 };
             match look(window, with.pages, &mut self.claimed, with.image, with.pool)? {
                 Looked::Need(at, length) => {
-                    with.output.actions.extend(with.image.read(at, length, with.pool));
+                    with.output.actions.extend(with.image.read(at, length, with.pool)?);
                     self.requests.put_back(page);
                     break;
                 }
                 Looked::Nothing => {
-                    self.claimed.insert(page.0);
+                    self.claimed.insert(page.0)?;
                     self.summary.requested_host_pages += 1;
-                    self.send_zero(page, self.lane, with);
+                    self.send_zero(page, self.lane, with)?;
                 }
                 Looked::Fetch { mut fetch, action, .. } => {
                     fetch.want(page);
@@ -340,7 +342,7 @@ impl Serve {
             while with.output.unsent_bytes(self.lane) < URGENT_BYTES
                 && let Some(page) = fetch.next_wanted()
             {
-                self.sent.insert(page.0);
+                self.sent.insert(page.0)?;
                 self.summary.requested_host_pages += 1;
                 with.emitter.begin(self.lane);
                 fetch.put(page, self.lane, with)?;
@@ -365,7 +367,7 @@ impl Serve {
         while left > 0
             && let Some(page) = fetch.next_page()
         {
-            self.sent.insert(page.0);
+            self.sent.insert(page.0)?;
             fetch.put(page, Lane::Main, with)?;
             left = left.saturating_sub(with.pages.of_block(block).bytes);
         }
@@ -389,7 +391,7 @@ impl Serve {
             let window = window(range, with.pages, u64::MAX);
             match look(window, with.pages, &mut self.claimed, with.image, with.pool)? {
                 Looked::Need(at, length) => {
-                    with.output.actions.extend(with.image.read(at, length, with.pool));
+                    with.output.actions.extend(with.image.read(at, length, with.pool)?);
                     return Ok(false);
                 }
                 Looked::Nothing => {}
@@ -415,15 +417,16 @@ impl Serve {
         bitmap: &ReceivedBitmap,
         pages: &HostPages,
         layout: &RamLayout,
-    ) {
+    ) -> Result<(), OutOfMemory> {
         let block = pages.of_block(block);
         let in_host_page = block.bytes / u64::from(layout.page_size());
         for page in 0..block.count {
             if (page * in_host_page..(page + 1) * in_host_page).all(|number| bitmap.has(number)) {
-                self.claimed.insert(block.first + page);
-                self.sent.insert(block.first + page);
+                self.claimed.insert(block.first + page)?;
+                self.sent.insert(block.first + page)?;
             }
         }
+        Ok(())
     }
 
     /// A read has ended: block and offset of what it brought; `None` if it is none of these.

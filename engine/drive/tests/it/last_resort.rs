@@ -1,0 +1,183 @@
+//! What the source, the destination and the exit status are when memory runs out, or the program has a bug.
+
+use migration_stream::{
+    BlockList, RAM_SECTION_VERSION, RamBlock, SectionHeader, SectionId, put_end_of_section, put_file_header,
+    put_page_header, put_ram_blocks, put_section_header, put_section_part,
+};
+use std::io::{PipeWriter, Write};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const RAM: SectionId = SectionId(2);
+const PAGES: u64 = 12_000;
+
+fn header(section_id: SectionId, idstr: &'static [u8], version_id: u32) -> SectionHeader<'static> {
+    SectionHeader { section_id, idstr, instance_id: 0, version_id }
+}
+
+/// A guest all of whose pages differ, and its first device section.
+fn stream() -> (Vec<u8>, Vec<u8>) {
+    let mut out = Vec::new();
+    put_file_header(&mut out);
+    put_section_header(&mut out, false, &header(RAM, b"ram", RAM_SECTION_VERSION));
+    let block = RamBlock {
+        idstr: b"pc.ram".to_vec(),
+        used_length: PAGES * 4096,
+        host_page_size: None,
+        guest_physical_address: None,
+    };
+    put_ram_blocks(&mut out, &BlockList { blocks: vec![block] });
+    put_end_of_section(&mut out);
+    put_section_part(&mut out, RAM);
+    for page in 0..PAGES {
+        put_page_header(&mut out, (page == 0).then_some(b"pc.ram"), page * 4096);
+        out.extend((0..512).flat_map(|word: u64| (page * 512 + word + 1).to_be_bytes()));
+    }
+    put_end_of_section(&mut out);
+    let mut devices = Vec::new();
+    put_section_header(&mut devices, true, &header(SectionId(3), b"timer", 2));
+    devices.extend_from_slice(&[0; 48]);
+    (out, devices)
+}
+
+/// Runs it behind a source of this stream: its end, and how much of the stream it took.
+fn save(command: &mut Command, ram: &[u8], devices: &[u8]) -> (Output, bool) {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let child =
+        command.stdin(reader).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
+    // The end of the pipe that the command would hold.
+    command.stdin(Stdio::null());
+    let write = |mut pipe: PipeWriter| {
+        let taken = ram.chunks(32 << 10).all(|chunk| pipe.write_all(chunk).is_ok());
+        let _ = pipe.write_all(devices);
+        taken
+    };
+    std::thread::scope(|scope| {
+        let source = scope.spawn(move || write(writer));
+        let output = end(child);
+        (output, source.join().expect("no panic"))
+    })
+}
+
+fn end(mut child: Child) -> Output {
+    let start = Instant::now();
+    while child.try_wait().expect("our own child").is_none() {
+        if start.elapsed() > Duration::from_secs(60) {
+            child.kill().expect("our own child");
+            panic!("it did not end: {:?}", child.wait_with_output());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.wait_with_output().expect("its output")
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+const TOOL: &str = env!("CARGO_BIN_EXE_qemu-snapshot");
+
+/// The tool with so much address space, or data.
+fn limited(limit: &str, bytes: u64) -> Command {
+    let mut command = Command::new("prlimit");
+    command.args([&format!("--{limit}={bytes}"), "--", TOOL]).env("RUST_BACKTRACE", "1");
+    command
+}
+
+/// The least limit, in steps, with which the program starts at all.
+fn least(limit: &str) -> u64 {
+    let starts = |bytes: &u64| {
+        let output =
+            limited(limit, *bytes).arg("--version").output().expect("util-linux is on every Linux system");
+        output.status.success()
+    };
+    (1..200).map(|step| step << 20).find(starts).expect("200 MiB are enough")
+}
+
+#[test]
+fn memory_that_runs_out_fails_a_save_and_drains_its_source() {
+    let (ram, devices) = stream();
+    for limit in ["as", "data"] {
+        let least = least(limit);
+        let (mut refused, mut enough) = (0, 0);
+        for step in 0..24 {
+            let folder = tempfile::tempdir().unwrap();
+            let bytes = least + (step << 19) + (step.saturating_sub(8) << 21);
+            let mut command = limited(limit, bytes);
+            let (output, taken) =
+                save(command.arg("--create").arg(folder.path().join("image")), &ram, &devices);
+            let what = format!("{limit} {bytes}: {:?}: {}", output.status, said(&output));
+            match output.status.code() {
+                // The stream is cut off.
+                Some(1) => enough += 1,
+                Some(2) => refused += 1,
+                _ => panic!("{what}"),
+            }
+            assert!(taken, "{what}");
+            assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "{what}");
+        }
+        assert!(refused > 0 && enough > 0, "{limit} from {least}: {refused} refused, {enough} not: no use");
+    }
+}
+
+#[test]
+fn bug_fails_a_save_and_drains_its_source() {
+    let (ram, devices) = stream();
+    for (planted, wanted) in [
+        ("1", "the program has a bug"),
+        ("40", "the program has a bug"),
+        ("1000", "the program has a bug"),
+        ("1000,1001", "cannot go on"),
+        ("1000,2000", "cannot go on"),
+        ("-1000", "cannot go on"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = Command::new(TOOL);
+        command.args(["--create", "image"]).current_dir(folder.path()).env("QEMU_SNAPSHOT_PANICS", planted);
+        let (output, taken) = save(&mut command, &ram, &devices);
+        let what = format!("{planted}: {:?}: {}", output.status, said(&output));
+        assert_eq!(output.status.code(), Some(2), "{what}");
+        assert!(taken, "{what}");
+        assert!(said(&output).contains(wanted), "{what}");
+        assert!(
+            planted.starts_with('-') || said(&output).contains("a bug: engine/drive/src/last_resort.rs"),
+            "{what}"
+        );
+        assert!(!folder.path().join("image").exists(), "{what}");
+    }
+}
+
+/// It would wait for ever for the first byte.
+#[test]
+fn bug_lets_the_destination_of_a_revert_refuse() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("image");
+    std::fs::write(&image, [0; 4096]).unwrap();
+    for planted in ["1", "2,3", "-2"] {
+        let mut command = Command::new(TOOL);
+        command.arg("--revert").arg(&image).env("QEMU_SNAPSHOT_PANICS", planted).stdin(Stdio::null());
+        let output = end(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+        assert_eq!(output.status.code(), Some(2), "{planted}: {}", said(&output));
+        assert_eq!(output.stdout, b"X", "{planted}: {}", said(&output));
+    }
+}
+
+#[test]
+fn memory_that_runs_out_fails_a_revert_with_a_status() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("image");
+    std::fs::write(&image, [0; 4096]).unwrap();
+    for limit in ["as", "data"] {
+        let least = least(limit);
+        for step in 0..8 {
+            for mode in [&["--revert"][..], &["--revert", "--postcopy=0"]] {
+                let mut command = limited(limit, least + (step << 18));
+                command.args(mode).arg(&image).stdin(Stdio::null());
+                let output = end(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+                let what = format!("{limit} step {step}: {:?}: {}", output.status, said(&output));
+                assert!(matches!(output.status.code(), Some(1 | 2)), "{what}");
+                assert_eq!(output.stdout, b"X", "{what}");
+            }
+        }
+    }
+}
