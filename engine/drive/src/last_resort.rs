@@ -4,11 +4,11 @@
 //! was sent nothing waits for ever. So whatever happens, the source is drained, the destination is sent what it refuses, and
 //! the exit status is 2:
 //!
-//! 1. A panic of a machine is caught ([`Guarded`]): it is told so, fails like any other job, and drains its source up to the first
-//!    device section, so that QEMU sees the failure.
+//! 1. A panic of a machine is caught ([`Guarded`]): it is told so, stores nothing any more, and drains its source to the end.
 //! 2. A panic of what it does then, or of the driver, and an abort (SIGABRT: an allocation that cannot be refused, a panic of another
-//!    thread, or one in the middle of another) end in [`end`], which takes no memory: the source is drained to its end. QEMU says
-//!    that it has completed; only the exit status tells better.
+//!    thread, or one in the middle of another) end in [`end`], which takes no memory, and drains the source, too.
+//!
+//! QEMU says that it has completed then; only the exit status tells better.
 //!
 //! Each of them is reported in one line, without a backtrace: taking one needs memory, and waits for ever if there is none.
 
@@ -73,7 +73,7 @@ pub(crate) fn end() -> ! {
     // A source that says nothing any more is not waited for against the user's will.
     wait::release_signals();
     let _ = rustix::io::write(
-        stderr(),
+        io::stderr(),
         b"qemu-snapshot: error: the program cannot go on; its source is drained, nothing is saved\n",
     );
     if let Some(destination) = DESTINATION.get()
@@ -102,10 +102,6 @@ fn drain(source: &OwnedFd) {
     }
 }
 
-fn stderr() -> BorrowedFd<'static> {
-    rustix::stdio::stderr()
-}
-
 /// A line in memory that is there already.
 struct Line {
     bytes: [u8; 1024],
@@ -129,7 +125,7 @@ fn report(info: &PanicHookInfo<'_>) {
         Some(place) => writeln!(line, "qemu-snapshot: a bug: {place}: {}", text.escape_debug()),
         None => writeln!(line, "qemu-snapshot: a bug: {}", text.escape_debug()),
     };
-    let _ = rustix::io::write(stderr(), &line.bytes[..line.length]);
+    let _ = rustix::io::write(io::stderr(), &line.bytes[..line.length]);
     // No one would notice that another thread does not go on.
     if MAIN_THREAD.get().is_some_and(|main| *main != std::thread::current().id()) {
         end();

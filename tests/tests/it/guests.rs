@@ -159,3 +159,26 @@ fn destination_that_waits_for_other_channels_is_given_up_by_name() {
         assert!(!server.words().contains("--recover"), "{}", server.words());
     }
 }
+
+/// QEMU 7.2 would leave its guest standing still if the tool died.
+#[test]
+fn memory_that_runs_out_fails_the_migration_and_the_guest_goes_on() {
+    with_each_qemu_that(Version::has_background_snapshot, |binary, guest| {
+        let mut source = Qemu::start(binary, guest, Config { memory_mib: 96, ..Config::default() });
+        source.console().wait_ready();
+        source.set_fast();
+        if !source.background_snapshot_or_skip() {
+            return;
+        }
+        let image = source.home().join("image");
+        let tool = snapshot_tests::tool::qemu_snapshot().display();
+        // Enough to begin with, and not for the pages of a guest that writes.
+        let uri = format!("exec:exec prlimit --as=40000000 -- {tool} --create {}", image.display());
+        let outcome = source.save(&uri);
+        assert!(matches!(outcome, Outcome::Failed(_)), "{outcome:?}: {}", source.stderr());
+        assert!(source.stderr().contains("out of memory"), "{}", source.stderr());
+        assert!(!image.exists());
+        source.wait_running();
+        source.console().wait_passes(2);
+    });
+}

@@ -362,7 +362,11 @@ impl Machine for RevertMachine {
                 }
             }
             Event::Interrupted => Err(Failure::Interrupted),
-            Event::Broken => Err(Failure::Panicked),
+            Event::Broken => {
+                // What it was told then is lost, maybe a completion: the driver waits for what is under way.
+                self.in_flight = 0;
+                Err(Failure::Panicked)
+            }
             Event::Answer(bytes) => {
                 self.watch.heard();
                 let result = match &mut self.phase {

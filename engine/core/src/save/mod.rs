@@ -20,6 +20,7 @@
 //! snapshot. So a live stream is *drained*: understood and dropped up to the first device section, where the end of
 //! this machine makes the source's migration fail and does not hurt its guest.
 
+mod broken;
 mod commit;
 mod coverage;
 mod intake;
@@ -176,7 +177,7 @@ pub struct SaveMachine {
     failure: Option<Failure>,
     /// The failure ends the job now: nothing is drained.
     ending: bool,
-    /// What comes is not understood any more.
+    /// After a panic: what comes is not understood any more, and what is under way not waited for.
     lost: bool,
     watch: Watch,
 }
@@ -284,11 +285,6 @@ impl SaveMachine {
 
     /// Something went wrong: nothing more is stored. The first failure is the one that is reported.
     fn fail(&mut self, failure: Failure, pool: &mut Pool) {
-        if matches!((&self.failure, &failure), (Some(Failure::Panicked), Failure::Stream(_))) {
-            // The decoder has lost its place. The source is drained to its end.
-            self.lost = true;
-            return;
-        }
         let cannot_drain = !self.config.live
             || matches!(failure, Failure::Stream(_) | Failure::Interrupted | Failure::Silent { .. })
             || matches!(&failure, Failure::Unsupported(what) if what.rules_out_background_snapshot())
@@ -430,7 +426,7 @@ impl Machine for SaveMachine {
             // Only the channels of multifd come after the main one: a preempt channel waits for an answer first.
             Event::AnotherPeer => self.fail(Unsupported::Multifd.into(), pool),
             Event::Answer(_) | Event::AnswerEnd => {}
-            Event::Broken => self.fail(Failure::Panicked, pool),
+            Event::Broken => self.broken(),
             Event::Interrupted if matches!(self.phase, Phase::Answer) => self.unsent_bytes = 0,
             // What has begun to commit cannot be called back: how it ends is how it is reported.
             Event::Interrupted if self.is_committing() => {}
@@ -455,7 +451,7 @@ impl SaveMachine {
                 return None;
             }
             let result = if self.ending && !matches!(self.phase, Phase::Answer) {
-                if let Some(action) = self.steps.poll(pool, &mut self.ids) {
+                if let Some(action) = self.steps.poll(pool, &mut self.ids).ok().flatten() {
                     return Some(action);
                 }
                 if self.in_flight > 0 {
@@ -488,6 +484,10 @@ impl SaveMachine {
     }
 
     fn done(&mut self, id: IoId, result: Result<Completed, IoError>, pool: &mut Pool) {
+        if self.lost && !matches!(self.phase, Phase::Unlink(_)) {
+            self.steps.done(id, result.as_ref().map(|_| ()), pool);
+            return;
+        }
         let doing = match &mut self.phase {
             Phase::Inspect(finder) => {
                 finder.done(id, result.as_ref().ok().cloned(), pool);

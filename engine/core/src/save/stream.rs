@@ -67,11 +67,11 @@ fn note(leader: &mut Leader, record: &Record<'_>, raw: &[u8], at: u64) -> Result
 impl SaveMachine {
     /// Understands records until something has to be waited for; false when only an event can help.
     pub(super) fn advance_stream(&mut self, pool: &mut Pool) -> Result<bool, Failure> {
-        if !self.steps.is_done() || self.intake.is_reading() {
-            return Ok(false);
-        }
         if self.lost {
             return self.drop_all(pool);
+        }
+        if !self.steps.is_done() || self.intake.is_reading() {
+            return Ok(false);
         }
         let Some((input, _)) = self.intake.held() else {
             return self.refill(pool, 1, if self.reads_exactly() { 1 } else { INPUT_BYTES });
@@ -126,18 +126,6 @@ impl SaveMachine {
                 return Ok(true);
             }
         }
-    }
-
-    /// Drops whatever comes, up to the end.
-    fn drop_all(&mut self, pool: &mut Pool) -> Result<bool, Failure> {
-        if let Some((_, held)) = self.intake.held() {
-            self.intake.consume(held.len());
-        }
-        if self.intake.ended {
-            self.ending = true;
-            return Ok(true);
-        }
-        self.refill(pool, 1, INPUT_BYTES)
     }
 
     /// Asks for more input.

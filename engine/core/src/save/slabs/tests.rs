@@ -29,7 +29,7 @@ impl Bed {
     fn write(&mut self, pages: &[usize], fill: u8) -> Vec<Vec<(usize, u8)>> {
         for &page in pages {
             let guest = GuestOffset((page * PAGE_BYTES) as u64);
-            let Place::Ready(buffer, range) = self.slabs.place(&mut self.pool, guest, false) else {
+            let Place::Ready(buffer, range) = self.slabs.place(&mut self.pool, guest, false).unwrap() else {
                 panic!("no place for page {page}");
             };
             self.pool.bytes_mut(buffer)[range].fill(fill);
