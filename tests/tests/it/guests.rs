@@ -172,8 +172,8 @@ fn memory_that_runs_out_fails_the_migration_and_the_guest_goes_on() {
         }
         let image = source.home().join("image");
         let tool = snapshot_tests::tool::qemu_snapshot().display();
-        // Enough to begin with, and not for the pages of a guest that writes.
-        let uri = format!("exec:exec prlimit --as=40000000 -- {tool} --create {}", image.display());
+        // Enough to begin with, and not for the pages of a guest that writes all of its memory.
+        let uri = format!("exec:exec prlimit --as=14000000 -- {tool} --create {}", image.display());
         let outcome = source.save(&uri);
         assert!(matches!(outcome, Outcome::Failed(_)), "{outcome:?}: {}", source.stderr());
         assert!(source.stderr().contains("out of memory"), "{}", source.stderr());
