@@ -48,6 +48,8 @@ pub enum Boot {
 /// A machine to start. The default is a `pc` with 64 MiB and a guest that rewrites its memory at a steady rate.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// `-accel`: `tcg`, or `kvm`, which no test may need.
+    pub accel: &'static str,
     /// `-machine`: a name, with properties behind commas if wanted.
     pub machine: String,
     /// RAM in MiB.
@@ -67,6 +69,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            accel: "tcg",
             machine: "pc".to_owned(),
             memory_mib: 64,
             ram: Ram::Private,
@@ -89,7 +92,7 @@ impl Config {
         let mut machine = self.machine.clone();
         let mut arguments = Vec::new();
         let mut add = |words: &[&str]| arguments.extend(words.iter().map(|&word| word.to_owned()));
-        add(&["-accel", "tcg", "-nodefaults", "-no-user-config", "-display", "none"]);
+        add(&["-accel", self.accel, "-nodefaults", "-no-user-config", "-display", "none"]);
         let size = format!("id=pc.ram,size={}M,share=on", self.memory_mib);
         // The object's id becomes the RAM block's name; pc.ram is the name without any option.
         match &self.ram {

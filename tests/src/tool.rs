@@ -58,11 +58,12 @@ pub fn snapsim() -> &'static Path {
     BUILT.get_or_init(|| build("snapsim"))
 }
 
-/// With the features that the whole workspace needs, as cargo builds the tests: what they depend on is not built twice.
+/// With the features that the whole workspace needs, as cargo builds the tests: what they depend on is not built twice. Features
+/// of what only tests need count if there is a target that may use it: a small benchmark.
 fn build(binary: &str) -> PathBuf {
     let folder = build_folder();
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "--workspace", "--bin", binary]);
+    cargo.args(["build", "--quiet", "--workspace", "--bench", "walk", "--bin", binary]);
     cargo.arg("--target-dir").arg(folder.parent().expect("a profile's folder lies in the target folder"));
     if folder.ends_with("release") {
         cargo.arg("--release");
