@@ -7,7 +7,7 @@
 //! Where such a device was registered behind RAM, it stands between RAM's START and its first PART (10.0): the PART begins
 //! with the id that is known by then, and names a block that was listed.
 
-use crate::ram::block::{BlockListContext, RamBlock, optional_fields};
+use crate::ram::block::{BlockListContext, optional_fields};
 use crate::ram::{
     RAM_SAVE_FLAG_EOS, RAM_SAVE_FLAG_MEM_SIZE, RAM_SAVE_FLAG_PAGE, RAM_SAVE_FLAG_XBZRLE, RAM_SAVE_FLAG_ZERO,
 };
@@ -94,7 +94,8 @@ pub(crate) struct Next<'a> {
     /// Id of the RAM section.
     pub(crate) ram: SectionId,
     pub(crate) page_size: u32,
-    pub(crate) blocks: &'a [RamBlock],
+    /// The used length of the block with a name. Bytes may look like the name of a page as often as they want.
+    pub(crate) listed: &'a dyn Fn(&[u8]) -> Option<u64>,
     pub(crate) footers: bool,
 }
 
@@ -133,8 +134,8 @@ impl Next<'_> {
         }
         let Some((&length, rest)) = rest.split_first() else { return Candidate::NeedMore };
         let Some(name) = rest.get(..usize::from(length)) else { return Candidate::NeedMore };
-        let listed = |block: &RamBlock| block.idstr == name && word & !mask < block.used_length;
-        if self.blocks.iter().any(listed) { Candidate::Yes(0) } else { Candidate::No }
+        let listed = (self.listed)(name).is_some_and(|used_length| word & !mask < used_length);
+        if listed { Candidate::Yes(0) } else { Candidate::No }
     }
 }
 
@@ -187,6 +188,12 @@ fn list_end(input: Span<'_>, context: BlockListContext) -> Parsed<'_, bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ram::block::RamBlock;
+
+    fn listed_in(blocks: &[RamBlock]) -> impl Fn(&[u8]) -> Option<u64> + use<> {
+        let blocks = blocks.to_vec();
+        move |name| blocks.iter().find(|block| block.idstr == name).map(|block| block.used_length)
+    }
 
     fn block() -> RamBlock {
         RamBlock {
@@ -200,7 +207,7 @@ mod tests {
     #[test]
     fn the_first_part_of_ram_ends_early_devices_and_bytes_that_look_alike_do_not() {
         let blocks = [block()];
-        let next = Next { ram: SectionId(1), page_size: 4096, blocks: &blocks, footers: true };
+        let next = Next { ram: SectionId(1), page_size: 4096, listed: &listed_in(&blocks), footers: true };
         let mut bytes = vec![4, 0, 0, 0, 9];
         // A PART of another section, one of RAM without a footer before it, and one with a page outside of the block.
         bytes.extend_from_slice(b"\x7e\0\0\0\x09\x02\0\0\0\x02\0\0\0\0\0\0\0\x08\x06pc.ram");
@@ -261,7 +268,7 @@ mod tests {
     #[test]
     fn what_may_follow_early_devices_behind_ram() {
         let blocks = [block()];
-        let next = Next { ram: SectionId(1), page_size: 4096, blocks: &blocks, footers: true };
+        let next = Next { ram: SectionId(1), page_size: 4096, listed: &listed_in(&blocks), footers: true };
         let behind = |rest: &[u8]| {
             let bytes = [b"\x04xx\x7e\0\0\0\x09", rest].concat();
             Search::default().border_behind(&bytes, next)
@@ -292,7 +299,7 @@ mod tests {
 
     #[test]
     fn the_first_part_is_looked_for_up_to_the_limit() {
-        let next = Next { ram: SectionId(1), page_size: 4096, blocks: &[block()], footers: true };
+        let next = Next { ram: SectionId(1), page_size: 4096, listed: &listed_in(&[block()]), footers: true };
         let found =
             |bytes: usize| Search { scanned: BEHIND_LIMIT_BYTES - 1 }.border_behind(&vec![0; bytes], next);
         assert_eq!(found(BEHIND_LIMIT_BYTES + 1), Err(Stop::NeedMore));
@@ -317,7 +324,7 @@ mod tests {
 
     #[test]
     fn another_iterable_may_come_first() {
-        let next = Next { ram: SectionId(1), page_size: 4096, blocks: &[block()], footers: true };
+        let next = Next { ram: SectionId(1), page_size: 4096, listed: &listed_in(&[block()]), footers: true };
         let bytes = b"\x04xx\x7e\0\0\0\x09\x01\0\0\0\x05\x0cdirty-bitmap\0\0\0\0\0\0\0\x01";
         assert_eq!(Search::default().border_behind(bytes, next), Ok(8));
     }

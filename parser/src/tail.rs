@@ -58,6 +58,9 @@ pub fn end(tail: &[u8], offset: u64, decoder: &Decoder) -> Result<(usize, Traile
         }
     };
     let Some(eof) = find_eof(tail) else {
+        if let Some((eof, kind)) = oversized_vmdesc(tail, footers) {
+            return Err(Error { offset: offset + eof as u64 + 2, path: String::new(), kind });
+        }
         // Without a vmdesc there is nothing but the last bytes to go by.
         let eof = tail.len().checked_sub(1).filter(|&eof| tail[eof] == QEMU_VM_EOF).ok_or_else(truncated)?;
         if !ends_with_footer(&tail[..eof], footers) {
@@ -152,6 +155,21 @@ pub(crate) fn find_eof(tail: &[u8]) -> Option<usize> {
     })
 }
 
+/// An EOF behind a footer, and behind it the start of a vmdesc that is longer than is accepted: where EOF stands, and what is
+/// wrong. To be asked where [`find_eof`] finds nothing.
+pub(crate) fn oversized_vmdesc(tail: &[u8], footers: bool) -> Option<(usize, ErrorKind)> {
+    let length = |mark: &[u8]| u32::from_be_bytes([mark[2], mark[3], mark[4], mark[5]]);
+    let begins = |at: usize, mark: &[u8]| {
+        mark[..2] == [QEMU_VM_EOF, QEMU_VM_VMDESCRIPTION]
+            && mark[6] == b'{'
+            && length(mark) > VMDESC_LIMIT_BYTES
+            && (!footers || at == 0 || at >= 5 && tail[at - 5] == QEMU_VM_SECTION_FOOTER)
+    };
+    let (eof, mark) = tail.windows(7).enumerate().find(|(at, mark)| begins(*at, mark))?;
+    let (found, limit) = (length(mark).into(), VMDESC_LIMIT_BYTES.into());
+    Some((eof, ErrorKind::Limit { what: "vmdesc bytes", found, limit }))
+}
+
 fn ends_with_footer(sections: &[u8], footers: bool) -> bool {
     sections.is_empty()
         || !footers
@@ -169,25 +187,25 @@ fn check_begin(sections: &[u8], offset: u64) -> Result<(), Error> {
 /// Confirms the device sections before RAM; returns how many of the described devices they are.
 fn walk_early(decoder: &Decoder, vmdesc: &VmDescription, footers: bool) -> Result<usize, Error> {
     let Some((offset, bytes)) = decoder.early_devices() else { return Ok(0) };
-    for count in 1..=vmdesc.devices.len() {
-        match section_bytes(&vmdesc.devices[..count], footers) {
-            Some(length) if length < bytes.len() as u64 => {}
-            Some(length) if length == bytes.len() as u64 => {
-                return walk(bytes, offset, &vmdesc.devices[..count], 0, footers).map(|_| count);
-            }
-            _ => break,
+    let mut length = 0u64;
+    for (number, device) in vmdesc.devices.iter().enumerate() {
+        let sum = section_bytes(device, footers).and_then(|bytes| length.checked_add(bytes));
+        length = sum.unwrap_or(u64::MAX);
+        if length == bytes.len() as u64 {
+            return walk(bytes, offset, &vmdesc.devices[..=number], 0, footers).map(|_| number + 1);
+        }
+        if length > bytes.len() as u64 {
+            break;
         }
     }
     let text = "the vmdesc does not confirm where the device sections before RAM end".to_owned();
     Err(Error { offset, path: String::new(), kind: ErrorKind::Tail(text) })
 }
 
-/// Bytes of the sections of `devices`; `None` where the description does not add up.
-fn section_bytes(devices: &[DescribedDevice], footers: bool) -> Option<u64> {
-    devices.iter().try_fold(0u64, |sum, device| {
-        let around = 14 + device.idstr.len() as u64 + if footers { 5 } else { 0 };
-        sum.checked_add(device.payload_bytes?)?.checked_add(around)
-    })
+/// Bytes of the section of `device`; `None` where the description does not add up.
+fn section_bytes(device: &DescribedDevice, footers: bool) -> Option<u64> {
+    let around = 14 + device.idstr.len() as u64 + if footers { 5 } else { 0 };
+    device.payload_bytes?.checked_add(around)
 }
 
 /// Walks device sections by their description, from device `first` on.
@@ -412,14 +430,37 @@ mod tests {
     }
 
     #[test]
+    fn a_vmdesc_that_is_too_long_is_told_where_its_length_stands() {
+        let decoder = Decoder::new(Options::default());
+        for (length, footers, wanted) in [
+            (
+                VMDESC_LIMIT_BYTES + 1,
+                true,
+                Some("offset 0x2f: vmdesc bytes 16777217, at most 16777216 can be"),
+            ),
+            (u32::MAX, true, Some("offset 0x2f: vmdesc bytes 4294967295, at most 16777216 can be")),
+            (VMDESC_LIMIT_BYTES, true, None),
+            // Without a footer before it, it is data that looks like it.
+            (u32::MAX, false, None),
+        ] {
+            let sections = device(b"a", 1, &[1; 9], footers);
+            let mark = [&[QEMU_VM_EOF, QEMU_VM_VMDESCRIPTION], &length.to_be_bytes()[..], b"{"].concat();
+            let error = cut(&[sections, mark].concat(), 0x10, &decoder).unwrap_err().to_string();
+            match wanted {
+                Some(wanted) => assert_eq!(error, wanted),
+                None => assert!(error.contains("no EOF with a whole vmdesc behind it"), "{error}"),
+            }
+        }
+    }
+
+    #[test]
     fn sizes_that_overflow_do_not_add_up() {
         let device =
             |payload_bytes| DescribedDevice { idstr: b"abc".to_vec(), instance_id: 0, payload_bytes };
-        assert_eq!(section_bytes(&[device(Some(2)), device(Some(0))], true), Some(46));
-        assert_eq!(section_bytes(&[device(Some(2))], false), Some(19));
-        assert_eq!(section_bytes(&[device(Some(2)), device(None)], true), None);
-        assert_eq!(section_bytes(&[device(Some(u64::MAX - 10))], true), None);
-        assert_eq!(section_bytes(&[device(Some(1 << 63)), device(Some(1 << 63))], true), None);
+        assert_eq!(section_bytes(&device(Some(2)), true), Some(24));
+        assert_eq!(section_bytes(&device(Some(2)), false), Some(19));
+        assert_eq!(section_bytes(&device(None), true), None);
+        assert_eq!(section_bytes(&device(Some(u64::MAX - 10)), true), None);
     }
 
     #[test]

@@ -3,7 +3,9 @@
 use super::event::{Border, Context, DeviceSection, Event, Finding, Item, Level, Visitor};
 use super::stream::{StreamWalk, context, early_devices, guessed, io};
 use super::{Stop, go};
-use migration_stream::device::{Description, Device, Guess, Piece, find_vmdesc, guess, walk as walk_devices};
+use migration_stream::device::{
+    Description, Device, Guess, Piece, find_vmdesc, guess, oversized_vmdesc, walk as walk_devices,
+};
 use migration_stream::{Error, ErrorKind, Record, SectionHeader};
 
 /// Reads everything that is left and walks it.
@@ -119,6 +121,26 @@ pub(super) fn trailer(
     go(visitor.item(&Item { offset, length, packaged: false, event }, context))
 }
 
+/// A tail whose vmdesc is longer than is accepted: it is passed over, so device sections are cut by their footers.
+fn oversized(
+    visitor: &mut dyn Visitor,
+    context: Context<'_>,
+    bytes: &[u8],
+    base: u64,
+    footers: bool,
+    (eof, kind): (usize, ErrorKind),
+) -> Result<(), Stop> {
+    let at = base + eof as u64;
+    go(visitor.finding(Error { offset: at + 2, path: String::new(), kind }.into()))?;
+    for part in guess(&bytes[..eof], footers) {
+        guessed(visitor, context, base, &bytes[..eof], part, false)?;
+    }
+    let event = Event::Record(Record::Eof);
+    go(visitor.item(&Item { offset: at, length: 1, packaged: false, event }, context))?;
+    let length = (bytes.len() - eof) as u64 - 1;
+    go(visitor.item(&Item { offset: at + 1, length, packaged: false, event: Event::Skipped }, context))
+}
+
 /// A tail whose vmdesc is suppressed, or was cut off.
 fn without_vmdesc(
     visitor: &mut dyn Visitor,
@@ -127,6 +149,9 @@ fn without_vmdesc(
     base: u64,
     footers: bool,
 ) -> Result<(), Stop> {
+    if let Some((eof, kind)) = oversized_vmdesc(bytes, footers) {
+        return oversized(visitor, context, bytes, base, footers, (eof, kind));
+    }
     let parts = guess(bytes, footers);
     let ends = matches!(parts.last(), Some(Guess::Eof(_))) || !footers && bytes.last() == Some(&0);
     let text = if ends {

@@ -12,4 +12,4 @@ mod walk;
 pub use decode::{Decoded, DecodedField, Value, decode};
 pub use description::{Array, Description, Device, Field, State};
 pub use guess::{Guess, guess};
-pub use walk::{Piece, Walked, find_vmdesc, walk};
+pub use walk::{Piece, Walked, find_vmdesc, oversized_vmdesc, walk};

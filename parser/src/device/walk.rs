@@ -53,6 +53,13 @@ pub fn find_vmdesc(bytes: &[u8]) -> Option<usize> {
     crate::tail::find_eof(bytes)
 }
 
+/// Where [`find_vmdesc`] finds nothing: an EOF and the start of a vmdesc behind it that is longer than is accepted. Where EOF
+/// stands, and what is wrong with the length two bytes behind it.
+#[must_use]
+pub fn oversized_vmdesc(bytes: &[u8], footers: bool) -> Option<(usize, ErrorKind)> {
+    crate::tail::oversized_vmdesc(bytes, footers)
+}
+
 /// Walks `bytes`, device sections up to EOF, by the description of those that can come. `offset` is where they begin in
 /// the stream, `start` where in `bytes` the first section begins if that is known.
 ///

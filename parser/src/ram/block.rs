@@ -9,6 +9,10 @@ use std::collections::BTreeSet;
 
 use super::RAM_SAVE_FLAG_MEM_SIZE;
 
+/// Blocks that a list can have. QEMU has some tens: one for each memory backend, DIMM and ROM; PCI has room for 65536
+/// functions with a ROM.
+const BLOCK_LIMIT: usize = 1 << 17;
+
 /// One RAM block.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RamBlock {
@@ -46,7 +50,7 @@ pub(crate) struct BlockListContext {
 ///
 /// # Errors
 ///
-/// `Limit` for the sum, `EmptyName`, `BlockTwice`, `BlockLength`.
+/// `Limit` for the sum and the number of blocks, `EmptyName`, `BlockTwice`, `BlockLength`.
 pub(crate) fn block_list(input: Span<'_>, total: u64, context: BlockListContext) -> Parsed<'_, BlockList> {
     if total > context.max_ram_bytes || total == 0 {
         let limit = context.max_ram_bytes;
@@ -61,6 +65,10 @@ pub(crate) fn block_list(input: Span<'_>, total: u64, context: BlockListContext)
         let (at_length, name) = str8(at_name)?;
         if name.is_empty() {
             return Err(at_name.reject(ErrorKind::EmptyName { what: "ram block name" }));
+        }
+        if list.blocks.len() == BLOCK_LIMIT {
+            let (found, limit) = (BLOCK_LIMIT as u64 + 1, BLOCK_LIMIT as u64);
+            return Err(at_name.reject(ErrorKind::Limit { what: "ram blocks", found, limit }));
         }
         if !names.insert(name) {
             return Err(at_name.reject(ErrorKind::BlockTwice { name: name.to_vec() }));

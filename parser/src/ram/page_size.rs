@@ -8,6 +8,7 @@ use super::{
 };
 use crate::decoder::DEFAULT_PAGE_SIZE;
 use crate::ram::block::RamBlock;
+use std::collections::BTreeMap;
 
 /// Page sizes that there are, the default first.
 const SIZES: [u32; 6] = [DEFAULT_PAGE_SIZE, 1 << 10, 1 << 11, 1 << 13, 1 << 14, 1 << 16];
@@ -23,11 +24,11 @@ struct Trial {
     step: Option<u64>,
 }
 
-fn trial(mut bytes: &[u8], blocks: &[RamBlock], size: u32) -> Trial {
+fn trial(mut bytes: &[u8], blocks: &BTreeMap<&[u8], u64>, size: u32) -> Trial {
     let mut trial = Trial { size, records: 0, sound: true, step: None };
     let mask = u64::from(size) - 1;
     let mut last: Option<u64> = None;
-    let mut limit = blocks.iter().map(|block| block.used_length).max().unwrap_or(0);
+    let mut limit = blocks.values().copied().max().unwrap_or(0);
     loop {
         let Some((word, rest)) = bytes.split_first_chunk::<8>() else { return trial };
         let word = u64::from_be_bytes(*word);
@@ -40,10 +41,10 @@ fn trial(mut bytes: &[u8], blocks: &[RamBlock], size: u32) -> Trial {
         if flags & RAM_SAVE_FLAG_CONTINUE == 0 {
             let Some((&length, after)) = rest.split_first() else { return trial };
             let Some(name) = after.get(..usize::from(length)) else { return trial };
-            let Some(block) = blocks.iter().find(|block| block.idstr == name) else {
+            let Some(&used_length) = blocks.get(name) else {
                 return Trial { sound: false, ..trial };
             };
-            limit = block.used_length;
+            limit = used_length;
             last = None;
             rest = &after[usize::from(length)..];
         }
@@ -73,11 +74,12 @@ fn trial(mut bytes: &[u8], blocks: &[RamBlock], size: u32) -> Trial {
 /// does as well as any other.
 #[must_use]
 pub fn guess(bytes: &[u8], blocks: &[RamBlock]) -> Option<u32> {
+    let by_name = blocks.iter().map(|block| (&block.idstr[..], block.used_length)).collect();
     let fits = |size: u32| blocks.iter().all(|block| block.used_length % u64::from(size) == 0);
     let trials: Vec<_> = SIZES
         .into_iter()
         .filter(|&size| fits(size))
-        .map(|size| trial(bytes, blocks, size))
+        .map(|size| trial(bytes, &by_name, size))
         .filter(|trial| trial.sound && trial.records > 0)
         .collect();
     // Zero pages alone make sense with several sizes: the distance between them tells the right one.
@@ -144,7 +146,9 @@ mod tests {
 
     /// Records, whether they are sound, and the least step.
     fn tried(bytes: &[u8]) -> (u64, bool, Option<u64>) {
-        let trial = trial(bytes, &blocks(), 4096);
+        let blocks = blocks();
+        let by_name = blocks.iter().map(|block| (&block.idstr[..], block.used_length)).collect();
+        let trial = trial(bytes, &by_name, 4096);
         assert_eq!(trial.size, 4096);
         (trial.records, trial.sound, trial.step)
     }
