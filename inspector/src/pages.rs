@@ -1,6 +1,6 @@
 //! Sets of pages in constant memory: what a stream claims is not allocated before pages come.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 /// Pages of one chunk.
 const CHUNK_PAGES: u64 = 1 << 15;
@@ -13,7 +13,7 @@ type Chunk = [u64; (CHUNK_PAGES / 64) as usize];
 #[derive(Debug, Default)]
 pub(crate) struct PageSet {
     chunks: Vec<Box<Chunk>>,
-    places: HashMap<(usize, u64), usize>,
+    places: BTreeMap<(usize, u64), usize>,
     /// The chunk that was asked for last: pages come in order, mostly.
     last: Option<((usize, u64), usize)>,
     full: bool,
@@ -58,8 +58,8 @@ impl PageSet {
             pages.start <= first && first + CHUNK_PAGES <= pages.end
         };
         if pages.end.saturating_sub(pages.start) >= CHUNK_PAGES {
-            for ((of, chunk), &number) in &self.places {
-                if *of == block && whole(*chunk) {
+            for ((_, chunk), &number) in self.places.range((block, 0)..=(block, u64::MAX)) {
+                if whole(*chunk) {
                     self.chunks[number].fill(0);
                 }
             }
@@ -86,9 +86,23 @@ impl PageSet {
         number.is_some_and(|&number| self.chunks[number][word] & bit != 0)
     }
 
+    /// The first page of a block that is in the set, from `page` on. What lies between is not gone over.
+    pub(crate) fn next(&self, block: usize, page: u64) -> Option<u64> {
+        let first = page / CHUNK_PAGES;
+        self.places.range((block, first)..=(block, u64::MAX)).find_map(|(&(_, chunk), &number)| {
+            let start = if chunk == first { page % CHUNK_PAGES } else { 0 };
+            let from = usize::try_from(start / 64).unwrap_or(usize::MAX);
+            let words = self.chunks[number].iter().enumerate().skip(from);
+            words.into_iter().find_map(|(at, &word)| {
+                let word = if at == from { word & (u64::MAX << (start % 64)) } else { word };
+                (word != 0).then(|| chunk * CHUNK_PAGES + at as u64 * 64 + u64::from(word.trailing_zeros()))
+            })
+        })
+    }
+
     /// Pages of a block that are in the set.
     pub(crate) fn count(&self, block: usize) -> u64 {
-        let of_block = self.places.iter().filter(|((of, _), _)| *of == block);
+        let of_block = self.places.range((block, 0)..=(block, u64::MAX));
         let words = of_block.flat_map(|(_, &number)| self.chunks[number].iter());
         words.map(|word| u64::from(word.count_ones())).sum()
     }
@@ -113,6 +127,27 @@ mod tests {
         assert!(!set.contains(0, 5) && !set.contains(0, CHUNK_PAGES + 1) && set.contains(1, 5));
         set.remove(1, 6..7);
         assert!(set.contains(1, 5));
+    }
+
+    #[test]
+    fn the_next_page_is_found_across_words_chunks_and_gaps() {
+        let mut set = PageSet::default();
+        let pages = [0, 63, 64, 200, CHUNK_PAGES - 1, CHUNK_PAGES, 1 << 32, (1 << 32) + 1];
+        for page in pages {
+            set.insert(1, page);
+            set.insert(0, page + 1);
+        }
+        let mut found = Vec::new();
+        let mut at = 0;
+        while let Some(page) = set.next(1, at) {
+            found.push(page);
+            at = page + 1;
+        }
+        assert_eq!(found, pages);
+        assert_eq!(
+            (set.next(0, 0), set.next(1, 201), set.next(2, 0)),
+            (Some(1), Some(CHUNK_PAGES - 1), None)
+        );
     }
 
     #[test]

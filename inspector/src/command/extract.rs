@@ -52,7 +52,7 @@ fn block(args: &ExtractArgs, contents: &Contents, name: &str, mut out: Box<dyn S
         let text = format!("the range ends behind the block, which has {length:#x} bytes");
         return Err(Error::Usage(text));
     };
-    copy_range(ram, contents.page_size, number, args.start..end, &mut *out)?;
+    copy_range(ram, number, args.start..end, &mut *out)?;
     out.commit()?;
     Ok(0)
 }

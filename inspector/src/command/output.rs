@@ -3,6 +3,7 @@
 use crate::cli::Format;
 use crate::error::Error;
 use crate::escape::{github_message, github_property, json_line};
+use crate::line::Line;
 use crate::walk::{Finding, Level};
 use std::io::{BufWriter, IsTerminal, Stdout, Write, stdout};
 use std::path::Path;
@@ -19,6 +20,12 @@ impl Output {
 
     pub(super) fn line(&mut self, line: &str) -> Result<(), Error> {
         self.out.write_all(line.as_bytes()).and_then(|()| self.out.write_all(b"\n")).map_err(Error::output)
+    }
+
+    /// Writes a line piece by piece, as text or as JSON.
+    pub(super) fn show(&mut self, line: &Line, json: bool) -> Result<(), Error> {
+        let written = if json { line.write_json(&mut self.out) } else { line.write_text(&mut self.out) };
+        written.and_then(|()| self.out.write_all(b"\n")).map_err(Error::output)
     }
 
     pub(super) fn flush(&mut self) -> Result<(), Error> {

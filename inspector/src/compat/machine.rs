@@ -3,6 +3,7 @@
 use super::{Judge, Shape};
 use crate::escape::json_text;
 use migration_stream::RamBlock;
+use std::collections::HashMap;
 
 pub(super) fn machine(judge: &mut Judge, source: &Shape, target: &Shape) {
     name(judge, source, target);
@@ -91,19 +92,24 @@ pub(super) fn blocks(judge: &mut Judge, source: &Shape, target: &Shape) {
             return;
         }
     }
+    let (ours, theirs) = (by_name(source), by_name(target));
     for block in &source.blocks {
         let path = format!("block {}", json_text(&block.idstr));
-        match target.blocks.iter().find(|other| other.idstr == block.idstr) {
+        match theirs.get(&block.idstr[..]) {
             None => judge.breaks("block-missing", &path, "the target does not have it"),
             Some(other) => same_block(judge, &path, block, other),
         }
     }
     for block in &target.blocks {
-        if !source.blocks.iter().any(|other| other.idstr == block.idstr) {
+        if !ours.contains_key(&block.idstr[..]) {
             let path = format!("block {}", json_text(&block.idstr));
             judge.may_break("block-extra", &path, "only the target has it: its content is not restored");
         }
     }
+}
+
+fn by_name(shape: &Shape) -> HashMap<&[u8], &RamBlock> {
+    shape.blocks.iter().map(|block| (&block.idstr[..], block)).collect()
 }
 
 fn same_block(judge: &mut Judge, path: &str, source: &RamBlock, target: &RamBlock) {
@@ -126,15 +132,21 @@ pub(super) fn iterables(judge: &mut Judge, source: &Shape, target: &Shape) {
     if source.is_dump || target.is_dump {
         return;
     }
+    let theirs: HashMap<_, _> = target
+        .iterables
+        .iter()
+        .rev()
+        .map(|(idstr, instance, version)| ((idstr, instance), version))
+        .collect();
     for (idstr, instance, version) in &source.iterables {
         let path = format!("section {}/{instance}", json_text(idstr));
-        let other = target.iterables.iter().find(|(name, number, _)| name == idstr && number == instance);
+        let other = theirs.get(&(idstr, instance)).copied();
         match other {
             None => judge.may_break("section-missing", &path, "an iterable that the target did not send"),
-            Some((_, _, other)) if version > other => {
+            Some(other) if version > other => {
                 judge.breaks("version-newer", &path, format!("version {version}, the target has {other}"));
             }
-            Some((_, _, other)) if version < other => {
+            Some(other) if version < other => {
                 let text = format!("version {version}, the target has {other}");
                 judge.may_break("version-older", &path, text);
             }

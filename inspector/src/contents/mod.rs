@@ -99,12 +99,21 @@ pub(crate) fn load_opened(
     Ok(loader.contents)
 }
 
+/// What is left out would be neither compared nor converted, and no one would know.
+fn limited(count: usize, name: &str, offset: u64, what: &str) -> Result<(), Error> {
+    if count < SECTIONS_LIMIT {
+        return Ok(());
+    }
+    Err(Error::Usage(format!("{name}: offset {offset:#x}: more than {SECTIONS_LIMIT} {what}")))
+}
+
 impl Loader {
     fn record(&mut self, item: &Item<'_>, record: &Record<'_>, context: Context<'_>) -> Result<(), Error> {
         let contents = &mut self.contents;
         match record {
             Record::Configuration(configuration) => contents.configuration = Some(configuration.clone()),
-            Record::SectionStart(header) if contents.iterables.len() < SECTIONS_LIMIT => {
+            Record::SectionStart(header) => {
+                limited(contents.iterables.len(), &contents.name, item.offset, "iterable sections")?;
                 let iterable = (header.idstr.to_vec(), header.instance_id, header.version_id);
                 contents.iterables.push(iterable);
             }
@@ -140,15 +149,17 @@ impl Visitor for Loader {
         }
         let result = match &item.event {
             Event::Record(record) => self.record(item, record, context),
-            Event::Device(section) if contents.devices.len() < SECTIONS_LIMIT => {
-                contents.devices.push(Device {
-                    idstr: section.header.idstr.to_vec(),
-                    instance_id: section.header.instance_id,
-                    version_id: section.header.version_id,
-                    body: section.body.to_vec(),
-                    description: section.description.cloned(),
-                });
-                Ok(())
+            Event::Device(section) => {
+                let room = limited(contents.devices.len(), &contents.name, item.offset, "device sections");
+                room.map(|()| {
+                    contents.devices.push(Device {
+                        idstr: section.header.idstr.to_vec(),
+                        instance_id: section.header.instance_id,
+                        version_id: section.header.version_id,
+                        body: section.body.to_vec(),
+                        description: section.description.cloned(),
+                    });
+                })
             }
             Event::Multifd(_) => {
                 contents.multifd = true;

@@ -66,6 +66,11 @@ impl RamFile {
         Self { watched: Some(Box::default()), ..self }
     }
 
+    /// The first page from `page` on that came more than once.
+    pub(crate) fn next_again(&self, block: usize, page: u64) -> Option<u64> {
+        self.watched.as_ref().and_then(|watched| watched.1.next(block, page))
+    }
+
     /// Whether a page came more than once.
     pub(crate) fn came_again(&self, block: usize, page: u64) -> bool {
         self.watched.as_ref().is_some_and(|watched| watched.1.contains(block, page))
@@ -87,6 +92,33 @@ impl RamFile {
     /// Where a block begins in the file, and its length.
     fn place(&self, block: usize) -> Option<(u64, u64)> {
         self.places.get(block).copied().flatten()
+    }
+
+    /// The first place in a block, from `at` on, that may hold anything but zeros: `at`, or the start of a page behind it. What
+    /// lies between takes no time, whatever its length: RAM of a stream that has few pages costs what these do.
+    ///
+    /// # Errors
+    ///
+    /// The operating system's.
+    pub(crate) fn next_data(&self, block: usize, at: u64) -> io::Result<Option<u64>> {
+        let Some((place, length)) = self.place(block).filter(|(_, length)| at < *length) else {
+            return Ok(None);
+        };
+        let page_size = u64::from(self.page_size.max(1));
+        let next = if self.written.is_incomplete() {
+            // More pages came than are noted: the file itself knows where it has holes.
+            match rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Data(place + at)) {
+                Ok(found) => found.saturating_sub(place) / page_size * page_size,
+                Err(rustix::io::Errno::NXIO) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+        } else {
+            match self.written.next(block, at / page_size) {
+                Some(page) => page * page_size,
+                None => return Ok(None),
+            }
+        };
+        Ok(Some(next.max(at)).filter(|&next| next < length))
     }
 
     /// Whether a page may be other than zero.
@@ -232,6 +264,41 @@ mod tests {
             host_page_size: None,
             guest_physical_address: None,
         }
+    }
+
+    #[test]
+    fn data_is_found_by_the_set_of_pages_and_where_that_is_full_by_the_file() {
+        let length = 1 << 40;
+        let block = RamBlock { used_length: length, ..block(b"a") };
+        let blocks = [block.clone(), RamBlock { idstr: b"b".to_vec(), ..block }];
+        let context = Context { blocks: &blocks, page_size: 4096, configuration: None, channel: None };
+        let mut ram = RamFile::temporary().unwrap();
+        let pages = [3 * 4096, 1 << 30, length - 4096];
+        for offset in pages {
+            let record = Record::RamPage { block: 1, offset, named: true, data: &[7; 4096] };
+            ram.record(&record, context).unwrap().unwrap();
+        }
+        ram.flush().unwrap();
+        let found = |ram: &RamFile, block| {
+            let (mut found, mut at) = (Vec::new(), 0);
+            while let Some(next) = ram.next_data(block, at).unwrap() {
+                found.push(next);
+                at = next + 4096;
+            }
+            found
+        };
+        assert_eq!((found(&ram, 1), found(&ram, 0)), (pages.to_vec(), Vec::new()));
+        assert_eq!(ram.next_data(1, (1 << 30) + 100).unwrap(), Some((1 << 30) + 100));
+        for chunk in 0.. {
+            if ram.written.is_incomplete() {
+                break;
+            }
+            ram.written.insert(2, chunk << 15);
+        }
+        // What the file has may be more: its blocks are larger than pages.
+        let by_file = found(&ram, 1);
+        assert!(pages.iter().all(|page| by_file.contains(page)) && by_file.len() < 100, "{}", by_file.len());
+        assert!(found(&ram, 0).is_empty());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::Parts;
 use crate::error::Error;
 use crate::stat::is_zero;
+use crate::walk::MAPPED_BLOCK_LIMIT as BLOCK_LIMIT;
 use migration_stream::ram::RAM_SAVE_FLAG_MEM_SIZE;
 use migration_stream::ram::mapped::{place, put_entry};
 use std::fs::File;
@@ -28,6 +29,13 @@ pub(crate) fn write_mapped(parts: &Parts, file: &File, name: &str) -> Result<(),
         return Err(Error::Usage(why.to_owned()));
     }
     let write = |bytes: &[u8], at: u64| file.write_all_at(bytes, at).map_err(Error::io(name));
+    if parts.blocks.len() > BLOCK_LIMIT {
+        let why = format!(
+            "{} RAM blocks: a mapped-ram file with more than {BLOCK_LIMIT} is not read",
+            parts.blocks.len()
+        );
+        return Err(Error::Usage(why));
+    }
     let mut head = parts.leader(true);
     let total: u64 = parts.blocks.iter().map(|block| block.used_length).sum();
     head.extend_from_slice(&(total | RAM_SAVE_FLAG_MEM_SIZE).to_be_bytes());
@@ -60,24 +68,21 @@ fn pages(parts: &Parts, number: usize, pages_offset: u64, file: &File, name: &st
     let mut bitmap = vec![0; usize::try_from(bytes).unwrap_or(0)];
     let Some(ram) = &parts.ram else { return Ok(bitmap) };
     let mut piece = vec![0; usize::try_from(PIECE_BYTES).unwrap_or(0)];
-    let mut at = 0;
-    while at < length {
+    let mut from = 0;
+    while let Some(at) = ram.next_data(number, from).map_err(Error::io("reading RAM"))? {
         let bytes = PIECE_BYTES.min(length - at);
-        let mut numbers = at / page_size..(at + bytes) / page_size;
-        if numbers.any(|page| ram.holds(number, page)) {
-            let piece = &mut piece[..usize::try_from(bytes).unwrap_or(0)];
-            ram.read(number, at, piece).map_err(Error::io("reading RAM"))?;
-            for (index, page) in piece.chunks_exact(parts.page_size as usize).enumerate() {
-                if !is_zero(page) {
-                    let page_number = at / page_size + index as u64;
-                    let byte = usize::try_from(page_number / 8).unwrap_or(0);
-                    bitmap[byte] |= 1 << (page_number % 8);
-                    let place = pages_offset + page_number * page_size;
-                    file.write_all_at(page, place).map_err(Error::io(name))?;
-                }
+        let piece = &mut piece[..usize::try_from(bytes).unwrap_or(0)];
+        ram.read(number, at, piece).map_err(Error::io("reading RAM"))?;
+        for (index, page) in piece.chunks_exact(parts.page_size as usize).enumerate() {
+            if !is_zero(page) {
+                let page_number = at / page_size + index as u64;
+                let byte = usize::try_from(page_number / 8).unwrap_or(0);
+                bitmap[byte] |= 1 << (page_number % 8);
+                let place = pages_offset + page_number * page_size;
+                file.write_all_at(page, place).map_err(Error::io(name))?;
             }
         }
-        at += bytes;
+        from = at + bytes;
     }
     Ok(bitmap)
 }

@@ -9,6 +9,7 @@ use crate::contents::Contents;
 use crate::error::Error;
 use crate::escape::json_text;
 use crate::line::{Line, Value};
+use std::collections::HashMap;
 
 /// Takes one difference after the other.
 pub(crate) type Emit<'a> = dyn FnMut(Line) -> Result<(), Error> + 'a;
@@ -61,16 +62,22 @@ fn machine(a: &Contents, b: &Contents, emit: &mut Emit<'_>) -> Result<(), Error>
 
 fn sections(a: &Contents, b: &Contents, emit: &mut Emit<'_>) -> Result<(), Error> {
     for (here, there, side) in [(a, b, "a"), (b, a, "b")] {
+        let versions: HashMap<_, _> = there
+            .iterables
+            .iter()
+            .rev()
+            .map(|(idstr, instance, version)| ((idstr, instance), version))
+            .collect();
         for (idstr, instance, version) in &here.iterables {
-            let other = there.iterables.iter().find(|(of, number, _)| of == idstr && number == instance);
+            let other = versions.get(&(idstr, instance));
             let label = Value::Name(format!("{}/{instance}", json_text(idstr)).into_bytes());
             match other {
                 None => emit(line("section").with("name", label).with("only", Value::Word(side)))?,
-                Some((_, _, other)) if side == "a" && other != version => emit(
+                Some(other) if side == "a" && *other != version => emit(
                     line("section")
                         .with("name", label)
                         .with("version_a", Value::Decimal((*version).into()))
-                        .with("version_b", Value::Decimal((*other).into())),
+                        .with("version_b", Value::Decimal((**other).into())),
                 )?,
                 Some(_) => {}
             }

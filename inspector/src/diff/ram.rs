@@ -5,6 +5,7 @@ use crate::contents::{Contents, RamFile};
 use crate::error::Error;
 use crate::line::Value;
 use migration_stream::{RamBlock, UNKNOWN_LENGTH};
+use std::collections::HashMap;
 
 /// What is compared at once.
 const PIECE_BYTES: u64 = 1 << 20;
@@ -13,9 +14,9 @@ const RANGES_TOLD: u64 = 1000;
 
 /// Compares block lists and pages.
 pub(crate) fn blocks(a: &Contents, b: &Contents, emit: &mut Emit<'_>) -> Result<(), Error> {
+    let (by_name_a, by_name_b) = (by_name(a), by_name(b));
     for (number, block) in a.blocks.iter().enumerate() {
-        let other = b.blocks.iter().position(|other| other.idstr == block.idstr);
-        let Some(other) = other else {
+        let Some(&other) = by_name_b.get(&block.idstr[..]) else {
             emit(line("block").with("name", Value::name(&block.idstr)).with("only", Value::Word("a")))?;
             continue;
         };
@@ -29,18 +30,22 @@ pub(crate) fn blocks(a: &Contents, b: &Contents, emit: &mut Emit<'_>) -> Result<
         }
     }
     for block in &b.blocks {
-        if !a.blocks.iter().any(|other| other.idstr == block.idstr) {
+        if !by_name_a.contains_key(&block.idstr[..]) {
             emit(line("block").with("name", Value::name(&block.idstr)).with("only", Value::Word("b")))?;
         }
     }
-    let common = |of: &Contents, other: &Contents| {
+    let common = |of: &Contents, other: &HashMap<&[u8], usize>| {
         let names = of.blocks.iter().map(|block| block.idstr.clone());
-        names.filter(|name| other.blocks.iter().any(|block| block.idstr == *name)).collect::<Vec<_>>()
+        names.filter(|name| other.contains_key(&name[..])).collect::<Vec<_>>()
     };
-    if common(a, b) != common(b, a) {
+    if common(a, &by_name_b) != common(b, &by_name_a) {
         emit(line("block_order"))?;
     }
     Ok(())
+}
+
+fn by_name(contents: &Contents) -> HashMap<&[u8], usize> {
+    contents.blocks.iter().enumerate().map(|(number, block)| (&block.idstr[..], number)).collect()
 }
 
 fn attributes(a: &RamBlock, b: &RamBlock, emit: &mut Emit<'_>) -> Result<(), Error> {
@@ -68,8 +73,8 @@ fn pages(
     b: (&RamFile, usize),
     emit: &mut Emit<'_>,
 ) -> Result<(), Error> {
-    let piece = usize::try_from(PIECE_BYTES).unwrap_or(0);
-    let (mut of_a, mut of_b) = (vec![0; piece], vec![0; piece]);
+    // Most of many blocks have no page at all.
+    let (mut of_a, mut of_b) = (Vec::new(), Vec::new());
     let (mut pages, mut ranges, mut run) = (0, 0, None::<(u64, u64)>);
     let mut end_run = |run: &mut Option<(u64, u64)>, emit: &mut Emit<'_>| {
         let Some((start, count)) = run.take() else { return Ok(()) };
@@ -80,29 +85,34 @@ fn pages(
         let line = line("pages").with("block", Value::name(&block.idstr)).with("start", Value::Hex(start));
         emit(line.with("pages", Value::Decimal(count)))
     };
+    let next =
+        |(ram, block): (&RamFile, usize), at| ram.next_data(block, at).map_err(Error::io("reading RAM"));
     let mut at = 0;
-    while at < length {
-        let bytes = PIECE_BYTES.min(length - at);
-        let numbers = at / page_size..(at + bytes).div_ceil(page_size);
-        let anything = numbers.clone().any(|page| a.0.holds(a.1, page) || b.0.holds(b.1, page));
-        if anything {
-            let bytes = usize::try_from(bytes).unwrap_or(0);
-            a.0.read(a.1, at, &mut of_a[..bytes]).map_err(Error::io("reading RAM"))?;
-            b.0.read(b.1, at, &mut of_b[..bytes]).map_err(Error::io("reading RAM"))?;
-            let page = usize::try_from(page_size).unwrap_or(piece);
-            for (number, (x, y)) in of_a[..bytes].chunks(page).zip(of_b[..bytes].chunks(page)).enumerate() {
-                let start = at + number as u64 * page_size;
-                if x == y {
-                    end_run(&mut run, emit)?;
-                } else {
-                    pages += 1;
-                    run.get_or_insert((start, 0)).1 += 1;
-                }
-            }
-        } else {
+    loop {
+        // What is zero in both is passed over.
+        let found = next(a, at)?.into_iter().chain(next(b, at)?).min();
+        let Some(found) = found.filter(|&found| found < length) else { break };
+        let start = found / page_size * page_size;
+        if start > at {
             end_run(&mut run, emit)?;
         }
-        at += bytes;
+        at = start.max(at);
+        let bytes = usize::try_from(PIECE_BYTES.min(length - at)).unwrap_or(0);
+        of_a.resize(bytes, 0);
+        of_b.resize(bytes, 0);
+        a.0.read(a.1, at, &mut of_a).map_err(Error::io("reading RAM"))?;
+        b.0.read(b.1, at, &mut of_b).map_err(Error::io("reading RAM"))?;
+        let page = usize::try_from(page_size).unwrap_or(bytes);
+        for (number, (x, y)) in of_a.chunks(page).zip(of_b.chunks(page)).enumerate() {
+            let start = at + number as u64 * page_size;
+            if x == y {
+                end_run(&mut run, emit)?;
+            } else {
+                pages += 1;
+                run.get_or_insert((start, 0)).1 += 1;
+            }
+        }
+        at += bytes as u64;
     }
     end_run(&mut run, emit)?;
     if pages > 0 {

@@ -29,7 +29,6 @@ pub(crate) enum Addresses {
 /// A core that can be written: where everything lies is known.
 #[derive(Debug)]
 pub(crate) struct Core<'a> {
-    contents: &'a Contents,
     ram: &'a RamFile,
     layout: Layout,
     machine: Machine,
@@ -76,7 +75,7 @@ impl<'a> Core<'a> {
             Addresses::Physical => physical_loads(&layout.segments),
             Addresses::Virtual => virtual_loads(contents, &processors, memory)?,
         };
-        Ok(Self { contents, ram, layout, machine, notes: notes_of, loads, remarks })
+        Ok(Self { ram, layout, machine, notes: notes_of, loads, remarks })
     }
 
     /// What a reader of the core should know.
@@ -89,7 +88,7 @@ impl<'a> Core<'a> {
         out.put(&head(self.machine, &self.notes, &self.loads))?;
         for segment in &self.layout.segments {
             let bytes = segment.bytes();
-            copy_range(self.ram, self.contents.page_size, segment.block, segment.range.clone(), out)?;
+            copy_range(self.ram, segment.block, segment.range.clone(), out)?;
             out.put_zeros(bytes.next_multiple_of(ALIGNMENT_BYTES) - bytes)?;
         }
         Ok(())

@@ -30,24 +30,21 @@ const PIECE_BYTES: usize = 1 << 20;
 /// Copies a range of a block.
 pub(crate) fn copy_range(
     ram: &RamFile,
-    page_size: u32,
     block: usize,
     range: Range<u64>,
     out: &mut dyn Sink,
 ) -> Result<(), Error> {
     let mut piece = vec![0; PIECE_BYTES];
-    let page_size = u64::from(page_size.max(1));
     let mut at = range.start;
     while at < range.end {
+        let data = ram.next_data(block, at).map_err(Error::io("reading RAM"))?;
+        let data = data.unwrap_or(range.end).min(range.end);
+        out.put_zeros(data - at)?;
+        at = data;
         let bytes = (range.end - at).min(PIECE_BYTES as u64);
-        let mut pages = at / page_size..(at + bytes).div_ceil(page_size);
-        if pages.any(|page| ram.holds(block, page)) {
-            let piece = &mut piece[..usize::try_from(bytes).unwrap_or(0)];
-            ram.read(block, at, piece).map_err(Error::io("reading RAM"))?;
-            out.put(piece)?;
-        } else {
-            out.put_zeros(bytes)?;
-        }
+        let piece = &mut piece[..usize::try_from(bytes).unwrap_or(0)];
+        ram.read(block, at, piece).map_err(Error::io("reading RAM"))?;
+        out.put(piece)?;
         at += bytes;
     }
     Ok(())

@@ -4,8 +4,8 @@ pub(crate) mod fields;
 
 use crate::escape::{json_text, terminal};
 use migration_stream::SectionHeader;
-use serde_json::{Map, Value as Json, json};
-use std::fmt::Write;
+use std::collections::BTreeMap;
+use std::io::{self, Write};
 
 /// A value of a line.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,8 +40,16 @@ impl Value {
         value.unwrap_or(Self::Null)
     }
 
-    pub(crate) fn text(&self, out: &mut String) {
-        let _ = match self {
+    /// As it is written in a line of text.
+    pub(crate) fn text(&self, text: &mut String) {
+        let mut out = Vec::new();
+        // Writing to memory does not fail.
+        let _ = self.write_text(&mut out);
+        text.push_str(&String::from_utf8_lossy(&out));
+    }
+
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        match self {
             Self::Decimal(number) => write!(out, "{number}"),
             Self::Signed(number) => write!(out, "{number}"),
             Self::Hex(number) => write!(out, "{number:#x}"),
@@ -50,48 +58,63 @@ impl Value {
             Self::Name(name) => write!(out, "\"{}\"", terminal(name)),
             Self::Word(word) if word.contains(' ') => write!(out, "\"{word}\""),
             Self::Word(word) => write!(out, "{word}"),
-            Self::Bytes(bytes) => {
-                bytes.iter().for_each(|byte| {
-                    let _ = write!(out, "{byte:02x}");
-                });
-                Ok(())
-            }
+            Self::Bytes(bytes) => write_hex(out, bytes),
             Self::List(values) => {
-                out.push('[');
+                out.write_all(b"[")?;
                 for (at, value) in values.iter().enumerate() {
                     if at > 0 {
-                        out.push(' ');
+                        out.write_all(b" ")?;
                     }
-                    value.text(out);
+                    value.write_text(out)?;
                 }
-                out.push(']');
-                Ok(())
+                out.write_all(b"]")
             }
             Self::Null => write!(out, "-"),
-        };
-    }
-
-    pub(crate) fn json(&self) -> Json {
-        match self {
-            Self::Decimal(number) | Self::Hex(number) => json!(number),
-            Self::Signed(number) => json!(number),
-            // JSON has no infinity; a text says it.
-            Self::Double(number) if number.is_finite() => json!(number),
-            Self::Double(number) => json!(number.to_string()),
-            Self::Bool(value) => json!(value),
-            Self::Name(name) => json!(json_text(name)),
-            Self::Word(word) => json!(word),
-            Self::Bytes(bytes) => {
-                let mut text = String::new();
-                bytes.iter().for_each(|byte| {
-                    let _ = write!(text, "{byte:02x}");
-                });
-                json!(text)
-            }
-            Self::List(values) => Json::Array(values.iter().map(Self::json).collect()),
-            Self::Null => Json::Null,
         }
     }
+
+    fn write_json(&self, out: &mut dyn Write) -> io::Result<()> {
+        match self {
+            Self::Decimal(number) | Self::Hex(number) => write!(out, "{number}"),
+            Self::Signed(number) => write!(out, "{number}"),
+            // JSON has no infinity; a text says it.
+            Self::Double(number) if number.is_finite() => Ok(serde_json::to_writer(out, number)?),
+            Self::Double(number) => write!(out, "\"{number}\""),
+            Self::Bool(value) => write!(out, "{value}"),
+            Self::Name(name) => Ok(serde_json::to_writer(out, &json_text(name))?),
+            Self::Word(word) => Ok(serde_json::to_writer(out, word)?),
+            Self::Bytes(bytes) => {
+                out.write_all(b"\"")?;
+                write_hex(out, bytes)?;
+                out.write_all(b"\"")
+            }
+            Self::List(values) => {
+                out.write_all(b"[")?;
+                for (at, value) in values.iter().enumerate() {
+                    if at > 0 {
+                        out.write_all(b",")?;
+                    }
+                    value.write_json(out)?;
+                }
+                out.write_all(b"]")
+            }
+            Self::Null => write!(out, "null"),
+        }
+    }
+}
+
+/// Writes bytes as hex digits, piece by piece: there may be hundreds of millions of them.
+fn write_hex(out: &mut dyn Write, bytes: &[u8]) -> io::Result<()> {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [0; 4096];
+    for piece in bytes.chunks(text.len() / 2) {
+        for (byte, digits) in piece.iter().zip(text.chunks_exact_mut(2)) {
+            digits[0] = DIGITS[usize::from(byte >> 4)];
+            digits[1] = DIGITS[usize::from(byte & 15)];
+        }
+        out.write_all(&text[..2 * piece.len()])?;
+    }
+    Ok(())
 }
 
 /// A line.
@@ -127,34 +150,68 @@ impl Line {
         }
     }
 
+    /// The line as text.
     pub(crate) fn text(&self) -> String {
-        let mut out = match self.offset {
-            Some(offset) => format!("{offset:#010x} {}", self.kind),
-            None => format!("-          {}", self.kind),
-        };
-        for (key, value) in &self.values {
-            let _ = write!(out, " {key}=");
-            value.text(&mut out);
-        }
-        if let Some(bytes) = &self.bytes {
-            out.push_str(" hex=");
-            Value::Bytes(bytes.clone()).text(&mut out);
-        }
-        out
+        let mut out = Vec::new();
+        // Writing to memory does not fail.
+        let _ = self.write_text(&mut out);
+        String::from_utf8_lossy(&out).into_owned()
     }
 
-    pub(crate) fn json(&self) -> String {
-        let mut object = Map::new();
-        object.insert("offset".to_owned(), json!(self.offset));
-        object.insert("length".to_owned(), json!(self.length));
-        object.insert("type".to_owned(), json!(self.kind));
+    /// Writes the line as text, without its end.
+    ///
+    /// # Errors
+    ///
+    /// Those of `out`.
+    pub(crate) fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        match self.offset {
+            Some(offset) => write!(out, "{offset:#010x} {}", self.kind)?,
+            None => write!(out, "-          {}", self.kind)?,
+        }
         for (key, value) in &self.values {
-            object.insert((*key).to_owned(), value.json());
+            write!(out, " {key}=")?;
+            value.write_text(out)?;
         }
         if let Some(bytes) = &self.bytes {
-            object.insert("hex".to_owned(), Value::Bytes(bytes.clone()).json());
+            out.write_all(b" hex=")?;
+            write_hex(out, bytes)?;
         }
-        Json::Object(object).to_string()
+        Ok(())
+    }
+
+    /// Writes the line as a JSON object, its keys in order, without the end of the line.
+    ///
+    /// # Errors
+    ///
+    /// Those of `out`.
+    pub(crate) fn write_json(&self, out: &mut dyn Write) -> io::Result<()> {
+        let own = [
+            ("offset", self.offset.map_or(Value::Null, Value::Decimal)),
+            ("length", Value::Decimal(self.length)),
+            ("type", Value::Word(self.kind)),
+        ];
+        let entries = own.iter().map(|(key, value)| (*key, value));
+        let mut entries: BTreeMap<&str, Option<&Value>> = entries
+            .chain(self.values.iter().map(|(key, value)| (*key, value)))
+            .map(|(key, value)| (key, Some(value)))
+            .collect();
+        if self.bytes.is_some() {
+            entries.insert("hex", None);
+        }
+        for (at, (key, value)) in entries.into_iter().enumerate() {
+            out.write_all(if at == 0 { b"{" } else { b"," })?;
+            write!(out, "\"{key}\":")?;
+            match (value, &self.bytes) {
+                (Some(value), _) => value.write_json(out)?,
+                (None, Some(bytes)) => {
+                    out.write_all(b"\"")?;
+                    write_hex(out, bytes)?;
+                    out.write_all(b"\"")?;
+                }
+                (None, None) => {}
+            }
+        }
+        out.write_all(b"}")
     }
 }
 
@@ -164,4 +221,34 @@ pub(crate) fn section(line: Line, header: &SectionHeader<'_>) -> Line {
         .with("name", Value::Name(header.idstr.to_vec()))
         .with("instance", Value::Decimal(header.instance_id.into()))
         .with("version", Value::Decimal(header.version_id.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_json_is_what_a_json_library_writes() {
+        let bytes: Vec<u8> = (0..5000u32).map(|at| at.to_le_bytes()[0]).collect();
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let line = Line {
+            bytes: Some(bytes.clone()),
+            ..Line::new(0x10, 3, "field")
+                .with("value", Value::Bytes(bytes))
+                .with("path", Value::name(b"a\"b\\c\xff"))
+                .with("list", Value::List(vec![Value::Hex(16), Value::Null, Value::Double(f64::NAN)]))
+                .with("half", Value::Double(0.5))
+                .with("large", Value::Double(1e300))
+                .with("signed", Value::Signed(-1))
+                .with("why", Value::Word("no reason"))
+                .with("yes", Value::Bool(true))
+        };
+        let mut written = Vec::new();
+        line.write_json(&mut written).unwrap();
+        let expected = serde_json::json!({
+            "offset": 16, "length": 3, "type": "field", "value": hex, "path": json_text(b"a\"b\\c\xff"), "hex": hex,
+            "list": [16, null, "NaN"], "half": 0.5, "large": 1e300, "signed": -1, "why": "no reason", "yes": true,
+        });
+        assert!(String::from_utf8(written).unwrap() == expected.to_string(), "{expected}");
+    }
 }

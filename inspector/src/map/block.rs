@@ -21,6 +21,20 @@ pub(super) struct View<'a> {
     pub(super) other: Option<(usize, &'a RamFile)>,
 }
 
+impl View<'_> {
+    /// The first page from `page` on that may hold something, or came more than once.
+    fn next_page(&self, page: u64) -> Result<Option<u64>, Error> {
+        let page_size = u64::from(self.page_size.max(1));
+        let data = |ram: &RamFile, block| {
+            let found = ram.next_data(block, page * page_size).map_err(Error::io("reading RAM"))?;
+            Ok::<_, Error>(found.map(|at| at / page_size))
+        };
+        let of_other = self.other.map_or(Ok(None), |(number, ram)| data(ram, number))?;
+        let again = self.ram.next_again(self.block, page);
+        Ok([data(self.ram, self.block)?, of_other, again].into_iter().flatten().min())
+    }
+}
+
 /// Shannon's entropy of the bytes of a page, in bits for each.
 fn entropy(page: &[u8]) -> f64 {
     let mut counts = [0u32; 256];
@@ -70,14 +84,34 @@ impl Drawing {
             self.changed(number);
         }
         if last_of_cell {
-            let counts = std::mem::take(&mut self.counts);
-            // A cell with any content is not shown as empty.
-            self.cell.content = match counts {
-                [_, 0, 0] => 0,
-                [_, low, high] if high > low => 2,
-                _ => 1,
-            };
-            self.result.cells.push(std::mem::take(&mut self.cell));
+            self.end_cell();
+        }
+    }
+
+    fn end_cell(&mut self) {
+        let counts = std::mem::take(&mut self.counts);
+        // A cell with any content is not shown as empty.
+        self.cell.content = match counts {
+            [_, 0, 0] => 0,
+            [_, low, high] if high > low => 2,
+            _ => 1,
+        };
+        self.result.cells.push(std::mem::take(&mut self.cell));
+    }
+
+    /// Pages of which nothing is to be said but that they are zero, of a block with so many; they are not gone over.
+    fn zeros(&mut self, mut range: Range<u64>, pages: u64) {
+        let cell_pages = self.result.cell_pages;
+        while range.start < range.end {
+            let end = (range.start + 1).next_multiple_of(cell_pages).min(range.end);
+            let count = end - range.start;
+            self.result.totals.pages += count;
+            self.result.totals.zero += count;
+            self.counts[0] += count;
+            if end.is_multiple_of(cell_pages) || end == pages {
+                self.end_cell();
+            }
+            range.start = end;
         }
     }
 
@@ -110,6 +144,11 @@ pub(super) fn draw(view: &View<'_>, hot: &[Range<u64>]) -> Result<BlockPicture, 
     };
     let mut page = 0;
     while page < pages {
+        while next_requested.next_if(|range| range.end <= page).is_some() {}
+        let hot = next_requested.peek().map(|range| range.start.max(page));
+        let next = view.next_page(page)?.into_iter().chain(hot).min().unwrap_or(pages).min(pages);
+        drawing.zeros(page..next, pages);
+        page = next;
         let count = PIECE_PAGES.min(pages - page);
         let bytes = size * usize::try_from(count).unwrap_or(0);
         let any = |ram: &RamFile, block| (page..page + count).any(|page| ram.holds(block, page));

@@ -120,6 +120,7 @@ pub(crate) fn picture(contents: &Contents, against: Option<&Contents>, hot: &Hot
     let mut blocks = Vec::new();
     let drawn = contents.blocks.iter().enumerate().filter(|(_, block)| block.used_length != UNKNOWN_LENGTH);
     for (number, block) in drawn.clone().take(BLOCKS_LIMIT) {
+        // For each of the few that are drawn.
         let other = against.and_then(|other| {
             let number = other.blocks.iter().position(|candidate| candidate.idstr == block.idstr);
             number.zip(other.ram.as_ref())

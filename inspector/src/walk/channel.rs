@@ -8,12 +8,15 @@ use crate::escape::terminal;
 use crate::unpack::ChannelUnpacker;
 use migration_stream::ram::multifd::{Channel, Compression, Hello, Message};
 use migration_stream::{Error, ErrorKind};
+use std::collections::HashMap;
 
 /// A channel that is walked step by step.
 pub(super) struct ChannelWalk {
     feed: Feed,
     messages: Channel,
     unpacker: ChannelUnpacker,
+    /// Blocks of the main stream by name: each packet names one.
+    by_name: HashMap<Vec<u8>, usize>,
     /// What it began with.
     pub(super) hello: Option<Hello>,
     /// Its pages are not looked at any more: something is wrong with them, or nothing here can unpack them.
@@ -42,7 +45,7 @@ struct Announced {
 impl ChannelWalk {
     pub(super) fn new(feed: Feed, page_size: u32) -> Self {
         let (messages, unpacker) = (Channel::new(page_size), ChannelUnpacker::default());
-        Self { feed, messages, unpacker, hello: None, blind: false }
+        Self { feed, messages, unpacker, by_name: HashMap::new(), hello: None, blind: false }
     }
 
     /// Takes one header and the data behind it.
@@ -121,7 +124,10 @@ impl ChannelWalk {
         };
         let mut block = None;
         if context.channel.is_some() && !self.blind {
-            block = context.blocks.iter().position(|block| block.idstr == packet.block);
+            for (number, block) in context.blocks.iter().enumerate().skip(self.by_name.len()) {
+                self.by_name.insert(block.idstr.clone(), number);
+            }
+            block = self.by_name.get(&packet.block).copied();
             if let Some(text) = misplaced(packet, block, context) {
                 self.blind = true;
                 say(Level::Error, text)?;

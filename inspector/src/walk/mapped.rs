@@ -9,7 +9,7 @@ use migration_stream::{Error, ErrorKind, RamBlock, Record};
 /// Bitmaps up to this size are read: 16 TiB in pages of 4 KiB.
 const BITMAP_LIMIT_BYTES: u64 = 512 << 20;
 /// Blocks that a list can have; QEMU has some tens, and everything behind a block is found through those before.
-const BLOCK_LIMIT: usize = 4096;
+pub(crate) const BLOCK_LIMIT: usize = 4096;
 /// Room for more pages than this is passed over instead of read: with small holes reading is faster.
 const SKIP_BYTES: u64 = 64 << 10;
 

@@ -13,6 +13,7 @@ mod window;
 pub(crate) use event::FirstError;
 pub use event::{Border, Context, DeviceSection, Event, Finding, Flow, Item, Level, PacketPages, Visitor};
 pub use feed::Progress;
+pub(crate) use mapped::BLOCK_LIMIT as MAPPED_BLOCK_LIMIT;
 
 use crate::error::Error;
 use crate::input::{Kind, OpenOptions, Opened, SourceError};

@@ -6,6 +6,7 @@ mod cli;
 mod common;
 mod compat_pairs;
 mod corpus;
+mod costs;
 mod damage;
 mod image;
 mod io_errors;

@@ -31,14 +31,14 @@ pub(super) fn run(args: &DiffArgs) -> Result<u8, Error> {
         Shown::Text => people(&a, &b, &mut summary, &mut output)?,
         Shown::Line => diff(&a, &b, &mut |line| {
             summary.take(&line);
-            output.line(&line.text())
+            output.show(&line, false)
         })?,
         Shown::Json => {
             diff(&a, &b, &mut |line| {
                 summary.take(&line);
-                output.line(&line.json())
+                output.show(&line, true)
             })?;
-            output.line(&summary.line(&a, &b).json())?;
+            output.show(&summary.line(&a, &b), true)?;
         }
     }
     output.flush()?;

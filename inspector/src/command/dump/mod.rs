@@ -61,7 +61,7 @@ fn coverage(args: &DumpArgs, opened: Opened, output: &mut Output) -> Result<u8, 
         std::iter::once(&opened.source).chain(&opened.channels).map(|source| source.length()).collect();
     walk(opened, &options, &mut coverages, progress::bar())?;
     let json = args.format.or_json(args.json) == Shown::Json;
-    let mut show = |line: Line| output.line(&if json { line.json() } else { line.text() });
+    let mut show = |line: Line| output.show(&line, json);
     let mut all_accounted = true;
     let inputs = std::iter::once((None, &coverages.main))
         .chain(coverages.channels.iter().enumerate().map(|(number, channel)| (Some(number), channel)));
@@ -186,8 +186,7 @@ impl Dump<'_> {
         line.bytes = if self.args.hex { bytes.or(line.bytes) } else { None };
         match self.shown {
             Shown::Text => self.text.line(line, self.output),
-            Shown::Line => self.output.line(&line.text()),
-            Shown::Json => self.output.line(&line.json()),
+            Shown::Line | Shown::Json => self.output.show(&line, self.shown == Shown::Json),
         }
     }
 
