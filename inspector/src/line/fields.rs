@@ -53,6 +53,7 @@ pub(crate) fn value(value: &device::Value, bytes: &[u8], type_name: &str) -> (Va
             )
         }
         device::Value::NullPointer => Value::Word("nullptr"),
+        device::Value::Pointer => Value::Word("pointer"),
         device::Value::Subsection(version) => Value::Decimal((*version).into()),
         device::Value::Mark(number) => Value::Decimal(*number),
         device::Value::Unused | device::Value::Bitmap | device::Value::Bytes => Value::Bytes(bytes.to_vec()),

@@ -1,12 +1,15 @@
 //! Names the bytes of one device section.
 
 use super::description::{Array, Field, State};
+use super::elements::{Elements, MARKER_NULL, MARKER_VALID, POINTER_MARKER, Place};
+use std::collections::HashMap;
+use std::ops::Range;
 
 /// The most fields of one device that are named; the rest stays bytes. A description can claim more than any device has.
 const FIELD_LIMIT: usize = 1 << 18;
 /// The longest array of numbers whose elements are told one by one; longer ones stay bytes.
 const LIST_LIMIT: usize = 1 << 16;
-/// The longest path that is followed: names come from a stranger, and each field has all those around it.
+/// The longest path that is followed: names are untrusted input, and each field has all those around it.
 const PATH_LIMIT_BYTES: usize = 512;
 /// The deepest nesting that is followed.
 const DEPTH_LIMIT: usize = 64;
@@ -30,6 +33,8 @@ pub enum Value {
     List(Vec<Value>),
     /// A NULL pointer in an array of pointers.
     NullPointer,
+    /// A pointer that is not NULL: its object is the next field.
+    Pointer,
     /// Bytes that QEMU writes as zeros and does not read.
     Unused,
     /// A bitmap: be64 words.
@@ -47,7 +52,7 @@ pub enum Value {
 /// A field of a device with its bytes. Fields stand in the order of the stream and leave no byte out.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DecodedField<'a> {
-    /// Where in the device's state: `parent_obj/config`, `vq[3].vring.num`, `ahci/ncq-pio/…`.
+    /// Where in the device's state, as no other of its fields: `parent_obj/config`, `vq[3].vring.num`, `ahci/ncq-pio/…`.
     pub path: String,
     /// The type, as QEMU calls it.
     pub type_name: &'a str,
@@ -76,7 +81,25 @@ pub fn decode<'a>(body: &'a [u8], state: &'a State) -> Decoded<'a> {
     if end < body.len() {
         decoder.undecoded("", "", end, body.len(), "bytes behind the last field that is described");
     }
+    number_equal_paths(&mut decoder.out.fields);
     decoder.out
+}
+
+/// Gives the second of two fields with one path a path of its own, `PATH#2`, and so on: QEMU's names may look like paths
+/// (`channels[0].next_transition_time` of `i8254` is an element's field, and again a field of that name behind the array).
+fn number_equal_paths(fields: &mut [DecodedField<'_>]) {
+    let mut seen: HashMap<String, usize> = HashMap::with_capacity(fields.len());
+    for field in fields {
+        let Some(times) = seen.get(&field.path).copied() else {
+            seen.insert(field.path.clone(), 1);
+            continue;
+        };
+        let free = |number: &usize| !seen.contains_key(&format!("{}#{number}", field.path));
+        let number = (times + 1..).find(free).unwrap_or(usize::MAX);
+        let path = format!("{}#{number}", field.path);
+        seen.insert(std::mem::replace(&mut field.path, path.clone()), number);
+        seen.insert(path, 1);
+    }
 }
 
 struct FieldDecoder<'a> {
@@ -109,8 +132,10 @@ impl<'a> FieldDecoder<'a> {
 
     /// Decodes a state between `at` and `end`; returns where it ended.
     fn state(&mut self, state: &'a State, path: &str, mut at: usize, end: usize, depth: usize) -> usize {
+        let mut elements = Elements::new(&state.fields);
         for field in &state.fields {
             let path = join(path, &field.name);
+            let place = elements.place(self.body[..end].get(at).copied());
             let fits = field.total_bytes().is_some_and(|total| total <= (end - at) as u64);
             if !fits || depth > DEPTH_LIMIT || path.len() > PATH_LIMIT_BYTES || self.is_full() {
                 let why = if fits {
@@ -121,7 +146,7 @@ impl<'a> FieldDecoder<'a> {
                 self.undecoded(&path, &field.type_name, at, end, why);
                 return end;
             }
-            at = self.field(field, &path, at, depth);
+            at = self.field(field, place, &path, at, depth);
         }
         for subsection in &state.subsections {
             let path = join(path, &subsection.vmsd_name);
@@ -149,38 +174,46 @@ impl<'a> FieldDecoder<'a> {
     }
 
     /// Decodes a field whose bytes are all there.
-    fn field(&mut self, field: &'a Field, path: &str, at: usize, depth: usize) -> usize {
+    fn field(&mut self, field: &'a Field, place: Place, path: &str, at: usize, depth: usize) -> usize {
         let size = size_of(field.size);
-        let (count, end) = match field.array {
-            Array::Len(count) => (size_of(count), at + size * size_of(count)),
-            Array::Single => (1, at + size),
-            Array::Index(index) => {
-                self.element(field, &format!("{path}[{index}]"), at, at + size, depth);
-                return at + size;
-            }
-        };
         if size == 0 {
             return at;
         }
-        if field.array == Array::Single {
-            self.element(field, path, at, end, depth);
-        } else if field.nested.is_empty() && is_scalar(&field.type_name) && count > LIST_LIMIT {
-            self.push(path, &field.type_name, at, end, Value::Bytes);
-        } else if field.nested.is_empty() && is_scalar(&field.type_name) {
-            let elements = self.body[at..end].chunks(size).map(|bytes| value(&field.type_name, bytes));
-            let list = Value::List(elements.collect());
-            self.push(path, &field.type_name, at, end, list);
-        } else {
-            for number in 0..count {
-                let from = at + number * size;
-                if self.is_full() {
-                    self.undecoded(path, &field.type_name, from, end, "more elements than are followed");
-                    break;
-                }
-                self.element(field, &format!("{path}[{number}]"), from, from + size, depth);
+        let Array::Len(count) = field.array else {
+            let path = match place {
+                Place::Alone => path.to_owned(),
+                Place::Element(index) => format!("{path}[{index}]"),
+            };
+            self.element(field, &path, at, at + size, depth);
+            return at + size;
+        };
+        let (count, end) = (size_of(count), at + size * size_of(count));
+        let is_list = field.nested.is_empty() && is_scalar(&field.type_name);
+        match place {
+            _ if count == 0 => {}
+            Place::Alone if is_list && count <= LIST_LIMIT => {
+                let elements = self.body[at..end].chunks(size).map(|bytes| value(&field.type_name, bytes));
+                let list = Value::List(elements.collect());
+                self.push(path, &field.type_name, at, end, list);
             }
+            Place::Alone if is_list => self.push(path, &field.type_name, at, end, Value::Bytes),
+            Place::Alone => self.elements(field, 0, path, at..end, depth),
+            Place::Element(first) => self.elements(field, first, path, at..end, depth),
         }
         end
+    }
+
+    /// Decodes elements of one size, of which the first has the index `first`.
+    fn elements(&mut self, field: &'a Field, first: u64, path: &str, range: Range<usize>, depth: usize) {
+        let size = size_of(field.size);
+        for (number, from) in range.clone().step_by(size).enumerate() {
+            let number = first.saturating_add(number as u64);
+            if self.is_full() {
+                self.undecoded(path, &field.type_name, from, range.end, "more elements than are followed");
+                break;
+            }
+            self.element(field, &format!("{path}[{number}]"), from, from + size, depth);
+        }
     }
 
     fn element(&mut self, field: &'a Field, path: &str, at: usize, end: usize, depth: usize) {
@@ -242,9 +275,13 @@ impl<'a> FieldDecoder<'a> {
                 self.push(&join(&path, "key"), "uint64", body, body + 8, value);
                 body += 8;
             }
-            at = states.iter().fold(body, |at, state| self.state(state, &path, at, end, depth + 1));
+            at = body;
+            for (part, state) in states.iter().enumerate() {
+                let path = if part + 1 < per_node { join(&path, "key") } else { path.clone() };
+                at = self.state(state, &path, at, end, depth + 1);
+            }
         }
-        self.mark(path, at, end, 0).unwrap_or(at)
+        self.mark(&join(path, "end"), at, end, 0).unwrap_or(at)
     }
 }
 
@@ -269,6 +306,7 @@ fn is_scalar(type_name: &str) -> bool {
             | "CPU_Double_U"
             | "timer"
             | "nullptr"
+            | POINTER_MARKER
     )
 }
 
@@ -310,6 +348,11 @@ fn value(type_name: &str, bytes: &[u8]) -> Value {
             _ => Value::Undecoded("its length is not the one that it says"),
         },
         "nullptr" => Value::NullPointer,
+        POINTER_MARKER => match bytes {
+            [MARKER_NULL] => Value::NullPointer,
+            [MARKER_VALID] => Value::Pointer,
+            _ => Value::Undecoded("neither the marker of NULL nor that of an object"),
+        },
         "unused_buffer" => Value::Unused,
         "bitmap" if bytes.len().is_multiple_of(8) => Value::Bitmap,
         _ => Value::Bytes,

@@ -37,12 +37,12 @@ pub struct State {
     pub subsections: Vec<State>,
 }
 
-/// Whether a field is one of several.
+/// Whether a field is one of several, as far as it says so itself; [`Elements`](super::Elements) knows the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Array {
-    /// It is not.
+    /// It does not say so.
     Single,
-    /// So many equal elements, of which the first one is described.
+    /// So many elements of one size, of which the first one is described.
     Len(u64),
     /// The element with this index; the others have fields of their own.
     Index(u64),
@@ -93,20 +93,10 @@ fn device(json: &Json) -> Option<Device> {
 
 fn state(json: &Json) -> Option<State> {
     let list = |key| json.get(key).map_or(&[][..], Json::list);
-    let mut fields: Vec<Field> = list("fields").iter().map(field).collect::<Option<_>>()?;
-    // The last element of an array may come without its index (10.0).
-    for at in 1..fields.len() {
-        if let Array::Index(index) = fields[at - 1].array
-            && fields[at].array == Array::Single
-            && fields[at].name == fields[at - 1].name
-        {
-            fields[at].array = Array::Index(index.saturating_add(1));
-        }
-    }
     Some(State {
         vmsd_name: json.get("vmsd_name").and_then(Json::as_str).unwrap_or_default().to_owned(),
         version: json.get("version").and_then(Json::as_u64).unwrap_or(0),
-        fields,
+        fields: list("fields").iter().map(field).collect::<Option<_>>()?,
         subsections: list("subsections").iter().map(state).collect::<Option<_>>()?,
     })
 }
@@ -236,23 +226,6 @@ mod tests {
         assert_eq!(Description::parse(text("1.5", "1").as_bytes()), None);
         let huge = Description::parse(text("18446744073709551615", "3").as_bytes()).unwrap();
         assert_eq!(huge.devices[0].state.payload_bytes(), None);
-    }
-
-    #[test]
-    fn an_element_without_an_index_goes_on_where_the_one_before_was() {
-        let fields = [("a", Some(0)), ("a", Some(1)), ("a", None), ("b", None), ("b", None), ("a", None)]
-            .map(|(name, index): (&str, Option<u32>)| {
-                let index = index.map_or(String::new(), |index| format!(r#""index": {index}, "#));
-                format!(r#"{{"name": "{name}", {index}"type": "uint8", "size": 1}}"#)
-            });
-        let json = format!(
-            r#"{{"devices": [{{"name": "d", "instance_id": 0, "fields": [{}]}}]}}"#,
-            fields.join(",")
-        );
-        let state = Description::parse(json.as_bytes()).unwrap().devices.remove(0).state;
-        let arrays: Vec<Array> = state.fields.into_iter().map(|field| field.array).collect();
-        let (index, single) = (Array::Index, Array::Single);
-        assert_eq!(arrays, [index(0), index(1), index(2), single, single, single]);
     }
 
     #[test]

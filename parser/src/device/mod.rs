@@ -6,10 +6,12 @@
 
 mod decode;
 mod description;
+mod elements;
 mod guess;
 mod walk;
 
 pub use decode::{Decoded, DecodedField, Value, decode};
 pub use description::{Array, Description, Device, Field, State};
+pub use elements::{Elements, Place};
 pub use guess::{Guess, guess};
 pub use walk::{Piece, Walked, find_vmdesc, oversized_vmdesc, walk};

@@ -63,7 +63,7 @@ fn a_tree_has_a_count_and_keys_that_may_be_numbers() {
     let fields = format!(r#""fields": [{{"name": "t", "type": "gtree", {element}, "size": 15}}]"#);
     assert_eq!(
         lines(&[0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 5, 8, 0], &fields),
-        ["t Mark(1)", "t[0] Mark(1)", "t[0].key Unsigned(5)", "t[0].a Unsigned(8)", "t Mark(0)"]
+        ["t Mark(1)", "t[0] Mark(1)", "t[0].key Unsigned(5)", "t[0].a Unsigned(8)", "t.end Mark(0)"]
     );
 }
 
@@ -119,15 +119,15 @@ fn a_queue_or_a_tree_that_is_not_as_described_ends_where_it_ends() {
     let two = format!("{element}, {element}");
     assert_eq!(said(element, &[0, 0, 1]), [behind("t")]);
     // As many nodes as are described, or not.
-    assert_eq!(said(element, &[0, 0, 0, 2, 1]), ["t Mark(2)".to_owned(), behind("t")]);
-    assert_eq!(said(element, &[0, 0, 0, 0, 0]), ["t Mark(0)".to_owned(), behind("t")]);
-    assert_eq!(said(element, &[0, 0, 0, 1, 0]), ["t Mark(1)".to_owned(), behind("t")]);
+    assert_eq!(said(element, &[0, 0, 0, 2, 1]), ["t Mark(2)".to_owned(), behind("t#2")]);
+    assert_eq!(said(element, &[0, 0, 0, 0, 0]), ["t Mark(0)".to_owned(), behind("t#2")]);
+    assert_eq!(said(element, &[0, 0, 0, 1, 0]), ["t Mark(1)".to_owned(), behind("t#2")]);
     // A key that is cut, and one that is a structure.
     let cut = said(element, &[0, 0, 0, 1, 1, 0, 0]);
-    assert_eq!(cut, ["t Mark(1)".to_owned(), "t[0] Mark(1)".to_owned(), behind("t")]);
+    assert_eq!(cut, ["t Mark(1)".to_owned(), "t[0] Mark(1)".to_owned(), behind("t#2")]);
     assert_eq!(
         said(&two, &[0, 0, 0, 1, 1, 5, 8, 0]),
-        ["t Mark(1)", "t[0] Mark(1)", "t[0].a Unsigned(5)", "t[0].a Unsigned(8)", "t Mark(0)"]
+        ["t Mark(1)", "t[0] Mark(1)", "t[0].key.a Unsigned(5)", "t[0].a Unsigned(8)", "t.end Mark(0)"]
     );
 }
 
@@ -304,17 +304,19 @@ fn the_keys_of_a_tree_may_be_structures_and_its_count_has_to_fit() {
         [
             "t Mark(2)",
             "t[0] Mark(1)",
-            "t[0].a Unsigned(10)",
+            "t[0].key.a Unsigned(10)",
             "t[0].a Unsigned(11)",
             "t[1] Mark(1)",
-            "t[1].a Unsigned(12)",
+            "t[1].key.a Unsigned(12)",
             "t[1].a Unsigned(13)",
-            "t Mark(0)",
+            "t.end Mark(0)",
         ]
     );
     let behind = r#"t Undecoded("bytes behind the last nested field that is described")"#;
+    let second = behind.replacen('t', "t#2", 1);
+    let second = &second[..];
     let three = [0, 0, 0, 3, 1, 10, 11, 1, 12, 13, 0];
-    assert_eq!(lines(&three, &fields(11, &two)), ["t Mark(3)", behind]);
+    assert_eq!(lines(&three, &fields(11, &two)), ["t Mark(3)", second]);
     // Neither the count nor a key may reach into what follows.
     let next = |size: usize| {
         format!(
@@ -325,10 +327,10 @@ fn the_keys_of_a_tree_may_be_structures_and_its_count_has_to_fit() {
     };
     let one = [0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 5, 8, 0];
     assert_eq!(lines(&one, &next(3)), [behind, "b Bytes"]);
-    assert_eq!(lines(&one, &next(12)), ["t Mark(1)", "t[0] Mark(1)", behind, "b Bytes"]);
+    assert_eq!(lines(&one, &next(12)), ["t Mark(1)", "t[0] Mark(1)", second, "b Bytes"]);
     assert_eq!(lines(&one, &next(14)).len(), 5);
     let unmarked = [0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 5, 8, 0];
-    assert_eq!(lines(&unmarked, &fields(15, &[ELEMENT])), ["t Mark(1)", behind]);
+    assert_eq!(lines(&unmarked, &fields(15, &[ELEMENT])), ["t Mark(1)", second]);
 }
 
 #[test]
@@ -375,4 +377,98 @@ fn subsections_queues_and_trees_are_followed_as_deep_as_structures() {
         (State { fields: vec![field("gtree", &body, vec![inner])], ..State::default() }, body)
     };
     assert_eq!(followed(tree), [true, false]);
+}
+
+#[test]
+fn elements_without_an_index_have_names_of_their_own_at_every_depth() {
+    let drive = r#"{"name": "drives", "type": "struct", "struct": {"vmsd_name": "fdrive", "version": 1, "fields": [
+        {"name": "head", "type": "uint8", "size": 1}, {"name": "head", "type": "uint8", "size": 1}],
+        "subsections": [{"vmsd_name": "fdrive/x", "version": 1, "fields": [{"name": "x", "type": "uint8", "size": 1}]}]},
+        "size": 17}"#;
+    let fields = format!(r#""fields": [{drive}, {drive}, {{"name": "last", "type": "uint8", "size": 1}}]"#);
+    let element = b"\x01\x02\x05\x08fdrive/x\0\0\0\x01\x03";
+    let paths: Vec<String> = lines(&[&element[..], element, &[9]].concat(), &fields)
+        .into_iter()
+        .map(|line| line.split(' ').next().unwrap_or_default().to_owned())
+        .collect();
+    assert_eq!(
+        paths,
+        [
+            "drives[0].head[0]",
+            "drives[0].head[1]",
+            "drives[0].fdrive/x",
+            "drives[0].fdrive/x.x",
+            "drives[1].head[0]",
+            "drives[1].head[1]",
+            "drives[1].fdrive/x",
+            "drives[1].fdrive/x.x",
+            "last",
+        ]
+    );
+}
+
+#[test]
+fn runs_of_an_array_of_pointers_go_on_counting() {
+    let object = r#"{"name": "p", "array_len": 2, "type": "struct", "struct": {"vmsd_name": "o", "version": 1,
+        "fields": [{"name": "a", "type": "uint8", "size": 1}]}, "size": 1}"#;
+    let null = r#"{"name": "p", "array_len": 2, "type": "nullptr", "size": 1}"#;
+    assert_eq!(
+        lines(b"00\x01\x0200", &format!(r#""fields": [{null}, {object}, {null}]"#)),
+        [
+            "p[0] NullPointer",
+            "p[1] NullPointer",
+            "p[2].a Unsigned(1)",
+            "p[3].a Unsigned(2)",
+            "p[4] NullPointer",
+            "p[5] NullPointer",
+        ]
+    );
+    // Of one kind they are one list, as all arrays of numbers are.
+    assert_eq!(lines(b"00", &format!(r#""fields": [{null}]"#)), ["p List([NullPointer, NullPointer])"]);
+}
+
+#[test]
+fn a_marker_and_its_object_are_one_element() {
+    let marker = r#"{"name": "sq", "type": "ptr-marker", "size": 1}"#;
+    let object = r#"{"name": "sq", "type": "struct", "struct": {"vmsd_name": "q", "version": 1,
+        "fields": [{"name": "head", "type": "uint8", "size": 1}]}, "size": 1}"#;
+    let fields = format!(r#""fields": [{marker}, {object}, {marker}, {marker}, {object}]"#);
+    assert_eq!(
+        lines(b"1\x0701\x08", &fields),
+        [
+            "sq[0] Pointer",
+            "sq[0].head Unsigned(7)",
+            "sq[1] NullPointer",
+            "sq[2] Pointer",
+            "sq[2].head Unsigned(8)"
+        ]
+    );
+    assert_eq!(
+        lines(b"x", &format!(r#""fields": [{marker}]"#)),
+        [r#"sq Undecoded("neither the marker of NULL nor that of an object")"#]
+    );
+}
+
+#[test]
+fn an_index_at_the_end_of_all_indices_does_not_overflow() {
+    let fields = r#""fields": [{"name": "a", "index": 18446744073709551615, "type": "uint8", "size": 1},
+        {"name": "a", "array_len": 2, "type": "uint8", "size": 1}]"#;
+    let last = format!("a[{}]", u64::MAX);
+    let expected =
+        [("", 1), ("#2", 2), ("#3", 3)].map(|(end, number)| format!("{last}{end} Unsigned({number})"));
+    assert_eq!(lines(&[1, 2, 3], fields), expected);
+}
+
+#[test]
+fn a_name_that_looks_like_the_path_of_an_element_gets_another_path() {
+    let fields = r#""fields": [
+        {"name": "a", "array_len": 2, "type": "struct", "size": 1, "struct": {"vmsd_name": "e", "version": 1,
+            "fields": [{"name": "x", "type": "uint8", "size": 1}]}},
+        {"name": "a[1].x", "type": "uint8", "size": 1}, {"name": "a[1].x#2", "type": "uint8", "size": 1},
+        {"name": "b", "type": "uint8", "size": 1}, {"name": "a[1].x", "type": "uint8", "size": 1}]"#;
+    let paths: Vec<String> = lines(&[0; 6], fields)
+        .iter()
+        .map(|line| line.split(' ').next().unwrap_or_default().to_owned())
+        .collect();
+    assert_eq!(paths, ["a[0].x", "a[1].x", "a[1].x#2", "a[1].x#2#2", "b", "a[1].x#3"]);
 }
