@@ -1,8 +1,8 @@
-//! `compat`: one judgement per line.
+//! `compat`: one line for judgements of one cause.
 
 use super::output::{Output, coloured};
 use crate::cli::{CompatArgs, FailOn, Format};
-use crate::compat::{AllowList, Judgement, Shape, Verdict, judge};
+use crate::compat::{AllowList, Cause, Shape, Verdict, causes, judge};
 use crate::error::Error;
 use crate::escape::{github_message, github_property, json_line, terminal, terminal_words};
 use crate::walk::Level;
@@ -22,29 +22,37 @@ pub(super) fn run(args: &CompatArgs) -> Result<u8, Error> {
     let judgements = judge(&source, &target);
     let today = today();
     let mut output = Output::stdout();
-    let mut worst = Verdict::Safe;
-    let mut allowed = 0;
-    for judgement in &judgements {
-        let reason = allow.accepts(judgement, &today).map(ToOwned::to_owned);
-        if reason.is_some() {
-            allowed += 1;
-        } else {
-            worst = worst.max(judgement.verdict);
-        }
-        output.line(&line(judgement, reason.as_deref(), args))?;
+    let judgements: Vec<_> = judgements
+        .into_iter()
+        .map(|judgement| {
+            let reason = allow.accepts(&judgement, &today).map(ToOwned::to_owned);
+            (judgement, reason)
+        })
+        .collect();
+    let open = judgements.iter().filter(|(_, reason)| reason.is_none());
+    let worst = open.map(|(judgement, _)| judgement.verdict).max().unwrap_or(Verdict::Safe);
+    let differences = judgements.iter().filter(|(judgement, _)| judgement.is_difference()).count();
+    let not_compared = judgements.len() - differences;
+    let allowed = judgements.iter().filter(|(_, reason)| reason.is_some()).count();
+    for cause in causes(judgements) {
+        output.line(&line(&cause, args))?;
     }
     for text in allow.leftovers(&today) {
         eprintln!("snapinspect: allow-list: {}", terminal_words(&text));
     }
     match args.format {
-        Format::Text => output.line(&format!(
-            "{}: {} differences, {allowed} of them allowed",
-            worst.name(),
-            judgements.len()
-        ))?,
+        Format::Text => {
+            let more = match not_compared {
+                0 => String::new(),
+                count => format!("; {count} things could not be compared"),
+            };
+            let worst = worst.name();
+            output.line(&format!("{worst}: {differences} differences, {allowed} of them allowed{more}"))?;
+        }
         Format::Json => output.line(
             &serde_json::json!({
-                "type": "summary", "verdict": worst, "differences": judgements.len(), "allowed": allowed,
+                "type": "summary", "verdict": worst, "differences": differences, "not_compared": not_compared,
+                "allowed": allowed,
             })
             .to_string(),
         )?,
@@ -58,12 +66,14 @@ pub(super) fn run(args: &CompatArgs) -> Result<u8, Error> {
     Ok(u8::from(worst >= limit))
 }
 
-fn line(judgement: &Judgement, reason: Option<&str>, args: &CompatArgs) -> String {
-    let Judgement { verdict, rule, path, text } = judgement;
-    let allowed = reason.map_or_else(String::new, |reason| format!(" (allowed: {reason})"));
+fn line(cause: &Cause, args: &CompatArgs) -> String {
+    let Cause { verdict, rule, text, allowed: reason, paths } = cause;
+    let path = cause.path();
+    let allowed = reason.as_ref().map_or_else(String::new, |reason| format!(" (allowed: {reason})"));
+    let times = if paths.len() > 1 { format!("x{} ", paths.len()) } else { String::new() };
     match args.format {
         Format::Text => {
-            let words = format!("{path}: {text}{allowed}");
+            let words = format!("{times}{path}: {text}{allowed}");
             let level = match verdict {
                 _ if reason.is_some() => Level::Note,
                 Verdict::Safe => Level::Note,
@@ -76,7 +86,7 @@ fn line(judgement: &Judgement, reason: Option<&str>, args: &CompatArgs) -> Strin
         Format::Json => {
             let json = serde_json::json!({
                 "type": "judgement", "verdict": verdict, "rule": rule, "path": path, "text": text,
-                "allowed": reason,
+                "allowed": reason, "count": paths.len(), "paths": paths,
             });
             json_line(&json.to_string()).into_owned()
         }
@@ -87,7 +97,7 @@ fn line(judgement: &Judgement, reason: Option<&str>, args: &CompatArgs) -> Strin
                 _ => "notice",
             };
             let file = github_property(args.source.as_os_str().as_encoded_bytes());
-            let message = github_message(&format!("{rule}: {path}: {text}{allowed}"));
+            let message = github_message(&format!("{rule}: {times}{path}: {text}{allowed}"));
             format!("::{command} file={file},title=snapinspect compat::{message}")
         }
     }

@@ -53,6 +53,8 @@ pub(super) fn machine(judge: &mut Judge, source: &Shape, target: &Shape) {
     }
     for (used, what) in [
         (source.postcopy && !target.postcopy, "went over to postcopy"),
+        (source.postcopy_advised && !target.postcopy_advised, "was made with postcopy-ram (it has ADVISE)"),
+        (source.compressed && !target.compressed, "has compressed pages"),
         (source.multifd && !target.multifd, "has RAM on multifd channels"),
     ] {
         if used {

@@ -4,17 +4,22 @@
 //! cannot be compared is never called safe.
 
 mod allow;
+mod cause;
+mod elements;
+mod fields;
 mod machine;
+mod recut;
 mod shape;
 mod state;
 
 pub use allow::AllowList;
+pub use cause::{Cause, causes};
 pub use shape::Shape;
 
 use serde::Serialize;
 
 /// What a difference means for loading.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// It loads.
@@ -48,6 +53,17 @@ pub struct Judgement {
     pub path: String,
     /// How.
     pub text: String,
+}
+
+/// Rules that name no difference, but something that could not be compared.
+const NOT_COMPARED: [&str; 4] = ["not-compared", "not-described", "field-conditional", "field-empty"];
+
+impl Judgement {
+    /// Whether it names a difference; otherwise something could not be compared.
+    #[must_use]
+    pub fn is_difference(&self) -> bool {
+        !NOT_COMPARED.contains(&self.rule)
+    }
 }
 
 /// Collects judgements.

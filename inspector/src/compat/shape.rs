@@ -1,14 +1,16 @@
 //! What there is to compare of a stream, or of the file that `-dump-vmstate` writes.
 
+mod sent;
+
 use crate::contents::{Contents, load_opened};
 use crate::error::Error;
 use crate::escape::{json_text, terminal};
 use crate::input::{OpenOptions, Opened, open};
-use migration_stream::device::{Array, Field, State};
 use migration_stream::{RamBlock, UNKNOWN_LENGTH};
 use serde_json::Value as Json;
 use std::fs::File;
 use std::io::Read;
+use std::ops::Range;
 use std::path::Path;
 
 /// The longest `-dump-vmstate` file that is read; some MB are usual.
@@ -29,7 +31,9 @@ pub struct Shape {
     pub(super) page_size: u32,
     pub(super) footers: bool,
     pub(super) switchover_start: bool,
+    pub(super) postcopy_advised: bool,
     pub(super) postcopy: bool,
+    pub(super) compressed: bool,
     pub(super) multifd: bool,
     pub(super) blocks: Vec<RamBlock>,
     pub(super) iterables: Vec<(Vec<u8>, u32, u32)>,
@@ -43,8 +47,8 @@ pub(super) struct DeviceShape {
     pub(super) idstr: Vec<u8>,
     pub(super) instance_id: u32,
     pub(super) version: u64,
-    /// Bytes that were sent.
-    pub(super) body_bytes: u64,
+    /// What was sent.
+    pub(super) body: Vec<u8>,
     /// None where nothing describes it.
     pub(super) state: Option<StateShape>,
 }
@@ -61,19 +65,69 @@ pub(super) struct StateShape {
 }
 
 /// A field, or an array of them.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct FieldShape {
     pub(super) name: String,
-    /// Type and bytes of an element on the wire, how many there are.
-    pub(super) wire: Option<(String, u64, u64)>,
+    /// What was sent; of a dump nothing is known of it.
+    pub(super) wire: Option<Wire>,
     /// Bytes of an element in memory.
     pub(super) memory_bytes: Option<u64>,
     /// It is sent under a condition; none: not known.
     pub(super) conditional: Option<bool>,
+    /// It is an array of a fixed number of elements, where that is known (dumps from 8.1 on).
+    pub(super) is_fixed_array: bool,
     /// It is there since this version.
     pub(super) since: u64,
     /// What is in it: one state, or one for each element.
     pub(super) nested: Vec<StateShape>,
+}
+
+/// A field as it is on the wire.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Wire {
+    /// Type of an element, as QEMU calls it.
+    pub(super) type_name: String,
+    /// Bytes of the first element.
+    pub(super) size: u64,
+    /// Elements.
+    pub(super) count: u64,
+    /// Bytes of all elements.
+    pub(super) total: u64,
+    /// Which elements are NULL.
+    pub(super) nulls: Nulls,
+    /// Where in the body it begins; none: not known.
+    pub(super) at: Option<u64>,
+}
+
+impl Wire {
+    /// Whether a destination reads the same bytes in the same way.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        (&self.type_name, self.size, self.count) == (&other.type_name, other.size, other.count)
+            && self.nulls == other.nulls
+    }
+
+    /// Bytes of which QEMU reads as many as there are, and checks none.
+    pub(super) fn is_buffer(&self) -> bool {
+        ["buffer", "unused_buffer"].contains(&&self.type_name[..])
+    }
+
+    /// Numbers and buffers: read as they are, without a check.
+    pub(super) fn is_plain(&self) -> bool {
+        let types = ["bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"];
+        self.is_buffer() || types.contains(&&self.type_name[..])
+    }
+}
+
+/// The elements of an array of pointers that are NULL.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) enum Nulls {
+    /// None, or it is no array of pointers.
+    #[default]
+    None,
+    /// Those with indices in these ranges. The destination has to have NULL there itself.
+    At(Vec<Range<u64>>),
+    /// Each element says whether it is NULL; the destination does as it says.
+    Marked,
 }
 
 impl Shape {
@@ -101,7 +155,7 @@ impl Shape {
     ///
     /// When it cannot be read, or is damaged.
     pub fn of_opened(opened: Opened, options: &OpenOptions) -> Result<Self, Error> {
-        Ok(Self::of(&load_opened(opened, options, None, None)?))
+        Ok(Self::of(load_opened(opened, options, None, None)?))
     }
 
     /// The shape of what `-dump-vmstate` wrote: for each type of the device model its `VMStateDescription`.
@@ -132,7 +186,7 @@ impl Shape {
                 idstr: type_name.as_bytes().to_vec(),
                 instance_id: 0,
                 version: state.version,
-                body_bytes: 0,
+                body: Vec::new(),
                 state: Some(state),
             });
         }
@@ -140,79 +194,48 @@ impl Shape {
     }
 
     /// The shape of what was loaded.
-    pub(crate) fn of(contents: &Contents) -> Self {
-        let configuration = contents.configuration.as_ref();
-        let capabilities = configuration.and_then(|configuration| configuration.capabilities.clone());
-        let devices = contents.devices.iter().map(|device| DeviceShape {
-            idstr: device.idstr.clone(),
+    pub(crate) fn of(contents: Contents) -> Self {
+        let devices = contents.devices.into_iter().map(|device| DeviceShape {
+            idstr: device.idstr,
             instance_id: device.instance_id,
             version: device.version_id.into(),
-            body_bytes: device.body.len() as u64,
-            state: device.description.as_ref().filter(|state| !state.vmsd_name.is_empty()).map(state),
+            state: device
+                .description
+                .filter(|state| !state.vmsd_name.is_empty())
+                .map(|state| sent::state(&device.body, &state)),
+            body: device.body,
         });
-        let blocks = contents.blocks.iter().filter(|block| block.used_length != UNKNOWN_LENGTH);
-        Self {
+        let devices = devices.collect();
+        let blocks = contents.blocks.into_iter().filter(|block| block.used_length != UNKNOWN_LENGTH);
+        let mut shape = Self {
             is_dump: false,
-            machine: configuration.map(|configuration| configuration.machine.clone()),
-            has_configuration: configuration.is_some(),
-            capabilities: capabilities.unwrap_or_default(),
-            uuid: configuration.and_then(|configuration| configuration.uuid),
             page_size: contents.page_size,
             footers: contents.footers,
             switchover_start: contents.commands.contains(&"SWITCHOVER_START"),
+            postcopy_advised: contents.commands.contains(&"POSTCOPY_ADVISE"),
             postcopy: contents.postcopy,
+            compressed: contents.compressed,
             multifd: contents.multifd,
-            blocks: blocks.cloned().collect(),
-            iterables: contents.iterables.clone(),
-            devices: devices.collect(),
+            blocks: blocks.collect(),
+            iterables: contents.iterables,
+            devices,
+            ..Self::default()
+        };
+        if let Some(configuration) = contents.configuration {
+            shape.has_configuration = true;
+            shape.machine = Some(configuration.machine);
+            shape.capabilities = configuration.capabilities.unwrap_or_default();
+            shape.uuid = configuration.uuid;
         }
+        shape
     }
 }
 
 /// The name without the number that QEMU adds where a name comes twice.
-fn plain(name: &str) -> &str {
+pub(super) fn plain(name: &str) -> &str {
     match name.strip_suffix(']').and_then(|rest| rest.rsplit_once('[')) {
         Some((plain, number)) if number.bytes().all(|byte| byte.is_ascii_digit()) => plain,
         _ => name,
-    }
-}
-
-fn state(state: &State) -> StateShape {
-    let mut fields: Vec<FieldShape> = Vec::new();
-    for field in &state.fields {
-        let nested: Vec<_> = field.nested.iter().map(self::state).collect();
-        let count = match field.array {
-            Array::Len(count) => count,
-            Array::Single | Array::Index(_) => 1,
-        };
-        // The elements of an array, each with an entry of its own.
-        if let (Array::Index(1..), Some(last)) = (field.array, fields.last_mut())
-            && last.name == plain(&field.name)
-            && let Some((_, _, elements)) = &mut last.wire
-        {
-            *elements = elements.saturating_add(1);
-            last.nested.extend(nested);
-            continue;
-        }
-        fields.push(of_field(field, count, nested));
-    }
-    StateShape {
-        name: state.vmsd_name.clone(),
-        version: state.version,
-        minimum_version: None,
-        fields,
-        subsections: state.subsections.iter().map(self::state).collect(),
-    }
-}
-
-fn of_field(field: &Field, count: u64, nested: Vec<StateShape>) -> FieldShape {
-    FieldShape {
-        name: plain(&field.name).to_owned(),
-        wire: Some((field.type_name.clone(), field.size, count)),
-        memory_bytes: None,
-        conditional: None,
-        since: 0,
-        nested,
     }
 }
 
@@ -251,10 +274,11 @@ fn described_field(json: &Json, depth: usize) -> Option<FieldShape> {
     };
     Some(FieldShape {
         name: plain(json.get("field")?.as_str()?).to_owned(),
-        wire: None,
         memory_bytes: json.get("size")?.as_u64(),
         conditional: json.get("field_exists")?.as_bool(),
+        is_fixed_array: json.get("num").is_some(),
         since: json.get("version_id")?.as_u64()?,
         nested,
+        ..FieldShape::default()
     })
 }

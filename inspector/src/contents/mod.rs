@@ -57,6 +57,8 @@ pub(crate) struct Contents {
     pub(crate) ram: Option<RamFile>,
     pub(crate) multifd: bool,
     pub(crate) postcopy: bool,
+    /// Pages came compressed (capability `compress`, up to 8.x).
+    pub(crate) compressed: bool,
     pub(crate) timeline: Vec<Stretch>,
 }
 
@@ -128,6 +130,7 @@ impl Loader {
             Record::Footer(_) => contents.footers = true,
             Record::VmDescription(json) => contents.vmdesc = Some(json.to_vec()),
             record => {
+                contents.compressed |= matches!(record, Record::RamCompressed { .. });
                 if let Some(ram) = &mut contents.ram {
                     ram.take(&contents.name, item.offset, record, context)?;
                 }

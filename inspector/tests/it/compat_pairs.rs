@@ -1,5 +1,6 @@
 //! What `compat` says of the corpus: all pairs of streams of one machine type from different QEMUs, and all pairs of one
-//! configuration with the newest machine type of each. The verdicts are pinned in `corpus/COMPAT`.
+//! configuration with the newest machine type of each. The verdicts are pinned in `corpus/COMPAT`; `corpus/LOADS` has what the real
+//! QEMUs did with those of one machine type.
 //!
 //! `UPDATE=1` writes that file anew: look at the difference before you commit it.
 
@@ -110,6 +111,41 @@ fn verdicts_over_all_pairs_are_the_pinned_ones() {
     let expected = std::fs::read_to_string(&pinned).expect("UPDATE=1 makes it");
     let differ: Vec<_> = table.lines().filter(|line| !expected.lines().any(|other| other == *line)).collect();
     assert!(table == expected, "corpus/COMPAT has something else for:\n{}", differ.join("\n"));
+}
+
+/// Pairs of one machine type, and what the real QEMU of the target did with the source.
+fn labels() -> BTreeMap<String, String> {
+    let text = std::fs::read_to_string(corpus().join("../LOADS")).expect("corpus/capture --loads makes it");
+    text.lines()
+        .map(|line| line.split_once(": ").expect("PAIR: LABEL"))
+        .map(|(pair, label)| (pair.to_owned(), label.to_owned()))
+        .collect()
+}
+
+#[test]
+fn what_is_safe_was_loaded_and_what_breaks_was_refused_by_the_real_qemus() {
+    let (all, labels) = (all(), labels());
+    let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for source in &all {
+        for target in all.iter().filter(|target| target.version != source.version) {
+            if source.machine.is_none() || source.machine != target.machine {
+                continue;
+            }
+            let pair = format!("{} -> {}", source.name(), target.name());
+            // The end of a postcopy cannot be loaded from a file.
+            if source.configuration == "pc-postcopy" {
+                continue;
+            }
+            let label = &labels.get(&pair).unwrap_or_else(|| panic!("{pair}: corpus/capture --loads"))[..];
+            let verdict = worst(&judge(&source.shape, &target.shape));
+            assert!(label != "refused" || verdict != Verdict::Safe, "{pair}: called safe, and refused");
+            assert!(label != "loads" || verdict != Verdict::Breaks, "{pair}: called broken, and loaded");
+            *counts.entry((label, verdict.name())).or_default() += 1;
+        }
+    }
+    // Both certain verdicts are given, and often.
+    assert!(counts.get(&("loads", "safe")).is_some_and(|&count| count >= 100), "{counts:?}");
+    assert!(counts.get(&("refused", "breaks")).is_some_and(|&count| count >= 350), "{counts:?}");
 }
 
 #[test]

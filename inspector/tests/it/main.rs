@@ -1,5 +1,6 @@
 //! The tests of `snapinspect`: one program, since linking each file's own takes longer than its tests.
 
+mod arrays;
 mod browser;
 mod channels;
 mod cli;

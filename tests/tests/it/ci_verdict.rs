@@ -85,7 +85,11 @@ fn the_guide_to_a_verdict_in_ci_does_what_it_says() {
     let judged = repository.run(&step, &variables);
     assert_eq!(judged.status.code(), Some(1), "{}", text(&judged));
     let marks = stdout(&judged);
-    for kind in ["warning file=tests/golden/pc.zst,", "error file=tests/golden/microvm.zst,"] {
+    for kind in [
+        "notice file=tests/golden/pc.zst,",
+        "warning file=tests/golden/pc-gpu.zst,",
+        "error file=tests/golden/microvm.zst,",
+    ] {
         assert!(marks.contains(&format!("\n::{kind}")), "{marks}");
     }
 
