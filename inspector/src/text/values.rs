@@ -122,7 +122,8 @@ fn time(field: Field<'_>, value: &Value) -> Option<String> {
     if field.type_name == "timer" {
         return Some(nanoseconds(number));
     }
-    let last = field.path.rsplit('.').next()?;
+    // A second field of one path has a number behind it.
+    let last = field.path.rsplit('.').next()?.split('#').next()?;
     let (.., unit) = TIMES.iter().find(|(vmsd, name, _)| *vmsd == field.vmsd && *name == last)?;
     match unit {
         Unit::UnixSeconds => date(number),
@@ -236,6 +237,10 @@ mod tests {
         assert_eq!(
             of("i8254", "channels[0].count_load_time", "int64", Value::Signed(i64::MAX)),
             "9223372036.854775807 s"
+        );
+        assert_eq!(
+            of("i8254", "channels[0].next_transition_time#2", "int64", Value::Signed(1)),
+            "0.000000001 s"
         );
     }
 

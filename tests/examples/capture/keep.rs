@@ -5,7 +5,7 @@ use std::fs;
 use snapshot_tests::corpus;
 
 /// Level of packing: small files matter, time does not.
-const LEVEL: i32 = 19;
+pub(crate) const LEVEL: i32 = 19;
 
 /// Packs a file into the corpus, with a line in the manifest. `path` is the one below the corpus, without `.bin.zst`; the
 /// manifest leaves `valid/` out.

@@ -4,8 +4,10 @@
 //! page in a stream is the guest's own or zero.
 
 mod bare;
+mod dumps;
 mod keep;
 mod libvirt;
+mod loads;
 mod multifd;
 
 use std::{
@@ -56,6 +58,11 @@ const FEWEST_PAGES: Workload = Workload { used_percent: 1, ..FEW_PAGES };
 const BOTH: &[Version] = &[Version::V7_2, Version::V10_0];
 const OLD: &[Version] = &[Version::V7_2];
 const NEW: &[Version] = &[Version::V10_0];
+/// Those with something of each way in which a vmdesc describes arrays.
+const THREE: &[Version] = &[Version::V7_2, Version::V10_0, Version::V11_1];
+/// Those of 10.0 and later.
+const LATER: &[Version] = &[Version::V10_0, Version::V11_1];
+const NEWEST: &[Version] = &[Version::V11_1];
 
 const PLAIN: Capture = Capture {
     name: "pc",
@@ -75,9 +82,15 @@ const BITMAP_NODE: &[&str] = &["-blockdev", "driver=null-co,node-name=disk0,size
 const DEVICES: Capture = Capture { workload: FEWEST_PAGES, ..PLAIN };
 
 const CAPTURES: &[Capture] = &[
-    PLAIN,
-    Capture { name: "q35", machine: "q35", ..PLAIN },
-    Capture { name: "pc-background", capabilities: &["background-snapshot"], workload: BUSY, ..PLAIN },
+    Capture { versions: THREE, ..PLAIN },
+    Capture { name: "q35", versions: THREE, machine: "q35", ..PLAIN },
+    Capture {
+        name: "pc-background",
+        versions: THREE,
+        capabilities: &["background-snapshot"],
+        workload: BUSY,
+        ..PLAIN
+    },
     Capture { name: "q35-background", machine: "q35", capabilities: &["background-snapshot"], ..PLAIN },
     Capture { name: "pc-rounds", workload: BUSY, how: How::Rounds, ..PLAIN },
     Capture { name: "pc-xbzrle", capabilities: &["xbzrle"], workload: BUSY, how: How::Rounds, ..PLAIN },
@@ -117,6 +130,7 @@ const CAPTURES: &[Capture] = &[
     Capture { name: "pc-virtio-balloon", more: &["-device", "virtio-balloon-pci"], ..DEVICES },
     Capture {
         name: "pc-virtio-serial",
+        versions: THREE,
         more: &[
             "-device",
             "virtio-serial-pci",
@@ -129,11 +143,13 @@ const CAPTURES: &[Capture] = &[
     },
     Capture {
         name: "pc-virtio-net",
+        versions: THREE,
         more: &["-netdev", "user,id=n0", "-device", "virtio-net-pci,netdev=n0,romfile="],
         ..DEVICES
     },
     Capture {
         name: "pc-virtio-blk",
+        versions: THREE,
         more: &[
             "-blockdev",
             "driver=null-co,node-name=disk0,size=67108864,read-zeroes=on",
@@ -171,6 +187,7 @@ const CAPTURES: &[Capture] = &[
     },
     Capture {
         name: "pc-ide",
+        versions: THREE,
         more: &[
             "-blockdev",
             "driver=null-co,node-name=disk0,size=67108864,read-zeroes=on",
@@ -181,6 +198,7 @@ const CAPTURES: &[Capture] = &[
     },
     Capture {
         name: "pc-ahci",
+        versions: THREE,
         more: &[
             "-blockdev",
             "driver=null-co,node-name=disk0,size=67108864,read-zeroes=on",
@@ -216,10 +234,16 @@ const CAPTURES: &[Capture] = &[
         ..DEVICES
     },
     Capture { name: "pc-usb-ehci", more: &["-device", "usb-ehci", "-device", "usb-tablet"], ..DEVICES },
-    Capture { name: "pc-usb-xhci", more: &["-device", "nec-usb-xhci", "-device", "usb-kbd"], ..DEVICES },
+    Capture {
+        name: "pc-usb-xhci",
+        versions: THREE,
+        more: &["-device", "nec-usb-xhci", "-device", "usb-kbd"],
+        ..DEVICES
+    },
     Capture { name: "pc-usb-uhci", more: &["-device", "piix3-usb-uhci", "-device", "usb-mouse"], ..DEVICES },
     Capture {
         name: "pc-hda",
+        versions: THREE,
         more: &["-audiodev", "none,id=s0", "-device", "intel-hda", "-device", "hda-duplex,audiodev=s0"],
         ..DEVICES
     },
@@ -231,18 +255,19 @@ const CAPTURES: &[Capture] = &[
         more: &["-chardev", "null,id=c0", "-device", "isa-serial,chardev=c0"],
         ..DEVICES
     },
-    Capture { name: "pc-virtio-gpu", more: &["-device", "virtio-gpu-pci"], ..DEVICES },
+    Capture { name: "pc-virtio-gpu", versions: THREE, more: &["-device", "virtio-gpu-pci"], ..DEVICES },
     Capture { name: "q35-virtio-vga", machine: "q35", more: &["-device", "virtio-vga,romfile="], ..DEVICES },
     Capture { name: "pc-watchdog", more: &["-device", "i6300esb"], ..DEVICES },
     Capture { name: "pc-ib700", more: &["-device", "ib700"], ..DEVICES },
     Capture { name: "pc-pvpanic", more: &["-device", "pvpanic"], ..DEVICES },
-    Capture { name: "pc-smp-2", more: &["-smp", "2"], ..DEVICES },
+    Capture { name: "pc-smp-2", versions: THREE, more: &["-smp", "2"], ..DEVICES },
     Capture { name: "pc-cpu-max", more: &["-cpu", "max"], ..DEVICES },
     Capture { name: "pc-no-hpet", machine: "pc,hpet=off", ..DEVICES },
     Capture { name: "pc-no-smm", machine: "pc,smm=off", ..DEVICES },
     Capture { name: "pc-no-vmport", machine: "pc,vmport=off", ..DEVICES },
     Capture {
         name: "q35-pcie",
+        versions: THREE,
         machine: "q35",
         more: &["-device", "pcie-root-port,id=p0", "-device", "virtio-rng-pci,bus=p0"],
         ..DEVICES
@@ -274,23 +299,56 @@ const CAPTURES: &[Capture] = &[
         ..DEVICES
     },
     Capture { name: "pc-events", capabilities: &["events"], ..DEVICES },
-    Capture { name: "pc-type-5.2", machine: "pc-i440fx-5.2", ..DEVICES },
-    Capture { name: "pc-type-7.2", machine: "pc-i440fx-7.2", ..DEVICES },
+    Capture { name: "pc-type-5.2", versions: THREE, machine: "pc-i440fx-5.2", ..DEVICES },
+    Capture { name: "pc-type-7.2", versions: THREE, machine: "pc-i440fx-7.2", ..DEVICES },
     Capture { name: "pc-type-2.12", machine: "pc-i440fx-2.12", ..DEVICES },
-    Capture { name: "pc-type-9.2", versions: NEW, machine: "pc-i440fx-9.2", ..DEVICES },
-    Capture { name: "q35-type-5.2", machine: "pc-q35-5.2", ..DEVICES },
-    Capture { name: "q35-type-7.2", machine: "pc-q35-7.2", ..DEVICES },
-    Capture { name: "microvm", machine: "microvm", ..DEVICES },
+    Capture { name: "pc-type-9.2", versions: LATER, machine: "pc-i440fx-9.2", ..DEVICES },
+    Capture { name: "q35-type-5.2", versions: THREE, machine: "pc-q35-5.2", ..DEVICES },
+    Capture { name: "q35-type-7.2", versions: THREE, machine: "pc-q35-7.2", ..DEVICES },
+    Capture { name: "pc-type-10.0", versions: LATER, machine: "pc-i440fx-10.0", ..DEVICES },
+    Capture { name: "q35-type-10.0", versions: LATER, machine: "pc-q35-10.0", ..DEVICES },
+    // What was given another version, or became another device.
+    Capture {
+        name: "pc-type-7.2-esp",
+        versions: THREE,
+        machine: "pc-i440fx-7.2",
+        more: &["-device", "am53c974"],
+        ..DEVICES
+    },
+    Capture {
+        name: "pc-type-7.2-isa-vga",
+        versions: THREE,
+        machine: "pc-i440fx-7.2",
+        more: &["-vga", "none", "-device", "isa-vga"],
+        ..DEVICES
+    },
+    Capture {
+        name: "pc-nvme",
+        versions: NEWEST,
+        more: &[
+            "-blockdev",
+            "driver=null-co,node-name=disk0,size=67108864,read-zeroes=on",
+            "-device",
+            "nvme,serial=n0,drive=disk0",
+        ],
+        ..DEVICES
+    },
+    Capture { name: "microvm", versions: THREE, machine: "microvm", ..DEVICES },
 ];
 
 fn main() {
     let guest = Guest::built_or_skip().expect("gcc and binutils are needed");
     let _ = qemu_img_or_skip().expect("qemu-utils is needed");
     let only = std::env::args().nth(1);
+    if only.as_deref() == Some("--loads") {
+        return loads::take(guest);
+    }
     let missing = only.as_deref() == Some("--missing");
-    // A path below the corpus, without `.bin.zst`.
+    // A path below the corpus, without `.bin.zst` or `.json.zst`.
     let wanted_file = |path: &str| match &only {
-        Some(_) if missing => !corpus::root().join(format!("{path}.bin.zst")).exists(),
+        Some(_) if missing => {
+            !["bin", "json"].iter().any(|end| corpus::root().join(format!("{path}.{end}.zst")).exists())
+        }
         Some(part) => path.contains(part.as_str()),
         None => true,
     };
@@ -322,6 +380,7 @@ fn main() {
     for &version in BOTH {
         multifd::take(version, guest, &wanted_file);
     }
+    dumps::take(&wanted_file);
     libvirt::take(guest, &wanted_file);
 }
 
