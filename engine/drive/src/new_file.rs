@@ -127,8 +127,11 @@ impl NewFile {
     ///
     /// Why not.
     pub(crate) fn probe_replace(&mut self, folder: &Folder, old: FileId) -> io::Result<()> {
-        if folder.id(folder.name())? != Some(old) {
-            return Err(not_the_same());
+        match folder.id(folder.name())? {
+            Some(id) if id == old => {}
+            // The image was removed: its name is free.
+            None => return self.link_hidden(folder),
+            Some(_) => return Err(not_the_same()),
         }
         if let Some(obstacle) = folder.obstacle(folder.name())? {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, obstacle));

@@ -5,7 +5,7 @@ use crate::inbox::{Inbox, Lookup, ready};
 use crate::qcow2::header::{HEADER_BYTES, Header, SaveState};
 use crate::qcow2::tables::{Mapping, RefcountBlock, Table, Tables, l2_place, mapping, refcount};
 use crate::types::{Geometry, GuestOffset, HostOffset};
-use crate::vm_state::{VM_HEADER_LIMIT_BYTES, VmHeader};
+use crate::vm_state::{Form, VM_HEADER_LIMIT_BYTES, VmHeader};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
@@ -154,7 +154,14 @@ impl Inspector {
                 let found = match VmHeader::parse(&bytes, area) {
                     // The image's header says so one flush before this one is there, and since then nobody wrote.
                     Ok(None) if header.is_untouched() && header.checksum_fits => {
-                        extension.map(|_| Inspection::Interrupted(geometry))
+                        // Anything but zeros, or a root that lies elsewhere than this VM state has it: a damaged snapshot.
+                        let root = header.vm_state_start() + geometry.l1_span_bytes() / 2;
+                        let shortest = usize::try_from(Form::Stvm.header_bytes()).unwrap_or(usize::MAX);
+                        let unwritten = bytes.iter().take(shortest).all(|&byte| byte == 0);
+                        extension.map(|extension| match extension.root_offset {
+                            offset if offset == root && unwritten => Inspection::Interrupted(geometry),
+                            _ => Inspection::Snapshot(geometry, Some(extension.uuid)),
+                        })
                     }
                     Ok(None) => None,
                     // One that does not add up is a snapshot that went wrong, not somebody's disk.

@@ -17,6 +17,7 @@ mod kills;
 mod malformed;
 mod pairing;
 mod postcopy;
+mod publish;
 mod readme;
 mod save_revert;
 mod snapsim;

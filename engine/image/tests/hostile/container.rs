@@ -38,7 +38,7 @@ fn hostile_headers_are_refused() {
     );
     check(
         |file, _| file.put_be64(24, 0),
-        "an interrupted save",
+        SNAPSHOT,
         "not a complete snapshot: it has no VM-state header: a save was interrupted, or its tables are damaged",
     );
     check(

@@ -74,7 +74,7 @@ fn hostile_vm_state_headers_are_refused() {
             let at = places.get("VM-state header").at;
             file.put_be32(at, 0)
         },
-        "an interrupted save",
+        SNAPSHOT,
         "not a complete snapshot: it has no VM-state header: a save was interrupted, or its tables are damaged",
     );
     check(
