@@ -136,7 +136,7 @@ pub(crate) fn lock_image(file: &File, how: Use) -> io::Result<()> {
         if libc::c_int::from(asked.l_type) != libc::F_UNLCK {
             return Err(io::Error::new(
                 io::ErrorKind::WouldBlock,
-                "another process uses it (a running QEMU?)",
+                "another process uses it (a running QEMU, or a save or postcopy revert that is not over)",
             ));
         }
     }

@@ -123,14 +123,25 @@ impl Operations {
             return None;
         }
         let request = self.waiting.pop_front()?;
-        let operation = self.operations.get(&request.operation)?;
-        let (file, kind, base) = (operation.file.as_raw_fd(), operation.kind, operation.base);
-        let Piece { at: HostOffset(at), range } = request.piece.clone();
         let name = self.name();
         self.in_kernel.insert(name, request);
-        // A longer piece than this is answered short, and goes on from there.
-        let length = u32::try_from(range.len()).unwrap_or(1 << 30);
-        Some(Call { name, file, kind, address: base.wrapping_add(range.start), length, at })
+        self.call_in_kernel(name)
+    }
+
+    /// What the kernel was asked under this name.
+    pub(super) fn call_in_kernel(&self, name: u64) -> Option<Call> {
+        let request = self.in_kernel.get(&name)?;
+        let operation = self.operations.get(&request.operation)?;
+        let Piece { at: HostOffset(at), range } = request.piece.clone();
+        Some(Call {
+            name,
+            file: operation.file.as_raw_fd(),
+            kind: operation.kind,
+            address: operation.base.wrapping_add(range.start),
+            // A longer piece than this is answered short, and goes on from there.
+            length: u32::try_from(range.len()).unwrap_or(1 << 30),
+            at,
+        })
     }
 
     /// The kernel has not taken the request: it is the next one again.

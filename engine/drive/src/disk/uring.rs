@@ -132,7 +132,13 @@ impl Uring {
 
     fn take_answers(&mut self) {
         for entry in self.ring.completion() {
-            self.operations.answered(entry.user_data(), i64::from(entry.result()));
+            let mut answer = i64::from(entry.result());
+            if answer == -i64::from(libc::ECANCELED)
+                && let Some(call) = self.operations.call_in_kernel(entry.user_data())
+            {
+                answer = carry_out(&call);
+            }
+            self.operations.answered(entry.user_data(), answer);
         }
     }
 }
@@ -157,6 +163,26 @@ fn try_out(ring: &mut IoUring) -> io::Result<()> {
         }
     }
     result.and_then(|_| Err(io::Error::other("a request is never answered")))
+}
+
+/// Carries a request out here and now that the kernel has given back: it needs a thread for one that blocks, and none may be
+/// made for this user any more (`RLIMIT_NPROC`). Returns what the kernel would have answered.
+fn carry_out(call: &Call) -> i64 {
+    let (length, at) = (call.length as usize, i64::try_from(call.at).unwrap_or(i64::MAX));
+    let done = match call.kind {
+        // SAFETY: The kernel has answered the request, so it has let go of its bytes; `Call` promises that `length` bytes are
+        // valid and touched by no one else until this answer is reported, and the operation keeps the file open.
+        Kind::Read => unsafe { libc::pread(call.file, call.address.cast(), length, at) },
+        // SAFETY: As above.
+        Kind::Write => unsafe { libc::pwrite(call.file, call.address.cast(), length, at) },
+        // SAFETY: It takes a descriptor that the operation keeps open, and touches no memory of ours.
+        Kind::Flush => unsafe { libc::fsync(call.file) }.try_into().unwrap_or(-1),
+    };
+    if done < 0 {
+        -i64::from(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
+    } else {
+        done as i64
+    }
 }
 
 fn entry(call: &Call) -> squeue::Entry {

@@ -246,7 +246,7 @@ fn image_that_a_save_has_locked_is_refused() {
     let first = end(first);
     // The empty file is no image: the first one is draining, and still holds it.
     assert_eq!(first.status.code(), Some(2), "{}", text(&first.stderr));
-    assert_fails(&second, 2, "cannot lock the image: another process uses it (a running QEMU?)");
+    assert_fails(&second, 2, "cannot lock the image: another process uses it (a running QEMU, or a save");
 }
 
 #[test]

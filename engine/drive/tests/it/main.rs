@@ -3,5 +3,6 @@
 mod command_line;
 mod full_pipe;
 mod last_resort;
+mod no_threads;
 mod waits;
 mod words;
