@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::input::{DEFAULT_MAX_UNPACKED_BYTES, OpenOptions};
+use crate::input::OpenOptions;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use snapshot_engine::{parse_bytes, parse_page_size};
@@ -8,21 +8,26 @@ use std::path::{Path, PathBuf};
 
 /// Show, check, compare and convert QEMU migration streams and snapshot images.
 ///
-/// A FILE is told by its content: a migration stream (also mapped-ram, and behind somebody else's bytes), an image of
+/// A FILE is recognised by its content: a migration stream (also mapped-ram, and behind other bytes), an image of
 /// qemu-snapshot or of the original tool, a qcow2 image with internal snapshots, a libvirt save image, a recorded multifd
 /// channel, return path, postcopy recovery connection or preempt channel; any of them packed with gzip, bzip2, xz, lzop
 /// or zstd. - is stdin.
 #[derive(Debug, Parser)]
 #[command(name = "snapinspect", version, after_help = EXIT_STATUS)]
 pub struct Cli {
+    /// How progress is reported on stderr
+    #[arg(long, global = true, value_enum, default_value_t = crate::progress::Mode::Auto)]
+    pub progress: crate::progress::Mode,
     /// What to do
     #[command(subcommand)]
     pub command: Command,
 }
 
 const EXIT_STATUS: &str = "\
-Exit status: 0 asked and fine (check: nothing above a note), 1 the input was read and is wrong, or differs, or breaks,
-2 it could not be done (usage, I/O, an input that is nothing of the above).";
+Begin with: snapinspect info FILE
+Exit status: 0 asked and fine (check: nothing above a note), 1 the input was
+read and is wrong, or differs, or breaks, 2 it could not be done (usage, I/O,
+an input that is none of the above).";
 
 /// A command.
 #[derive(Debug, Subcommand)]
@@ -37,13 +42,16 @@ pub enum Command {
     #[command(after_help = CHECK_EXAMPLES)]
     Check(CheckArgs),
     /// Count: blocks, kinds of pages, repetitions, bytes per section and device, entropy, page order
+    #[command(after_help = STAT_EXAMPLES)]
     Stat(StatArgs),
     /// Compare two files: machine, blocks, pages, device fields, structure
+    #[command(after_help = DIFF_EXAMPLES)]
     Diff(DiffArgs),
     /// Would a QEMU that writes TARGET load SOURCE?
     #[command(after_help = COMPAT_EXAMPLES)]
     Compat(CompatArgs),
     /// Draw RAM, block by block
+    #[command(after_help = MAP_EXAMPLES)]
     Map(MapArgs),
     /// Take something out: a RAM block, all RAM as an ELF core, a device's bytes, the vmdesc
     #[command(after_help = EXTRACT_EXAMPLES)]
@@ -52,11 +60,13 @@ pub enum Command {
     #[command(after_help = CONVERT_EXAMPLES)]
     Convert(ConvertArgs),
     /// Print a completion script for a shell
+    #[command(after_help = COMPLETIONS_EXAMPLES)]
     Completions {
         /// The shell
         shell: Shell,
     },
     /// Print the manual page of the program, or of one of its commands
+    #[command(after_help = MAN_EXAMPLES)]
     Man {
         /// The command
         command: Option<String>,
@@ -108,7 +118,8 @@ Examples:
 const DUMP_EXAMPLES: &str = "\
 Examples:
   snapinspect dump vm.stream
-  snapinspect dump --device cpu --json vm.stream | jq -r 'select(.type==\"field\") | .path'
+  snapinspect dump --device cpu --format line vm.stream | grep eip
+  snapinspect dump --json vm.stream | jq -r 'select(.type==\"field\") | .path'
   snapinspect dump --at 0x1f40 --hex vm.stream
   zcat vm.gz | snapinspect dump --coverage -";
 
@@ -121,13 +132,47 @@ Examples:
 const COMPAT_EXAMPLES: &str = "\
 Examples:
   snapinspect compat vm.stream new.stream
-  qemu-system-x86_64 -M pc-i440fx-7.2 -dump-vmstate new.json && snapinspect compat vm.stream new.json
-The allow-list has one line per rule: RULE \"PATH-PATTERN\" EXPIRY(YYYY-MM-DD or -) REASON; * in a pattern is anything.";
+  qemu-system-x86_64 -M pc-i440fx-7.2 -dump-vmstate new.json
+  snapinspect compat vm.stream new.json
+  snapinspect compat vm.stream new.stream --allow allow --fail-on breaks
+The allow-list has one line per rule: RULE \"PATH-PATTERN\" EXPIRY REASON
+EXPIRY is YYYY-MM-DD, or - for never; * in a pattern is anything.";
+
+const STAT_EXAMPLES: &str = "\
+Examples:
+  snapinspect stat vm.stream
+  snapinspect stat --json vm.qcow2 | jq '.blocks[] | {name, normal, zero}'
+Of each block: normal are records with a page's content, repeated those for a
+page that had come before, never the pages that did not come at all.";
+
+const DIFF_EXAMPLES: &str = "\
+Examples:
+  snapinspect diff before.qcow2 after.qcow2
+  snapinspect diff vm.stream vm.qcow2 --json | jq 'select(.type==\"field\")'
+--snapshot, --page-size, --unverified and the limits are for both files,
+--channel is for the first.";
+
+const MAP_EXAMPLES: &str = "\
+Examples:
+  snapinspect map vm.qcow2 -o vm.html
+  snapinspect map after.qcow2 --against before.qcow2 -o changed.png
+  snapinspect map vm.qcow2 --hot vm.qcow2.hot-set -o vm.svg";
+
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  source <(snapinspect completions bash)
+  snapinspect completions zsh >~/.zfunc/_snapinspect";
+
+const MAN_EXAMPLES: &str = "\
+Examples:
+  snapinspect man | man -l -
+  snapinspect man check >snapinspect-check.1";
 
 const EXTRACT_EXAMPLES: &str = "\
 Examples:
   snapinspect extract vm.stream --block pc.ram -o ram.bin
-  snapinspect extract vm.stream --core --virtual -o vm.core && gdb -c vm.core -ex 'x/4i $pc' -ex bt
+  snapinspect extract vm.stream --core --virtual -o vm.core &&
+    gdb -c vm.core -ex 'x/4i $pc' -ex bt
   snapinspect extract vm.stream --core -o vm.core && drgn -c vm.core
   snapinspect extract vm.stream --device 0000:00:01.1/ide -o ide.bin
   snapinspect extract vm.stream --vmdesc -o - | jq .";
@@ -148,10 +193,10 @@ pub struct InputArgs {
     #[arg(long, value_name = "BYTES", value_parser = parse_page_size)]
     pub page_size: Option<u32>,
     /// The most RAM that is accepted, in bytes or with K, M, G, T
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value_t = migration_stream::DEFAULT_MAX_RAM_BYTES)]
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "16T")]
     pub max_ram: u64,
     /// The most that unpacking may give, in bytes or with K, M, G, T
-    #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_MAX_UNPACKED_BYTES, value_parser = parse_bytes)]
+    #[arg(long, value_name = "BYTES", default_value = "64G", value_parser = parse_bytes)]
     pub max_unpacked: u64,
     /// A recorded multifd channel of FILE, to be put together with it; once for each (of two files: of the first)
     #[arg(long, value_name = "FILE")]
@@ -442,4 +487,33 @@ fn number(text: &str) -> Result<u64, String> {
         None => text.parse(),
     };
     parsed.map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn defaults_are_the_limits_of_the_library() {
+        let cli = Cli::try_parse_from(["snapinspect", "stat", "file"]).unwrap();
+        let Command::Stat(args) = cli.command else { panic!("another command") };
+        assert_eq!(args.input.max_ram, migration_stream::DEFAULT_MAX_RAM_BYTES);
+        assert_eq!(args.input.max_unpacked, crate::input::DEFAULT_MAX_UNPACKED_BYTES);
+    }
+
+    #[test]
+    fn lines_of_examples_are_not_wrapped_and_every_command_has_some() {
+        let mut program = Cli::command();
+        program.build();
+        for command in program.get_subcommands().filter(|command| command.get_name() != "help") {
+            let examples = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(examples.contains("Examples:\n  "), "{}", command.get_name());
+            let help = command.clone().term_width(79).render_long_help().to_string();
+            for line in examples.lines() {
+                assert!(line.len() < 79, "{line}");
+                assert!(help.lines().any(|shown| shown == line), "{line:?} is not one line of:\n{help}");
+            }
+        }
+    }
 }

@@ -22,6 +22,7 @@ mod machines;
 mod map;
 mod names;
 mod pages;
+mod progress;
 pub mod refcounts;
 mod sink;
 pub mod stat;

@@ -1,11 +1,12 @@
 //! `check`: findings, one per line.
 
+use super::image;
 use super::output::{Output, finding};
-use super::{image, progress};
 use crate::check::Checker;
 use crate::cli::{CheckArgs, Format};
 use crate::error::Error;
 use crate::input::{OpenOptions, open};
+use crate::progress;
 use crate::refcounts;
 use crate::text::plural;
 use crate::walk::{Finding, Level, walk};

@@ -1,6 +1,5 @@
 //! `convert`: writes the other form, and reads both again to see that they are the same.
 
-use super::progress;
 use crate::cli::{ConvertArgs, Target};
 use crate::contents::{Contents, RamFile, load_opened};
 use crate::convert::{gather, same, write_mapped, write_stream};
@@ -8,6 +7,7 @@ use crate::error::Error;
 use crate::escape::terminal;
 use crate::input::{OpenOptions, Opened, SourceReader, open, open_file};
 use crate::machines;
+use crate::progress;
 use crate::sink::{NewFile, Sink};
 use snapshot_engine::{NewImage, SaveConfig, uuid_text};
 use snapshot_image::Identity;

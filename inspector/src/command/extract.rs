@@ -1,11 +1,11 @@
 //! `extract`.
 
-use super::progress;
 use crate::cli::ExtractArgs;
 use crate::contents::{Contents, RamFile, load};
 use crate::error::Error;
 use crate::escape::terminal;
 use crate::extract::{Addresses, Core, Placement, copy_range, find_block};
+use crate::progress;
 use crate::sink::{self, Sink};
 use std::path::Path;
 

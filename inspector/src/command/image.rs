@@ -124,7 +124,9 @@ fn pages(
     let mut damaged = 0;
     let mut page = vec![0; page_size as usize];
     let mut first = 0;
+    let mut meter = crate::progress::Meter::new("verifying pages");
     while first < total {
+        meter.at(first * u64::from(page_size), Some(total * u64::from(page_size)));
         let count = BATCH_PAGES.min(total - first);
         let present = loop {
             match reader.present(first, count)? {

@@ -2,12 +2,12 @@
 
 use super::check::examine;
 use super::output::Output;
-use super::progress;
 use crate::cli::InfoArgs;
 use crate::error::Error;
 use crate::escape::{json_line, terminal, terminal_words};
 use crate::info::{Block, Info, info};
 use crate::input::{OpenOptions, open};
+use crate::progress;
 use crate::text::{Layout, count, date, plural};
 use snapshot_engine::size_text;
 use std::fs::Metadata;

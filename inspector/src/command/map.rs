@@ -1,11 +1,11 @@
 //! `map`.
 
-use super::progress;
 use crate::cli::MapArgs;
 use crate::contents::{Contents, RamFile, load};
 use crate::error::Error;
 use crate::input::OpenOptions;
 use crate::map::{Hot, html, picture, png, svg};
+use crate::progress;
 use crate::sink;
 use std::path::Path;
 

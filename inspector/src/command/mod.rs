@@ -11,13 +11,13 @@ mod info;
 mod manual;
 mod map;
 mod output;
-mod progress;
 mod stat;
 
 pub(crate) use output::finding_text;
 
 use crate::cli::{Cli, Command};
 use crate::error::Error;
+use crate::progress;
 use crate::sink;
 use standard_streams::Stream;
 
@@ -27,6 +27,7 @@ use standard_streams::Stream;
 ///
 /// Why there is no answer.
 pub fn run(cli: &Cli) -> Result<u8, Error> {
+    progress::choose(cli.progress);
     let inputs = cli.command.inputs();
     if cli.command.answers_on_stdout() {
         standard_streams::check(Stream::Stdout).map_err(Error::io("stdout"))?;

@@ -1,11 +1,11 @@
 //! `stat`: counts, as text or as one JSON object.
 
 use super::output::Output;
-use super::progress;
 use crate::cli::StatArgs;
 use crate::error::Error;
 use crate::escape::{json_line, terminal};
 use crate::input::open;
+use crate::progress;
 use crate::stat::{Counter, SectionStat, Stat};
 use crate::walk::walk;
 

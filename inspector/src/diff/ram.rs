@@ -87,8 +87,10 @@ fn pages(
     };
     let next =
         |(ram, block): (&RamFile, usize), at| ram.next_data(block, at).map_err(Error::io("reading RAM"));
+    let mut meter = crate::progress::Meter::new("comparing");
     let mut at = 0;
     loop {
+        meter.at(at, Some(length));
         // What is zero in both is passed over.
         let found = next(a, at)?.into_iter().chain(next(b, at)?).min();
         let Some(found) = found.filter(|&found| found < length) else { break };

@@ -3,6 +3,7 @@
 use super::{BlockPicture, Cell, RANGES_LIMIT, Totals};
 use crate::contents::RamFile;
 use crate::error::Error;
+use crate::progress::Meter;
 use crate::stat::is_zero;
 use std::ops::Range;
 
@@ -142,8 +143,10 @@ pub(super) fn draw(view: &View<'_>, hot: &[Range<u64>]) -> Result<BlockPicture, 
         cell: Cell::default(),
         counts: [0; 3],
     };
+    let mut meter = Meter::new("drawing");
     let mut page = 0;
     while page < pages {
+        meter.at(page * u64::from(page_size), Some(pages * u64::from(page_size)));
         while next_requested.next_if(|range| range.end <= page).is_some() {}
         let hot = next_requested.peek().map(|range| range.start.max(page));
         let next = view.next_page(page)?.into_iter().chain(hot).min().unwrap_or(pages).min(pages);
@@ -191,7 +194,10 @@ mod tests {
 
     #[test]
     fn requested_pages_are_merged() {
-        assert_eq!(requested(&[0x2000..0x3000, 0..0x1001, 0x2800..0x5000], 4096), [0..5]);
+        assert_eq!(
+            requested(&[0x2000..0x3000, 0..0x1001, 0x2800..0x5000, 0x7000..0x8000], 4096),
+            [0..5, 7..8]
+        );
         assert_eq!(requested(&[0x2000..0x3000, 0..0x1000], 4096), [0..1, 2..3]);
     }
 }

@@ -154,3 +154,17 @@ fn info_of_stdin_checks_nothing_twice() {
     let output = crate::common::run_with(&["info", "-"], &stream("qemu-10.0-pc"));
     assert!(stdout(&output).starts_with("stdin\n  what        migration stream\n"), "{}", all(&output));
 }
+
+#[test]
+fn progress_for_programs_is_lines_of_json_on_stderr() {
+    let output = run(&["check", "--progress=json", "qemu-10.0-pc.bin.zst"]);
+    let text = String::from_utf8(output.stderr.clone()).expect("text");
+    assert!(!text.is_empty());
+    for line in text.lines() {
+        let object: serde_json::Value = serde_json::from_str(line).expect("one object per line");
+        assert_eq!((&object["type"], &object["phase"]), (&"progress".into(), &"reading".into()), "{line}");
+        assert!(object["done_bytes"].is_number(), "{line}");
+    }
+    assert_eq!(stdout(&output), stdout(&run(&["check", "qemu-10.0-pc.bin.zst"])), "the answer is the same");
+    assert!(run(&["check", "qemu-10.0-pc.bin.zst"]).stderr.is_empty());
+}

@@ -3,12 +3,12 @@
 mod text;
 
 use super::output::Output;
-use super::progress;
 use crate::cli::{DiffArgs, Shown};
 use crate::contents::{Contents, RamFile, load};
 use crate::diff::diff;
 use crate::error::Error;
 use crate::line::{Line, Value};
+use crate::progress;
 use migration_stream::UNKNOWN_LENGTH;
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Seek, Write};

@@ -4,11 +4,12 @@ mod coverage;
 mod records;
 mod text;
 
-use super::{image, output::Output, progress};
+use super::{image, output::Output};
 use crate::cli::{DumpArgs, Shown};
 use crate::error::Error;
 use crate::input::{Opened, open};
 use crate::line::{Line, Value, fields};
+use crate::progress;
 use crate::walk::{Context, Event, Finding, Flow, Item, Level, PacketPages, Visitor, walk};
 use coverage::Coverages;
 use migration_stream::ram::multifd::Message;
