@@ -6,6 +6,7 @@ mod channels;
 mod cli;
 mod common;
 mod compat_pairs;
+mod cores;
 mod corpus;
 mod costs;
 mod damage;

@@ -79,6 +79,18 @@ const UUID: &str = "00112233-4455-6677-8899-aabbccddeeff";
 /// A disk of nothing with a dirty bitmap, which QMP adds.
 const BITMAP_NODE: &[&str] = &["-blockdev", "driver=null-co,node-name=disk0,size=67108864,read-zeroes=on"];
 
+/// Two NUMA nodes, by libvirt's names; the larger one comes first in the stream.
+const NODES: &[&str] = &[
+    "-object",
+    "memory-backend-ram,id=ram-node0,size=1M",
+    "-object",
+    "memory-backend-ram,id=ram-node1,size=3M",
+    "-numa",
+    "node,memdev=ram-node0",
+    "-numa",
+    "node,memdev=ram-node1",
+];
+
 const DEVICES: Capture = Capture { workload: FEWEST_PAGES, ..PLAIN };
 
 const CAPTURES: &[Capture] = &[
@@ -261,6 +273,8 @@ const CAPTURES: &[Capture] = &[
     Capture { name: "pc-ib700", more: &["-device", "ib700"], ..DEVICES },
     Capture { name: "pc-pvpanic", more: &["-device", "pvpanic"], ..DEVICES },
     Capture { name: "pc-smp-2", versions: THREE, more: &["-smp", "2"], ..DEVICES },
+    // QEMU 10.0 fails an assertion when it sends blocks as small as these.
+    Capture { name: "pc-numa", versions: OLD, more: NODES, ..DEVICES },
     Capture { name: "pc-cpu-max", more: &["-cpu", "max"], ..DEVICES },
     Capture { name: "pc-no-hpet", machine: "pc,hpet=off", ..DEVICES },
     Capture { name: "pc-no-smm", machine: "pc,smm=off", ..DEVICES },
