@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use test_support::{in_part, not_run};
 
 use crate::{
-    image::assert_whole,
+    image::{assert_whole, run_tool, text},
     qemu::{Judged, Qemu},
     qmp::QmpError,
     tool::qemu_snapshot,
@@ -262,13 +262,20 @@ impl Qemu {
 
 /// Has the image of a save that has completed looked at.
 fn judge(judged: &Judged, end: Instant) {
-    // QEMU may say that it has completed when all bytes are taken, a moment before the image is renamed into its place.
-    while !judged.image.exists() {
-        assert!(Instant::now() < end, "no {}", judged.image.display());
+    // QEMU may say that it has completed when all bytes are taken, a moment before the snapshot is sealed: until then the tool
+    // holds the image, or it has another name.
+    while !judged.image.exists() || is_held(&judged.image) {
+        assert!(Instant::now() < end, "no {}, or the tool has not ended", judged.image.display());
         thread::sleep(POLL);
     }
     let saved = judged.stream.as_ref().map(|path| fs::read(path).expect("recorded"));
     assert_whole(&judged.image, saved.as_deref());
+}
+
+/// The tool that saves has not let go of its lock.
+fn is_held(image: &Path) -> bool {
+    let output = run_tool(["--revert".as_ref(), image.as_os_str()], None);
+    text(&output).contains("cannot lock the image")
 }
 
 fn capability_list(capabilities: &[(&str, bool)]) -> Vec<Value> {
