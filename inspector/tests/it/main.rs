@@ -13,6 +13,7 @@ mod damage;
 mod image;
 mod io_errors;
 mod libvirt;
+mod nodes;
 mod output_files;
 mod people;
 mod pictures;

@@ -104,7 +104,8 @@ fn single_channel(name: &str) -> bool {
 #[test]
 fn every_capture_walks_to_its_end_and_encodes_back() {
     let corpus = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../corpus/valid");
-    let directories = [Some(corpus), std::env::var_os("STREAM_DIR").map(PathBuf::from)];
+    let releases = corpus.join("../releases");
+    let directories = [Some(corpus), Some(releases), std::env::var_os("STREAM_DIR").map(PathBuf::from)];
     let mut walked = 0;
     for directory in directories.into_iter().flatten() {
         let Ok(entries) = std::fs::read_dir(&directory) else { continue };

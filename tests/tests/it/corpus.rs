@@ -127,7 +127,7 @@ fn manifest_names_every_file_with_its_digest() {
         assert!(words.count() > 3, "{name}: how it was captured");
         assert_eq!(described.insert(name, sum), None, "{name} has two lines");
     }
-    for folder in ["valid", "channels", "libvirt"] {
+    for folder in ["valid", "channels", "libvirt", "mapped", "elsewhere", "cores", "releases"] {
         for entry in fs::read_dir(corpus::root().join(folder)).expect("part of the corpus") {
             let file = entry.expect("a readable folder").file_name().into_string().expect("a plain name");
             let name = file.strip_suffix(".bin.zst").expect("packed");
