@@ -154,6 +154,12 @@ pub enum Unsupported {
     /// RAM travels on other channels.
     #[error("the source uses multifd: its RAM is not in this stream; switch the capability multifd off")]
     Multifd,
+    /// QEMU hands RAM over to the next QEMU in memory, and lists its blocks without a page.
+    #[error(
+        "the stream lists RAM and has no page of it, as in migration mode cpr-exec or cpr-transfer, which hands RAM over in \
+         memory; a snapshot needs mode normal"
+    )]
+    Cpr,
     /// RAM of the block is not in the stream.
     #[error(
         "capability x-ignore-shared: the RAM of block \"{}\" is not in the stream; switch the capability off",

@@ -237,6 +237,17 @@ fn ignored_shared_ram_is_refused_by_its_name_with_early_devices_too() {
 }
 
 #[test]
+fn ram_that_cpr_hands_over_is_not_taken_for_that_of_multifd() {
+    let mut config = config();
+    config.blocks = vec![(b"pc.ram".to_vec(), 64 << 10)];
+    check(
+        &without_pages(&config, 0),
+        "the stream lists RAM and has no page of it, as in migration mode cpr-exec or cpr-transfer, which hands RAM over in \
+         memory; a snapshot needs mode normal",
+    );
+}
+
+#[test]
 fn a_wrong_page_size_is_an_error_that_says_so() {
     let mut config = config();
     config.page_size = 1024;

@@ -263,6 +263,10 @@ impl SaveMachine {
                 Unsupported::IgnoreShared { block: self.decoder.blocks()[block].idstr.clone() }.into()
             );
         }
+        // Multifd of QEMU before 8.1 sends zero pages here, and later ones say FLUSH.
+        if coverage.seen_pages() == 0 {
+            return Err(Unsupported::Cpr.into());
+        }
         if store.normal_pages == 0 && coverage.missing_pages() > 0 {
             return Err(Unsupported::Multifd.into());
         }
