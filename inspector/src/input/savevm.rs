@@ -163,10 +163,10 @@ impl VmStateSource {
         let l1_index = usize::try_from(guest / self.cluster / l2_entries).unwrap_or(usize::MAX);
         let l2_offset = self.l1.get(l1_index).copied().unwrap_or(0) & OFFSET_MASK;
         if l2_offset == 0 {
-            out.fill(0);
-            return Ok(length);
+            return Err(hole(at));
         }
         if self.l2.as_ref().is_none_or(|(offset, _)| *offset != l2_offset) {
+            self.in_file("L2 table", l2_offset)?;
             let mut table = vec![0; usize::try_from(self.cluster).unwrap_or(0)];
             self.file.read_at(l2_offset, &mut table)?;
             self.l2 = Some((l2_offset, table));
@@ -174,16 +174,30 @@ impl VmStateSource {
         let place = usize::try_from(guest / self.cluster % l2_entries).unwrap_or(0) * 8;
         let entry = self.l2.as_ref().map_or(0, |(_, table)| be(&table[place..place + 8]));
         if entry & L2_COMPRESSED != 0 {
-            return Err(SourceError::Damaged(
-                "the VM state is in compressed clusters, which QEMU never writes",
-            ));
+            let text = "the VM state is in compressed clusters, which QEMU never writes";
+            return Err(SourceError::Damaged(text.to_owned()));
         }
-        if entry & L2_ZERO != 0 || entry & OFFSET_MASK == 0 {
+        if entry & L2_ZERO != 0 {
             out.fill(0);
+        } else if entry & OFFSET_MASK == 0 {
+            return Err(hole(at));
         } else {
+            self.in_file("data cluster", entry & OFFSET_MASK)?;
             self.file.read_at((entry & OFFSET_MASK) + in_cluster, out)?;
         }
         Ok(length)
+    }
+
+    /// Refuses an entry that leads out of the file, or not to a cluster: what is read there would be zeros that no one saved.
+    fn in_file(&self, structure: &str, offset: u64) -> Result<(), SourceError> {
+        let wrong = if !offset.is_multiple_of(self.cluster) {
+            "not at the start of a cluster"
+        } else if offset >= self.file.size_bytes() {
+            "behind the end of the file"
+        } else {
+            return Ok(());
+        };
+        Err(SourceError::Damaged(format!("VM state: {structure} at {offset:#x}, {wrong}")))
     }
 
     fn read_full(&mut self, mut at: u64, out: &mut [u8]) -> Result<usize, SourceError> {
@@ -195,6 +209,11 @@ impl VmStateSource {
         }
         Ok(done)
     }
+}
+
+/// QEMU writes every byte of the VM state (`qcow2_co_save_vmstate`), zeros included: a hole is a table that has lost an entry.
+fn hole(at: u64) -> SourceError {
+    SourceError::Damaged(format!("VM state: nothing was ever written at {at:#x} of it"))
 }
 
 impl Source for VmStateSource {

@@ -18,7 +18,7 @@ pub enum SourceError {
     Revert(Box<Failure>),
     /// The tables of a QCOW2 image say something that QEMU never writes.
     #[error("{0}")]
-    Damaged(&'static str),
+    Damaged(String),
     /// More belongs together than is held in memory.
     #[error("more than {limit_bytes} bytes belong together")]
     TooLong {

@@ -59,7 +59,10 @@ impl<'a> References<'a> {
         let mut references = Self { file, header, take, read_bytes: 0 };
         references.one(Place { at: 0, bytes: 1 }, "header", 0)?;
         references.one(header.refcount_table, "refcount table", 0)?;
-        references.refcount_blocks()?;
+        // Those of an image that was not closed are out of date, and QEMU makes new ones.
+        if !header.dirty {
+            references.refcount_blocks()?;
+        }
         references.l1(header.l1, 0, true)?;
         references.snapshots()?;
         references.bitmaps()?;

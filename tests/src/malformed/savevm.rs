@@ -47,7 +47,8 @@ fn base() -> Base {
     base.put(b"QFI\xfb").put(&3_u32.to_be_bytes()).put(&[0; 12]).put(&16_u32.to_be_bytes());
     // No disk, no encryption, no L1 table of its own; the refcount table.
     base.put(&[0; 24]).put(&(5 * CLUSTER).to_be_bytes()).put(&1_u32.to_be_bytes());
-    base.put(&1_u32.to_be_bytes()).mark("table-offset").put(&CLUSTER.to_be_bytes()).put(&[0; 24]);
+    base.put(&1_u32.to_be_bytes()).mark("table-offset").put(&CLUSTER.to_be_bytes());
+    base.mark("incompatible").put(&[0; 24]);
     base.put(&4_u32.to_be_bytes()).put(&104_u32.to_be_bytes());
     pad(&mut base);
     base.mark("l1-offset").put(&(2 * CLUSTER).to_be_bytes()).mark("l1-entries").put(&1_u32.to_be_bytes());
@@ -96,5 +97,24 @@ pub(super) fn recipes() -> Recipes {
     r.set("l2-outside", "an L2 table behind the file", ("l1", 0), &[0, 1]);
     r.set("state-compressed", "VM state in compressed clusters", ("l2", 0), &[0x40]);
     r.set("state-hole", "no cluster for the VM state", ("l2", 0), &[0; 8]);
+    r.set("state-outside", "a data cluster behind the file", ("l2", 0), &[0, 1]);
+    r.set("state-unaligned", "a data cluster that begins inside of one", ("l2", 6), &[2]);
+    r.set("l2-unaligned", "an L2 table that begins inside of a cluster", ("l1", 6), &[2]);
+    let not_closed = |bytes: &mut Vec<u8>, base: &Base| bytes[base.at("incompatible") + 7] |= 1;
+    r.make("lazy", "lazy refcounts, and not closed: nothing else is wrong", not_closed);
+    for (name, change, at, new) in [
+        ("lazy-l2-outside", "lazy refcounts, and an L2 table behind the file", ("l1", 8), [0, 1]),
+        ("lazy-l2-unaligned", "lazy refcounts, and an L2 table inside of a cluster", ("l1", 14), [2, 0]),
+        ("lazy-data-outside", "lazy refcounts, and a data cluster behind the file", ("l2", 8), [0, 1]),
+        ("lazy-data-unaligned", "lazy refcounts, and data inside of a cluster", ("l2", 14), [2, 0]),
+    ] {
+        // The VM state does not need these entries: only a look at the tables finds them.
+        r.make(name, change, |bytes, base| {
+            not_closed(bytes, base);
+            bytes[base.at("l1-entries")..][..4].copy_from_slice(&2_u32.to_be_bytes());
+            let at = base.at(at.0) + at.1;
+            bytes[at..at + 2].copy_from_slice(&new);
+        });
+    }
     r
 }
