@@ -181,7 +181,8 @@ const CONVERT_EXAMPLES: &str = "\
 Examples:
   snapinspect convert vm.stream vm.qcow2 --to image
   snapinspect convert vm.qcow2 vm.mapped --to mapped-ram
-  snapinspect convert vm.mapped vm.stream --to stream";
+  snapinspect convert vm.mapped vm.stream --to stream
+  snapinspect convert --salvage vm.mapped vm.qcow2 --to image";
 
 /// How inputs are read.
 #[derive(Debug, Clone, Args)]
@@ -218,6 +219,7 @@ impl InputArgs {
             allow_unverified: self.unverified,
             channels: self.channel.clone(),
             any_snapshot: false,
+            salvage: false,
         }
     }
 }
@@ -469,6 +471,9 @@ pub struct ConvertArgs {
     /// What to convert to
     #[arg(long, value_enum)]
     pub to: Target,
+    /// Take RAM from a mapped-ram file that background-snapshot left without bitmaps: each page from its place
+    #[arg(long)]
+    pub salvage: bool,
     #[command(flatten)]
     #[allow(missing_docs, reason = "clap would show it")]
     pub input: InputArgs,

@@ -22,6 +22,7 @@ mod machines;
 mod map;
 mod names;
 mod pages;
+mod presence;
 mod progress;
 pub mod refcounts;
 mod sink;
@@ -32,3 +33,4 @@ pub mod walk;
 
 pub use command::run;
 pub use error::Error;
+pub use presence::Presence;

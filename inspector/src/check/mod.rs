@@ -126,7 +126,6 @@ impl<'a> Checker<'a> {
                 self.postcopy.page(&mut report, item.offset, record);
             }
             Record::RamBlocks(list) => self.ram.blocks(&mut report, item.offset, list),
-            Record::RamMultifdFlush => self.ram.multifd_flush(),
             Record::Command(command) => {
                 if self.kind != Kind::Recovery {
                     self.postcopy.command(&mut report, item, command, context);
@@ -150,6 +149,7 @@ impl<'a> Checker<'a> {
 
 impl Visitor for Checker<'_> {
     fn item(&mut self, item: &Item<'_>, context: Context<'_>) -> Flow {
+        self.ram.item(item, context);
         if let Event::Record(record) = &item.event {
             self.record(item, record, context);
             return ControlFlow::Continue(());

@@ -3,20 +3,18 @@
 use super::Report;
 use super::postcopy::Postcopy;
 use crate::escape::terminal;
-use crate::pages::PageSet;
-use crate::walk::Context;
+use crate::presence::{Arrivals, Presence};
+use crate::walk::{Context, Finding, Item, Level};
 use migration_stream::ram::{compressed, xbzrle};
-use migration_stream::{BlockList, DiscardRange, Error, RamBlock, Record, UNKNOWN_LENGTH};
+use migration_stream::{BlockList, DiscardRange, Error, Record};
+
+/// Blocks that a finding names.
+const NAMED: usize = 8;
 
 #[derive(Debug, Default)]
 pub(super) struct Ram {
-    seen: PageSet,
-    blocks: Vec<RamBlock>,
-    page_size: u64,
-    normal: u64,
-    zero: u64,
+    arrivals: Arrivals,
     repeated: u64,
-    flushes: u64,
     scratch: Vec<u8>,
 }
 
@@ -34,8 +32,9 @@ impl Ram {
         }
     }
 
-    pub(super) fn multifd_flush(&mut self) {
-        self.flushes += 1;
+    /// Any piece, whatever it is.
+    pub(super) fn item(&mut self, item: &Item<'_>, context: Context<'_>) {
+        self.arrivals.other(item, context);
     }
 
     pub(super) fn page(
@@ -46,18 +45,8 @@ impl Ram {
         context: Context<'_>,
         postcopy: &Postcopy,
     ) {
-        let page_size = u64::from(context.page_size);
-        if let Some(new @ [_, ..]) = context.blocks.get(self.blocks.len()..) {
-            self.blocks.extend_from_slice(new);
-            self.page_size = page_size;
-        }
         let (block, at) = match record {
-            Record::RamPage { block, offset: at, .. } => {
-                self.normal += 1;
-                (*block, *at)
-            }
-            Record::RamZero { block, offset: at, .. } => {
-                self.zero += 1;
+            Record::RamPage { block, offset: at, .. } | Record::RamZero { block, offset: at, .. } => {
                 (*block, *at)
             }
             Record::RamXbzrle { block, offset: at, data, .. } => {
@@ -68,7 +57,6 @@ impl Ram {
                 (*block, *at)
             }
             Record::RamCompressed { block, offset: at, data, .. } => {
-                self.normal += 1;
                 self.scratch.resize(context.page_size as usize, 0);
                 if let Err(kind) = compressed::inflate(data, &mut self.scratch) {
                     packed(report, offset, "compressed", kind);
@@ -77,7 +65,7 @@ impl Ram {
             }
             _ => return,
         };
-        if !self.seen.insert(block, at / page_size) {
+        if !self.arrivals.page(record) {
             self.repeated += 1;
             if postcopy.is_placing() {
                 let name = terminal(context.blocks.get(block).map_or(&[][..], |block| &block.idstr));
@@ -90,7 +78,7 @@ impl Ram {
     }
 
     pub(super) fn discard(
-        &mut self,
+        &self,
         report: &mut Report<'_>,
         offset: u64,
         name: &[u8],
@@ -98,11 +86,10 @@ impl Ram {
         context: Context<'_>,
     ) {
         let path = "command POSTCOPY_RAM_DISCARD";
-        let Some(number) = context.blocks.iter().position(|block| block.idstr == name) else {
+        let Some(block) = context.blocks.iter().find(|block| block.idstr == name) else {
             let text = format!("block \"{}\" is not in the block list", terminal(name));
             return report.error("discard-block", offset, path, text);
         };
-        let block = &context.blocks[number];
         let page_size = u64::from(context.page_size);
         let host_page = block.host_page_size.unwrap_or(page_size);
         for range in ranges {
@@ -117,14 +104,12 @@ impl Ram {
                     block.used_length
                 );
                 report.error("discard-range", offset, path, text);
-            } else if let Some(end) = end {
-                self.seen.remove(number, range.start / page_size..end / page_size);
             }
         }
     }
 
     pub(super) fn finish(&self, report: &mut Report<'_>, postcopy: &Postcopy) {
-        if self.seen.is_incomplete() {
+        if self.arrivals.is_incomplete() {
             report.note(
                 "page-set",
                 None,
@@ -138,22 +123,53 @@ impl Ram {
                 format!("{} pages came more than once: a live precopy", self.repeated),
             );
         }
-        let mut missing = 0;
-        for (number, block) in self.blocks.iter().enumerate() {
-            if block.used_length != UNKNOWN_LENGTH && self.page_size > 0 {
-                missing += (block.used_length / self.page_size).saturating_sub(self.seen.count(number));
+        self.presence(report);
+    }
+
+    /// Where RAM is that did not arrive.
+    fn presence(&self, report: &mut Report<'_>) {
+        let found = self.arrivals.blocks();
+        let total = found.len();
+        for presence in Presence::ALL {
+            let blocks = self.arrivals.list().iter().zip(&found);
+            let of_it: Vec<_> =
+                blocks.filter(|(_, block)| block.presence == presence && block.missing_pages > 0).collect();
+            if of_it.is_empty() {
+                continue;
             }
-        }
-        if self.flushes > 0 && self.normal == 0 {
-            let text =
-                "no page with content, and records that synchronise multifd channels: RAM travels there";
-            report.note("multifd", None, text);
-        } else if missing > 0 && !self.seen.is_incomplete() {
-            let text = format!(
-                "{missing} pages never came and stay zero (mapped-ram leaves zero pages out; a balloon, virtio-mem, shared \
-                 RAM and multifd channels do that, too)"
-            );
-            report.note("missing", None, text);
+            let pages: u64 = of_it.iter().map(|(_, block)| block.missing_pages).sum();
+            let mut names: Vec<_> = of_it
+                .iter()
+                .take(NAMED)
+                .map(|(block, _)| format!("\"{}\"", terminal(&block.idstr)))
+                .collect();
+            if of_it.len() > NAMED {
+                names.push("...".to_owned());
+            }
+            let (blocks, names) = (of_it.len(), names.join(", "));
+            match presence {
+                Presence::Here if !self.arrivals.is_incomplete() => {
+                    let text = format!("{pages} pages are left out of the file: they are zero (mapped-ram)");
+                    report.note("missing", None, text);
+                }
+                Presence::Here => {}
+                Presence::Partly if self.arrivals.is_incomplete() => {}
+                Presence::Partly => {
+                    let text = format!(
+                        "{pages} pages of {names} never arrived: a destination keeps what its memory holds there \
+                         (a balloon and virtio-mem leave pages out)"
+                    );
+                    report.note("missing", None, text);
+                }
+                _ => {
+                    let text = format!(
+                        "the RAM of {blocks} of {total} blocks ({names}) is not in this file: {}",
+                        presence.reason()
+                    );
+                    let level = if presence == Presence::NeverArrived { Level::Warning } else { Level::Note };
+                    report.say("missing", Finding::new(level, None, "", text));
+                }
+            }
         }
     }
 }

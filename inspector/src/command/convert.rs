@@ -7,6 +7,7 @@ use crate::error::Error;
 use crate::escape::terminal;
 use crate::input::{OpenOptions, Opened, SourceReader, open, open_file};
 use crate::machines;
+use crate::presence::Presence;
 use crate::progress;
 use crate::sink::{NewFile, Sink};
 use snapshot_engine::{NewImage, SaveConfig, uuid_text};
@@ -63,39 +64,37 @@ pub(super) fn run(args: &ConvertArgs, inputs: &[&Path]) -> Result<u8, Error> {
     let new = Box::new(NewFile::create(&args.output, inputs, args.force)?);
     let (name, file) = (new.name().to_owned(), new.file());
     let mut options = args.input.options();
+    options.salvage = args.salvage;
     let input = Input::new(&args.source)?;
     // What cannot be loaded is not written; this also tells the page size.
     let before = input.load(&options)?;
-    if before.multifd && options.channels.is_empty() {
-        let text =
-            format!("{}: RAM travels on multifd channels, which are not here (--channel)", before.name);
-        return Err(Error::Usage(text));
+    if args.salvage {
+        salvageable(&before)?;
     }
     options.page_size = Some(before.page_size);
     // RAM that does not stand in the stream page by page has to be put there first.
-    let elsewhere = before.multifd
-        || before
-            .configuration
-            .as_ref()
-            .is_some_and(|configuration| configuration.has_capability("mapped-ram"));
+    let elsewhere = before.multifd || before.has_capability("mapped-ram");
+    all_there(&before, args.to, elsewhere)?;
+    if args.to == Target::MappedRam && before.has_capability("x-ignore-shared") {
+        eprintln!("snapinspect: mapped-ram with x-ignore-shared: QEMU 10.0 does not load it, 11.1 does");
+    }
+    let parts = || gather(input.open(&options)?, &before.presence, &options, progress::bar());
     match args.to {
         Target::Stream => {
             let mut out = BufWriter::with_capacity(1 << 20, file);
             if elsewhere {
-                let parts = gather(input.open(&options)?, &options, progress::bar())?;
-                write_stream(&parts, &mut out, &name)?;
+                write_stream(&parts()?, &mut out, &name)?;
             } else {
                 copy(input.open(&options)?, &mut out, &name)?;
             }
             out.flush().map_err(Error::io(&name))?;
         }
         Target::MappedRam => {
-            let parts = gather(input.open(&options)?, &options, progress::bar())?;
-            write_mapped(&parts, file, &name)?;
+            write_mapped(&parts()?, file, &name)?;
         }
         Target::Image if elsewhere => {
             let mut stream = tempfile::tempfile().map_err(Error::io("temporary file"))?;
-            let parts = gather(input.open(&options)?, &options, progress::bar())?;
+            let parts = parts()?;
             let mut out = BufWriter::with_capacity(1 << 20, &stream);
             write_stream(&parts, &mut out, "temporary file")?;
             out.flush().map_err(Error::io("temporary file"))?;
@@ -108,12 +107,16 @@ pub(super) fn run(args: &ConvertArgs, inputs: &[&Path]) -> Result<u8, Error> {
         }
     }
     file.sync_all().map_err(Error::io(&name))?;
+    let salvaged = args.salvage.then(|| assumed(&before));
     drop(before);
-    let alone = options.without_channels();
+    let alone = OpenOptions { salvage: false, ..options.without_channels() };
     let written = open_file(&name, file.try_clone().map_err(Error::io(&name))?, &alone)?;
     let after = load_opened(written, &alone, Some(RamFile::temporary()?), progress::bar())?;
     same(&input.load(&options)?, &after)?;
     new.commit()?;
+    if let Some(assumed) = salvaged {
+        eprintln!("snapinspect: {assumed}");
+    }
     Ok(0)
 }
 
@@ -127,6 +130,56 @@ fn copy(mut from: Opened, out: &mut dyn Write, name: &str) -> Result<(), Error> 
         }
         out.write_all(&piece[..read]).map_err(Error::io(name))?;
     }
+}
+
+/// Refuses a form in which RAM that is not in the input would become zeros. `rewritten`: RAM is put to other places.
+fn all_there(contents: &Contents, to: Target, rewritten: bool) -> Result<(), Error> {
+    for (number, block) in contents.blocks.iter().enumerate() {
+        let found = contents.presence(number);
+        let kept = match found.presence {
+            Presence::Here | Presence::Partly => true,
+            Presence::IgnoredShared => to != Target::Image,
+            Presence::Multifd => false,
+            // A copy of the stream leaves out what the stream does.
+            Presence::Cpr | Presence::OtherConnection | Presence::NeverArrived => {
+                to == Target::Stream && !rewritten
+            }
+        };
+        if !kept {
+            return Err(found.refusal(&contents.name, block));
+        }
+        if let Some(remark) = found.remark(&contents.name, block) {
+            eprintln!("snapinspect: {remark}");
+        }
+    }
+    Ok(())
+}
+
+/// Whether pages may be taken from their places: of a mapped-ram file whose RAM was over and whose devices are whole. The
+/// walk has said so already if its bitmaps were written, or something behind RAM is damaged or missing.
+fn salvageable(contents: &Contents) -> Result<(), Error> {
+    let name = &contents.name;
+    if !contents.has_capability("mapped-ram") {
+        return Err(Error::Usage(format!("{name}: --salvage is for mapped-ram files, and this is none")));
+    }
+    if contents.vmdesc.is_none() || contents.devices.is_empty() {
+        let text = "there is no vmdesc that proves that the device sections behind RAM are whole";
+        return Err(Error::Wrong(format!("{name}: not salvaged: {text}")));
+    }
+    Ok(())
+}
+
+/// What a salvage took for granted.
+fn assumed(contents: &Contents) -> String {
+    let page = u64::from(contents.page_size.max(1));
+    let pages: u64 = contents.blocks.iter().map(|block| block.used_length / page).sum();
+    let zero: u64 = contents.presence.iter().map(|block| block.missing_pages).sum();
+    format!(
+        "{}: salvaged {} pages from their places; {zero} places that are zero or a hole were taken for zero pages. This \
+         assumes that the file was empty when the save began, and that no one has written to it since",
+        contents.name,
+        pages.saturating_sub(zero)
+    )
 }
 
 fn image(

@@ -43,8 +43,17 @@ pub(super) fn run(args: &ExtractArgs, inputs: &[&Path]) -> Result<u8, Error> {
     Ok(0)
 }
 
+/// Refuses a block that is not in the input, and says which of its pages are not.
+fn require(contents: &Contents, block: usize) -> Result<(), Error> {
+    if let Some(remark) = contents.require(block)? {
+        eprintln!("snapinspect: {remark}");
+    }
+    Ok(())
+}
+
 fn block(args: &ExtractArgs, contents: &Contents, name: &str, mut out: Box<dyn Sink>) -> Result<u8, Error> {
     let number = find_block(contents, name)?;
+    require(contents, number)?;
     let Some(ram) = &contents.ram else { return Ok(2) };
     let length = contents.blocks[number].used_length;
     let end = args.length.map_or(Some(length), |bytes| args.start.checked_add(bytes));

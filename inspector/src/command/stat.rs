@@ -5,6 +5,7 @@ use crate::cli::StatArgs;
 use crate::error::Error;
 use crate::escape::{json_line, terminal};
 use crate::input::open;
+use crate::presence::Presence;
 use crate::progress;
 use crate::stat::{Counter, SectionStat, Stat};
 use crate::walk::walk;
@@ -36,18 +37,25 @@ fn text(stat: &Stat, output: &mut Output) -> Result<(), Error> {
         output.line("\nblock                            bytes     normal       zero     xbzrle compressed   repeated      never")?;
     }
     for block in &stat.blocks {
+        let elsewhere = if block.ram.is_here() { "" } else { block.ram.name() };
         let number = |count: Option<u64>| count.map_or_else(|| "-".to_owned(), |count| count.to_string());
-        output.line(&format!(
-            "{:<24} {:>13} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}",
-            terminal(block.name.as_bytes()),
-            number(block.bytes),
-            block.normal,
-            block.zero,
-            block.xbzrle,
-            block.compressed,
-            block.repeated,
-            number(block.missing),
-        ))?;
+        output.line(
+            format!(
+                "{:<24} {:>13} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {elsewhere}",
+                terminal(block.name.as_bytes()),
+                number(block.bytes),
+                block.normal,
+                block.zero,
+                block.xbzrle,
+                block.compressed,
+                block.repeated,
+                number(block.missing),
+            )
+            .trim_end(),
+        )?;
+    }
+    for presence in elsewhere(stat) {
+        output.line(&format!("{}: not in this file; {}", presence.name(), presence.reason()))?;
     }
     let order = stat.order;
     output.line(&format!(
@@ -75,6 +83,17 @@ fn text(stat: &Stat, output: &mut Output) -> Result<(), Error> {
         output.line(&format!("error: {error}"))?;
     }
     Ok(())
+}
+
+/// Where blocks are that are not in the file, each place once.
+fn elsewhere(stat: &Stat) -> Vec<Presence> {
+    let mut places = Vec::new();
+    for block in stat.blocks.iter().filter(|block| !block.ram.is_here()) {
+        if !places.contains(&block.ram) {
+            places.push(block.ram);
+        }
+    }
+    places
 }
 
 fn sections(output: &mut Output, what: &str, sections: &[SectionStat]) -> Result<(), Error> {

@@ -102,6 +102,11 @@ pub(super) fn blocks(judge: &mut Judge, source: &Shape, target: &Shape) {
             Some(other) => same_block(judge, &path, block, other),
         }
     }
+    for (name, presence) in &source.absent {
+        let text =
+            format!("its RAM is not in the source, and loading does not restore it: {}", presence.reason());
+        judge.may_break("block-elsewhere", &format!("block {}", json_text(name)), text);
+    }
     for block in &target.blocks {
         if !ours.contains_key(&block.idstr[..]) {
             let path = format!("block {}", json_text(&block.idstr));

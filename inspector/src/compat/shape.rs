@@ -6,6 +6,7 @@ use crate::contents::{Contents, load_opened};
 use crate::error::Error;
 use crate::escape::{json_text, terminal};
 use crate::input::{OpenOptions, Opened, open};
+use crate::presence::Presence;
 use migration_stream::{RamBlock, UNKNOWN_LENGTH};
 use serde_json::Value as Json;
 use std::fs::File;
@@ -36,6 +37,8 @@ pub struct Shape {
     pub(super) compressed: bool,
     pub(super) multifd: bool,
     pub(super) blocks: Vec<RamBlock>,
+    /// Blocks whose RAM is not in the stream: their names, and where it is.
+    pub(super) absent: Vec<(Vec<u8>, Presence)>,
     pub(super) iterables: Vec<(Vec<u8>, u32, u32)>,
     pub(super) devices: Vec<DeviceShape>,
 }
@@ -195,6 +198,10 @@ impl Shape {
 
     /// The shape of what was loaded.
     pub(crate) fn of(contents: Contents) -> Self {
+        // Channels and connections are how a stream travels, which is judged by itself.
+        let travels = [Presence::Multifd, Presence::OtherConnection];
+        let absent = contents.absent().filter(|(_, presence)| !travels.contains(presence));
+        let absent = absent.map(|(block, presence)| (block.idstr.clone(), presence)).collect();
         let devices = contents.devices.into_iter().map(|device| DeviceShape {
             idstr: device.idstr,
             instance_id: device.instance_id,
@@ -217,6 +224,7 @@ impl Shape {
             compressed: contents.compressed,
             multifd: contents.multifd,
             blocks: blocks.collect(),
+            absent,
             iterables: contents.iterables,
             devices,
             ..Self::default()

@@ -6,6 +6,7 @@ mod timeline;
 use crate::error::Error;
 use crate::input::{OpenOptions, Opened, open};
 use crate::map::Stretch;
+use crate::presence::{Arrivals, BlockPresence, Presence};
 use crate::walk::{Context, Event, Finding, FirstError, Flow, Item, Progress, Visitor, walk};
 use migration_stream::device::{Decoded, State, decode};
 use migration_stream::{Configuration, RamBlock, Record};
@@ -55,6 +56,8 @@ pub(crate) struct Contents {
     pub(crate) vmdesc: Option<Vec<u8>>,
     pub(crate) footers: bool,
     pub(crate) ram: Option<RamFile>,
+    /// Where each block is, in the order of the list.
+    pub(crate) presence: Vec<BlockPresence>,
     pub(crate) multifd: bool,
     pub(crate) postcopy: bool,
     /// Pages came compressed (capability `compress`, up to 8.x).
@@ -64,6 +67,7 @@ pub(crate) struct Contents {
 
 struct Loader {
     contents: Contents,
+    arrivals: Arrivals,
     timeline: Timeline,
     problem: FirstError,
 }
@@ -91,13 +95,19 @@ pub(crate) fn load_opened(
 ) -> Result<Contents, Error> {
     let name = opened.name.clone();
     let contents = Contents { name: name.clone(), ram, ..Contents::default() };
-    let mut loader = Loader { contents, timeline: Timeline::default(), problem: FirstError::default() };
+    let mut loader = Loader {
+        contents,
+        arrivals: Arrivals::default(),
+        timeline: Timeline::default(),
+        problem: FirstError::default(),
+    };
     walk(opened, options, &mut loader, progress)?;
     loader.problem.into_result(&name)?;
     if let Some(ram) = &mut loader.contents.ram {
         ram.flush().map_err(Error::io("writing RAM"))?;
     }
     loader.contents.timeline = loader.timeline.finish();
+    loader.contents.presence = loader.arrivals.blocks();
     Ok(loader.contents)
 }
 
@@ -107,6 +117,45 @@ fn limited(count: usize, name: &str, offset: u64, what: &str) -> Result<(), Erro
         return Ok(());
     }
     Err(Error::Usage(format!("{name}: offset {offset:#x}: more than {SECTIONS_LIMIT} {what}")))
+}
+
+impl Contents {
+    /// Whether a capability is in the configuration section.
+    pub(crate) fn has_capability(&self, name: &str) -> bool {
+        self.configuration.as_ref().is_some_and(|configuration| configuration.has_capability(name))
+    }
+
+    /// Where the RAM of a block is.
+    pub(crate) fn presence(&self, block: usize) -> BlockPresence {
+        self.presence.get(block).copied().unwrap_or_default()
+    }
+
+    /// Whether a block can be shown, compared and written.
+    pub(crate) fn is_here(&self, block: usize) -> bool {
+        self.presence(block).presence.is_here()
+    }
+
+    /// Refuses a block that is not in the input; says what to remark if some of its pages are not.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not, and where it is.
+    pub(crate) fn require(&self, block: usize) -> Result<Option<String>, Error> {
+        let (presence, Some(listed)) = (self.presence(block), self.blocks.get(block)) else {
+            return Ok(None);
+        };
+        if presence.presence.is_here() {
+            Ok(presence.remark(&self.name, listed))
+        } else {
+            Err(presence.refusal(&self.name, listed))
+        }
+    }
+
+    /// Names of the blocks that are not in the input for this reason.
+    pub(crate) fn absent(&self) -> impl Iterator<Item = (&RamBlock, Presence)> {
+        let presence = (0..).map(|block| self.presence(block).presence);
+        self.blocks.iter().zip(presence).filter(|(_, presence)| !presence.is_here())
+    }
 }
 
 impl Loader {
@@ -145,6 +194,7 @@ impl Visitor for Loader {
         if context.channel.is_none() {
             self.timeline.item(item);
         }
+        self.arrivals.item(item, context);
         let contents = &mut self.contents;
         contents.page_size = context.page_size;
         if let Some(new @ [_, ..]) = context.blocks.get(contents.blocks.len()..) {

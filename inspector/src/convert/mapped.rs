@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::stat::is_zero;
 use crate::walk::MAPPED_BLOCK_LIMIT as BLOCK_LIMIT;
 use migration_stream::ram::RAM_SAVE_FLAG_MEM_SIZE;
-use migration_stream::ram::mapped::{place, put_entry};
+use migration_stream::ram::mapped::{MappedBlock, place, put_entry};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
@@ -18,14 +18,6 @@ const BITMAP_LIMIT_BYTES: u64 = 512 << 20;
 pub(crate) fn write_mapped(parts: &Parts, file: &File, name: &str) -> Result<(), Error> {
     if parts.configuration.is_none() {
         let why = "mapped-ram needs a configuration section, and this stream has none";
-        return Err(Error::Usage(why.to_owned()));
-    }
-    if parts
-        .configuration
-        .as_ref()
-        .is_some_and(|configuration| configuration.has_capability("x-ignore-shared"))
-    {
-        let why = "QEMU itself cannot load mapped-ram together with x-ignore-shared";
         return Err(Error::Usage(why.to_owned()));
     }
     let write = |bytes: &[u8], at: u64| file.write_all_at(bytes, at).map_err(Error::io(name));
@@ -42,16 +34,22 @@ pub(crate) fn write_mapped(parts: &Parts, file: &File, name: &str) -> Result<(),
     write(&head, 0)?;
     let mut at = head.len() as u64;
     for (number, block) in parts.blocks.iter().enumerate() {
-        let placed = place(block, at, parts.page_size);
-        if placed.bitmap_bytes > BITMAP_LIMIT_BYTES {
+        let placed = if parts.is_here(number) {
+            place(block, at, parts.page_size)
+        } else {
+            MappedBlock { block: block.clone(), place: None }
+        };
+        if placed.place.is_some_and(|place| place.bitmap_bytes > BITMAP_LIMIT_BYTES) {
             return Err(Error::Usage("a block of more than 16 TiB".to_owned()));
         }
         let mut entry = Vec::new();
         put_entry(&mut entry, &placed, parts.page_size);
         write(&entry, at)?;
-        let bitmap = pages(parts, number, placed.pages_offset, file, name)?;
-        write(&bitmap, placed.bitmap_offset)?;
-        at = placed.pages_offset + block.used_length;
+        if let Some(place) = placed.place {
+            let bitmap = pages(parts, number, place.pages_offset, file, name)?;
+            write(&bitmap, place.bitmap_offset)?;
+        }
+        at = placed.end(at + entry.len() as u64);
     }
     let mut rest = Vec::new();
     parts.end_of_section(&mut rest);

@@ -33,6 +33,12 @@ pub(crate) fn same(a: &Contents, b: &Contents) -> Result<(), Error> {
     if machine(a) != machine(b) || a.page_size != b.page_size {
         return differs("the machine".to_owned());
     }
+    let presence = |contents: &Contents| {
+        (0..contents.blocks.len()).map(|block| contents.is_here(block)).collect::<Vec<_>>()
+    };
+    if presence(a) != presence(b) {
+        return differs("where RAM is".to_owned());
+    }
     let lengths = |contents: &Contents| {
         let blocks = contents.blocks.iter().map(|block| (block.idstr.clone(), block.used_length));
         blocks.collect::<Vec<_>>()

@@ -3,6 +3,7 @@
 use crate::contents::RamFile;
 use crate::error::Error;
 use crate::input::{OpenOptions, Opened};
+use crate::presence::BlockPresence;
 use crate::walk::{Context, Event, Finding, FirstError, Flow, Item, Progress, Visitor, walk};
 use migration_stream::{Command, Configuration, RamBlock, Record, SectionId, put_section_header};
 use std::ops::ControlFlow;
@@ -28,6 +29,8 @@ pub(crate) struct Parts {
     /// Device sections, EOF, vmdesc.
     pub(crate) tail: Vec<u8>,
     pub(crate) ram: Option<RamFile>,
+    /// Where each block is.
+    pub(crate) presence: Vec<BlockPresence>,
 }
 
 /// Where a record belongs to.
@@ -50,13 +53,14 @@ struct Gatherer {
     joined: bool,
 }
 
-/// Takes a stream apart.
+/// Takes a stream apart whose blocks are where `presence` says.
 ///
 /// # Errors
 ///
 /// When it cannot be read, is damaged, or cannot have another form.
 pub(crate) fn gather(
     opened: Opened,
+    presence: &[BlockPresence],
     options: &OpenOptions,
     progress: Option<Progress>,
 ) -> Result<Parts, Error> {
@@ -64,6 +68,7 @@ pub(crate) fn gather(
     let joined = !opened.channels.is_empty();
     let mut gatherer = Gatherer { name: name.clone(), joined, ..Gatherer::default() };
     gatherer.parts.ram = Some(RamFile::temporary()?);
+    gatherer.parts.presence = presence.to_vec();
     walk(opened, options, &mut gatherer, progress)?;
     gatherer.problem.into_result(&name)?;
     let mut parts = gatherer.parts;
@@ -177,6 +182,11 @@ impl Visitor for Gatherer {
 }
 
 impl Parts {
+    /// Whether the pages of a block are among the parts.
+    pub(super) fn is_here(&self, block: usize) -> bool {
+        self.presence.get(block).is_none_or(|block| block.presence.is_here())
+    }
+
     /// Header, configuration and what stands before the `ram` section, with or without capability mapped-ram.
     pub(super) fn leader(&self, mapped: bool) -> Vec<u8> {
         let mut out = Vec::new();

@@ -21,7 +21,7 @@ pub(crate) fn write_stream(parts: &Parts, out: &mut dyn Write, name: &str) -> Re
     let mut page = vec![0; parts.page_size as usize];
     for (number, block) in parts.blocks.iter().enumerate() {
         let mut offset = 0;
-        while offset < block.used_length {
+        while parts.is_here(number) && offset < block.used_length {
             let idstr = (offset == 0).then_some(&block.idstr[..]);
             let holds = ram.holds(number, offset / u64::from(parts.page_size));
             if holds {

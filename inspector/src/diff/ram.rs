@@ -21,6 +21,13 @@ pub(crate) fn blocks(a: &Contents, b: &Contents, emit: &mut Emit<'_>) -> Result<
             continue;
         };
         attributes(block, &b.blocks[other], emit)?;
+        // RAM that is not in one of the files, or in neither, is not the same.
+        let (of_a, of_b) = (a.presence(number).presence, b.presence(other).presence);
+        if !of_a.is_here() || !of_b.is_here() {
+            let line = line("not_compared").with("block", Value::name(&block.idstr));
+            emit(line.with("a", Value::Word(of_a.name())).with("b", Value::Word(of_b.name())))?;
+            continue;
+        }
         if let (Some(ram_a), Some(ram_b)) = (&a.ram, &b.ram) {
             let length = block.used_length.min(b.blocks[other].used_length);
             let page_size = u64::from(a.page_size.max(b.page_size).max(1));

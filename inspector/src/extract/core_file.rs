@@ -16,6 +16,7 @@ use super::processor::{Processor, processors};
 use crate::contents::{Contents, RamFile};
 use crate::error::Error;
 use crate::sink::Sink;
+use std::collections::BTreeSet;
 
 /// What the virtual addresses in a core are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +50,12 @@ impl<'a> Core<'a> {
         let layout = layout(contents, ram, placement)?;
         let board = layout.board;
         let mut machine = Machine { number: board.elf_machine(), big_endian: board.is_big_endian() };
+        // Page tables and notes are read from RAM, too: what is not there is not zeros.
+        let blocks: BTreeSet<usize> = layout.segments.iter().map(|segment| segment.block).collect();
         let mut remarks = Vec::new();
+        for block in blocks {
+            remarks.extend(contents.require(block)?);
+        }
         if !layout.left_out.is_empty() {
             let names = listed(&layout.left_out);
             remarks.push(format!("not in the core, as their addresses are not known: {names}"));

@@ -50,6 +50,8 @@ pub struct OpenOptions {
     pub allow_unverified: bool,
     /// Recorded multifd channels of the stream, in any order.
     pub channels: Vec<PathBuf>,
+    /// Take the pages of a mapped-ram file whose bitmaps were never written from their places.
+    pub salvage: bool,
 }
 
 impl Default for OpenOptions {
@@ -62,6 +64,7 @@ impl Default for OpenOptions {
             max_unpacked_bytes: DEFAULT_MAX_UNPACKED_BYTES,
             allow_unverified: false,
             channels: Vec::new(),
+            salvage: false,
         }
     }
 }

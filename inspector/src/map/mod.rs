@@ -123,9 +123,10 @@ pub(crate) fn picture(contents: &Contents, against: Option<&Contents>, hot: &Hot
         // For each of the few that are drawn.
         let other = against.and_then(|other| {
             let number = other.blocks.iter().position(|candidate| candidate.idstr == block.idstr);
+            let number = number.filter(|&number| other.is_here(number));
             number.zip(other.ram.as_ref())
         });
-        let Some(ram) = &contents.ram else { continue };
+        let Some(ram) = contents.ram.as_ref().filter(|_| contents.is_here(number)) else { continue };
         let pages = block.used_length / u64::from(contents.page_size.max(1));
         let cell_pages = pages.div_ceil(CELLS_LIMIT).max(1);
         let view =

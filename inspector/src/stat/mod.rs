@@ -3,11 +3,12 @@
 mod content;
 
 use crate::pages::PageSet;
+use crate::presence::{Arrivals, Presence};
 use crate::walk::{Context, Event, Finding, Flow, Item, Level, PacketPages, Visitor};
 use content::Content;
 pub use content::ContentStat;
 pub(crate) use content::is_zero;
-use migration_stream::{RamBlock, Record, SectionId, UNKNOWN_LENGTH};
+use migration_stream::{Record, SectionId, UNKNOWN_LENGTH};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -32,8 +33,10 @@ pub struct BlockStat {
     pub compressed: u64,
     /// Records for a page that had come before.
     pub repeated: u64,
-    /// Pages that never came.
+    /// Pages that never arrived.
     pub missing: Option<u64>,
+    /// Where its content is.
+    pub ram: Presence,
     /// Bytes of all these records.
     pub record_bytes: u64,
 }
@@ -99,8 +102,9 @@ pub struct Stat {
 #[derive(Debug, Default)]
 pub struct Counter {
     stat: Stat,
-    seen: PageSet,
-    blocks: Vec<RamBlock>,
+    /// Pages that came; those that a postcopy takes back stay in it.
+    came: PageSet,
+    arrivals: Arrivals,
     last: Option<(usize, u64)>,
     sections: BTreeMap<SectionId, usize>,
     current: Option<usize>,
@@ -113,6 +117,29 @@ fn text(bytes: &[u8]) -> String {
     crate::escape::json_text(bytes)
 }
 
+// Each counts a record of its kind, and says whether its page has content.
+impl BlockStat {
+    fn normal(&mut self) -> bool {
+        self.normal += 1;
+        true
+    }
+
+    fn zero(&mut self) -> bool {
+        self.zero += 1;
+        false
+    }
+
+    fn xbzrle(&mut self) -> bool {
+        self.xbzrle += 1;
+        true
+    }
+
+    fn compressed(&mut self) -> bool {
+        self.compressed += 1;
+        true
+    }
+}
+
 impl Counter {
     /// A counter of an input of this kind.
     #[must_use]
@@ -123,20 +150,19 @@ impl Counter {
     /// The result.
     #[must_use]
     pub fn finish(mut self) -> Stat {
-        let page_size = u64::from(self.stat.page_size.max(1));
-        for (number, (stat, block)) in self.stat.blocks.iter_mut().zip(&self.blocks).enumerate() {
-            if block.used_length != UNKNOWN_LENGTH && !self.seen.is_incomplete() {
-                let pages = block.used_length / page_size;
-                stat.missing = Some(pages.saturating_sub(self.seen.count(number)));
+        let listed = self.arrivals.list().iter().zip(self.arrivals.blocks());
+        for (stat, (block, found)) in self.stat.blocks.iter_mut().zip(listed) {
+            stat.ram = found.presence;
+            if block.used_length != UNKNOWN_LENGTH && !self.arrivals.is_incomplete() {
+                stat.missing = Some(found.missing_pages);
             }
         }
         self.stat.content = self.content.finish();
         self.stat
     }
 
-    fn page(&mut self, block: usize, offset: u64, length: u64, count: impl FnOnce(&mut BlockStat)) {
+    fn page(&mut self, block: usize, offset: u64, length: u64, count: impl FnOnce(&mut BlockStat) -> bool) {
         let page_size = u64::from(self.stat.page_size.max(1));
-        let again = !self.seen.insert(block, offset / page_size);
         let order = &mut self.stat.order;
         match self.last {
             Some((last, _)) if last != block => order.other_block += 1,
@@ -146,19 +172,19 @@ impl Counter {
             None => {}
         }
         self.last = Some((block, offset));
-        if let Some(stat) = self.stat.blocks.get_mut(block) {
-            stat.record_bytes += length;
-            stat.repeated += u64::from(again);
-            count(stat);
-        }
+        let mut unlisted = BlockStat::default();
+        let stat = self.stat.blocks.get_mut(block).unwrap_or(&mut unlisted);
+        stat.record_bytes += length;
+        let content = count(stat);
+        stat.repeated += u64::from(!self.came.insert(block, offset / page_size));
+        self.arrivals.arrived(block, offset, content);
     }
 
     fn blocks(&mut self, context: Context<'_>) {
         self.stat.page_size = context.page_size;
-        for block in context.blocks.get(self.blocks.len()..).unwrap_or_default() {
+        for block in context.blocks.get(self.arrivals.list().len()..).unwrap_or_default() {
             let bytes = (block.used_length != UNKNOWN_LENGTH).then_some(block.used_length);
             self.stat.blocks.push(BlockStat { name: text(&block.idstr), bytes, ..BlockStat::default() });
-            self.blocks.push(block.clone());
         }
     }
 
@@ -178,10 +204,10 @@ impl Counter {
         // The bytes of a page on a channel are those of its content, packed or not.
         let bytes = (pages.data.len() as u64).checked_div(pages.normal.len() as u64).unwrap_or(0);
         for &offset in pages.normal {
-            self.page(number, offset, bytes, |stat| stat.normal += 1);
+            self.page(number, offset, bytes, BlockStat::normal);
         }
         for &offset in pages.zero {
-            self.page(number, offset, 0, |stat| stat.zero += 1);
+            self.page(number, offset, 0, BlockStat::zero);
         }
         // What cannot be unpacked has no content to look at; the walk has said why.
         let unpacked = pages.unpacked.unwrap_or_default();
@@ -228,16 +254,16 @@ impl Counter {
             Record::Configuration(configuration) => self.stat.machine = Some(text(&configuration.machine)),
             Record::RamPage { block, offset, data, .. } => {
                 self.content.page(data);
-                self.page(*block, *offset, length, |stat| stat.normal += 1);
+                self.page(*block, *offset, length, BlockStat::normal);
             }
             Record::RamZero { block, offset, .. } => {
-                self.page(*block, *offset, length, |stat| stat.zero += 1);
+                self.page(*block, *offset, length, BlockStat::zero);
             }
             Record::RamXbzrle { block, offset, .. } => {
-                self.page(*block, *offset, length, |stat| stat.xbzrle += 1);
+                self.page(*block, *offset, length, BlockStat::xbzrle);
             }
             Record::RamCompressed { block, offset, .. } => {
-                self.page(*block, *offset, length, |stat| stat.compressed += 1);
+                self.page(*block, *offset, length, BlockStat::compressed);
             }
             Record::Command(command) => {
                 *self.stat.commands.entry(crate::names::command(command)).or_default() += 1;
@@ -257,6 +283,7 @@ impl Counter {
 impl Visitor for Counter {
     fn item(&mut self, item: &Item<'_>, context: Context<'_>) -> Flow {
         self.blocks(context);
+        self.arrivals.other(item, context);
         self.stat.bytes += item.length;
         match &item.event {
             Event::Record(record) => self.record(item.length, record),

@@ -119,6 +119,14 @@ impl Feed {
         Ok(held as u64 + skipped)
     }
 
+    /// How many of the bytes that come next are a hole of the file that they are in, and so zeros; 0 where that cannot be told.
+    pub(super) fn hole(&self) -> Result<u64, SourceError> {
+        match &self.window {
+            Window::Buffer { .. } => Ok(0),
+            Window::Mapped(window) => Ok(window.hole()?),
+        }
+    }
+
     /// Reads everything that is left but keeps only the last `keep` bytes of it.
     pub(super) fn keep_last(&mut self, keep: usize) -> Result<(), SourceError> {
         if let (Window::Buffer { held, .. }, Some(left)) = (&self.window, self.source.left()) {

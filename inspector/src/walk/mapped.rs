@@ -1,9 +1,17 @@
 //! RAM in a mapped-ram file: the block list with its holes.
+//!
+//! A bitmap says which pages of a block are there. QEMU writes the bitmaps with the END of the RAM section, and a background
+//! snapshot has none (`ram_save_complete`, `bg_migration_thread` in migration/; seen with 10.0 and 11.1): such a file has every
+//! page at its place, and empty bitmaps, so that a destination takes all RAM for zeros. That is an error here, unless the
+//! pages are to be taken from their places ([`OpenOptions::salvage`](crate::input::OpenOptions)).
 
-use super::event::{Event, Item};
+use super::event::{Event, Finding, Item, Level};
 use super::stream::{StreamWalk, context, io};
 use super::{Stop, go};
-use migration_stream::ram::mapped::{ENTRY_LIMIT_BYTES, MappedBlock, entry, list_total};
+use crate::stat::is_zero;
+use migration_stream::ram::mapped::{
+    ENTRY_LIMIT_BYTES, MappedBlock, MappedList, MappedPlace, entry, list_total,
+};
 use migration_stream::{Error, ErrorKind, RamBlock, Record};
 
 /// Bitmaps up to this size are read: 16 TiB in pages of 4 KiB.
@@ -12,6 +20,47 @@ const BITMAP_LIMIT_BYTES: u64 = 512 << 20;
 pub(crate) const BLOCK_LIMIT: usize = 4096;
 /// Room for more pages than this is passed over instead of read: with small holes reading is faster.
 const SKIP_BYTES: u64 = 64 << 10;
+/// What is looked at at once for something that is not zero.
+const LOOK_BYTES: u64 = 64 << 10;
+
+/// What shows whether the bitmaps of a mapped-ram file were written.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    /// Where the first bitmap is; none: no list has come, or no block is in the file.
+    first_bitmap: Option<u64>,
+    /// A page is marked in some bitmap.
+    marked: bool,
+    /// Something other than zero lies in the places of pages that are not marked.
+    content: bool,
+    /// The RAM section has an END, with which QEMU writes the bitmaps.
+    pub(super) ended: bool,
+}
+
+impl Written {
+    /// What is wrong with the bitmaps, now that RAM is over.
+    fn verdict(&self, salvage: bool) -> Option<Finding> {
+        let at = self.first_bitmap?;
+        let text = match (self.ended || self.marked, self.content, salvage) {
+            (false, true, false) => {
+                "no page is marked and the RAM section has no END, yet pages have content: background-snapshot with \
+                 mapped-ram, for which QEMU writes no bitmaps. A destination loads all RAM as zeros; snapinspect convert \
+                 --salvage takes the pages from their places"
+            }
+            (true, _, true) => "nothing to salvage: the bitmaps say which pages are there",
+            (false, false, true) => "nothing to salvage: no page has content",
+            _ => return None,
+        };
+        Some(Finding::new(Level::Error, at, "mapped-ram bitmap", text))
+    }
+}
+
+/// RAM is over: says so if its bitmaps were never written.
+pub(super) fn finish(walk: &mut StreamWalk<'_>) -> Result<(), Stop> {
+    match walk.mapped.verdict(walk.salvage) {
+        Some(finding) => go(walk.visitor.finding(finding)),
+        None => Ok(()),
+    }
+}
 
 fn truncated(walk: &StreamWalk<'_>) -> Error {
     Error {
@@ -33,6 +82,8 @@ pub(super) fn walk(walk: &mut StreamWalk<'_>) -> Result<(), Stop> {
     let (offset, mut word) = (walk.feed.offset(), [0; 8]);
     word.copy_from_slice(&walk.feed.bytes()[..8]);
     let mut remaining = list_total(word, offset, page_size)?;
+    let ignore_shared = walk.decoder.configuration().is_some_and(|c| c.has_capability("x-ignore-shared"));
+    let list = MappedList { page_size, ignore_shared };
     let item = Item { offset, length: 8, packaged: false, event: Event::MappedList(remaining) };
     go(walk.visitor.item(&item, context(&walk.decoder)))?;
     walk.feed.consume(8);
@@ -41,7 +92,7 @@ pub(super) fn walk(walk: &mut StreamWalk<'_>) -> Result<(), Stop> {
         let filled = walk.feed.fill(ENTRY_LIMIT_BYTES);
         filled.map_err(io(&walk.feed))?;
         let offset = walk.feed.offset();
-        let (length, mapped) = entry(walk.feed.bytes(), offset, remaining, page_size)?;
+        let (length, mapped) = entry(walk.feed.bytes(), offset, remaining, list)?;
         if blocks.iter().any(|block| block.idstr == mapped.block.idstr) {
             let kind = ErrorKind::BlockTwice { name: mapped.block.idstr };
             return Err(Error { offset, path: "mapped-ram block list".to_owned(), kind }.into());
@@ -59,7 +110,9 @@ pub(super) fn walk(walk: &mut StreamWalk<'_>) -> Result<(), Stop> {
         let item = Item { offset, length: length as u64, packaged: false, event };
         go(walk.visitor.item(&item, context(&walk.decoder)))?;
         walk.feed.consume(length);
-        block(walk, blocks.len() - 1, &mapped)?;
+        if let Some(place) = mapped.place {
+            block(walk, blocks.len() - 1, &mapped, place)?;
+        }
     }
     walk.decoder.mapped_blocks(blocks, walk.feed.offset());
     Ok(())
@@ -67,44 +120,94 @@ pub(super) fn walk(walk: &mut StreamWalk<'_>) -> Result<(), Stop> {
 
 /// Passes over bytes that say nothing.
 fn room(walk: &mut StreamWalk<'_>, block: Option<usize>, in_block: u64, to: u64) -> Result<(), Stop> {
-    let offset = walk.feed.offset();
-    let length = to - offset;
+    let length = to - walk.feed.offset();
     if length == 0 {
         return Ok(());
     }
-    let skipped = if length < SKIP_BYTES && walk.feed.bytes().len() as u64 >= length {
+    let offset = walk.feed.offset();
+    pass(walk, to)?;
+    said(walk, block, in_block, offset, length)
+}
+
+/// Goes on at `to`, or as far as there is something.
+fn pass(walk: &mut StreamWalk<'_>, to: u64) -> Result<(), Stop> {
+    let length = to - walk.feed.offset();
+    if length < SKIP_BYTES && walk.feed.bytes().len() as u64 >= length {
         walk.feed.consume(usize::try_from(length).unwrap_or(0));
-        length
     } else {
-        let skipped = walk.feed.skip(length);
-        skipped.map_err(io(&walk.feed))?
-    };
+        walk.feed.skip(length).map_err(io(&walk.feed))?;
+    }
+    Ok(())
+}
+
+/// Reports room of `length` bytes at `offset` that was passed over, as far as the file has it.
+fn said(
+    walk: &mut StreamWalk<'_>,
+    block: Option<usize>,
+    in_block: u64,
+    offset: u64,
+    length: u64,
+) -> Result<(), Stop> {
+    let passed = walk.feed.offset() - offset;
     let event = Event::MappedRoom { block, offset: in_block };
-    let item = Item { offset, length: skipped, packaged: false, event };
+    let item = Item { offset, length: passed, packaged: false, event };
     go(walk.visitor.item(&item, context(&walk.decoder)))?;
-    if skipped < length { Err(truncated(walk).into()) } else { Ok(()) }
+    if passed < length { Err(truncated(walk).into()) } else { Ok(()) }
+}
+
+/// Passes over room for pages that are not marked, up to `to`; looks for content in it until there is some.
+fn unmarked(walk: &mut StreamWalk<'_>, block: usize, in_block: u64, to: u64) -> Result<(), Stop> {
+    let offset = walk.feed.offset();
+    while !walk.mapped.marked && !walk.mapped.content && walk.feed.offset() < to {
+        let hole = walk.feed.hole().map_err(io(&walk.feed))?.min(to - walk.feed.offset());
+        if hole > 0 {
+            pass(walk, walk.feed.offset() + hole)?;
+            continue;
+        }
+        let wanted = usize::try_from(LOOK_BYTES.min(to - walk.feed.offset())).unwrap_or(0);
+        walk.feed.fill(wanted).map_err(io(&walk.feed))?;
+        let bytes = walk.feed.bytes();
+        let bytes = &bytes[..bytes.len().min(wanted)];
+        if bytes.is_empty() {
+            break;
+        }
+        walk.mapped.content = !is_zero(bytes);
+        let length = bytes.len();
+        walk.feed.consume(length);
+    }
+    pass(walk, to)?;
+    said(walk, Some(block), in_block, offset, to - offset)
 }
 
 /// The bitmap and the pages of one block.
-fn block(walk: &mut StreamWalk<'_>, number: usize, mapped: &MappedBlock) -> Result<(), Stop> {
-    room(walk, None, 0, mapped.bitmap_offset)?;
-    if mapped.bitmap_bytes > BITMAP_LIMIT_BYTES {
-        let (found, limit) = (mapped.bitmap_bytes, BITMAP_LIMIT_BYTES);
+fn block(
+    walk: &mut StreamWalk<'_>,
+    number: usize,
+    mapped: &MappedBlock,
+    place: MappedPlace,
+) -> Result<(), Stop> {
+    room(walk, None, 0, place.bitmap_offset)?;
+    walk.mapped.first_bitmap.get_or_insert(place.bitmap_offset);
+    if place.bitmap_bytes > BITMAP_LIMIT_BYTES {
+        let (found, limit) = (place.bitmap_bytes, BITMAP_LIMIT_BYTES);
         let kind = ErrorKind::Limit { what: "mapped-ram bitmap", found, limit };
-        let offset = mapped.bitmap_offset;
+        let offset = place.bitmap_offset;
         return Err(Error { offset, path: "mapped-ram block list".to_owned(), kind }.into());
     }
-    let bitmap_bytes = usize::try_from(mapped.bitmap_bytes).unwrap_or(usize::MAX);
+    let bitmap_bytes = usize::try_from(place.bitmap_bytes).unwrap_or(usize::MAX);
     fill(walk, bitmap_bytes)?;
     let bits = walk.feed.bytes()[..bitmap_bytes].to_vec();
-    let (offset, length) = (walk.feed.offset(), mapped.bitmap_bytes);
+    let (offset, length) = (walk.feed.offset(), place.bitmap_bytes);
     let event = Event::MappedBitmap { block: number, bits: &bits };
     go(walk.visitor.item(&Item { offset, length, packaged: false, event }, context(&walk.decoder)))?;
     walk.feed.consume(bitmap_bytes);
-    room(walk, None, 0, mapped.pages_offset)?;
+    room(walk, None, 0, place.pages_offset)?;
+    walk.mapped.marked |= !is_zero(&bits);
+    if walk.salvage && !walk.mapped.marked {
+        return places(walk, number, mapped.block.used_length, place.pages_offset);
+    }
 
-    let page_size = walk.decoder.page_size();
-    let page = u64::from(page_size);
+    let page = u64::from(walk.decoder.page_size());
     let pages = mapped.block.used_length / page;
     let is_set = |page: u64| {
         let byte = usize::try_from(page / 8).unwrap_or(usize::MAX);
@@ -112,21 +215,50 @@ fn block(walk: &mut StreamWalk<'_>, number: usize, mapped: &MappedBlock) -> Resu
     };
     let mut at = 0;
     while at < pages {
-        if !is_set(at) {
+        if is_set(at) {
+            take_page(walk, number, at * page)?;
+            at += 1;
+        } else {
             let end = (at..pages).find(|&page| is_set(page)).unwrap_or(pages);
-            room(walk, Some(number), at * page, mapped.pages_offset + end * page)?;
+            unmarked(walk, number, at * page, place.pages_offset + end * page)?;
             at = end;
+        }
+    }
+    Ok(())
+}
+
+/// The page that comes next.
+fn take_page(walk: &mut StreamWalk<'_>, number: usize, in_block: u64) -> Result<(), Stop> {
+    let page_size = walk.decoder.page_size() as usize;
+    fill(walk, page_size)?;
+    let data = &walk.feed.bytes()[..page_size];
+    let record = Record::RamPage { block: number, offset: in_block, named: false, data };
+    let (offset, length, event) = (walk.feed.offset(), page_size as u64, Event::Record(record));
+    go(walk.visitor.item(&Item { offset, length, packaged: false, event }, context(&walk.decoder)))?;
+    walk.feed.consume(page_size);
+    Ok(())
+}
+
+/// Takes the pages of a block from their places, without a bitmap: what is zero, or a hole, is a zero page.
+fn places(walk: &mut StreamWalk<'_>, number: usize, length: u64, pages_offset: u64) -> Result<(), Stop> {
+    let page_size = u64::from(walk.decoder.page_size());
+    let mut at = 0;
+    while at < length {
+        let hole = walk.feed.hole().map_err(io(&walk.feed))?.min(length - at) / page_size * page_size;
+        if hole > 0 {
+            room(walk, Some(number), at, pages_offset + at + hole)?;
+            at += hole;
             continue;
         }
-        fill(walk, page_size as usize)?;
-        let data = &walk.feed.bytes()[..page_size as usize];
-        let record = Record::RamPage { block: number, offset: at * page, named: false, data };
-        let (offset, event) = (walk.feed.offset(), Event::Record(record));
-        go(walk
-            .visitor
-            .item(&Item { offset, length: page, packaged: false, event }, context(&walk.decoder)))?;
-        walk.feed.consume(page_size as usize);
-        at += 1;
+        let bytes = usize::try_from(page_size).unwrap_or(0);
+        fill(walk, bytes)?;
+        if is_zero(&walk.feed.bytes()[..bytes]) {
+            room(walk, Some(number), at, pages_offset + at + page_size)?;
+        } else {
+            walk.mapped.content = true;
+            take_page(walk, number, at)?;
+        }
+        at += page_size;
     }
     Ok(())
 }

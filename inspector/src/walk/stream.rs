@@ -35,6 +35,10 @@ pub(super) struct StreamWalk<'a> {
     guesses: bool,
     /// Its multifd channels, if they are there.
     join: Option<Join>,
+    /// What of the bitmaps of a mapped-ram file was written.
+    pub(super) mapped: mapped::Written,
+    /// Pages of a mapped-ram file without bitmaps are taken from their places.
+    pub(super) salvage: bool,
 }
 
 pub(super) fn context(decoder: &Decoder) -> Context<'_> {
@@ -76,7 +80,9 @@ pub(super) fn walk(
         _ => Decoder::new(stream),
     };
     let decoder = decoder.starting_at(start).accept_mapped_ram();
-    let mut walk = StreamWalk { feed, decoder, visitor, description, early: 0, guesses, join };
+    let (mapped, salvage) = (mapped::Written::default(), options.salvage);
+    let mut walk =
+        StreamWalk { feed, decoder, visitor, description, early: 0, guesses, join, mapped, salvage };
     match walk.run() {
         Err(Stop::Wrong(error)) => walk.resume(error),
         other => other,
@@ -110,7 +116,10 @@ impl StreamWalk<'_> {
                         join.before(&record, offset, self.visitor, context(&self.decoder))?;
                     }
                     match record {
-                        Record::DeviceTail => return tail::walk(self),
+                        Record::DeviceTail => {
+                            mapped::finish(self)?;
+                            return tail::walk(self);
+                        }
                         Record::EarlyDevices(bytes) => {
                             let devices =
                                 self.description.as_ref().map(|description| &description.devices[..]);
@@ -140,6 +149,7 @@ impl StreamWalk<'_> {
                         }
                         record => {
                             pages_follow = matches!(record, Record::SectionPart(_) | Record::SectionEnd(_));
+                            self.mapped.ended |= matches!(record, Record::SectionEnd(id) if self.decoder.ram_section() == Some(id));
                             go(self.visitor.item(&item(Event::Record(record)), context(&self.decoder)))?;
                         }
                     }

@@ -3,6 +3,8 @@
 
 use crate::input::{FileRange, read_full};
 use memmap2::{Advice, Mmap, MmapOptions};
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
 use std::io;
 use std::ops::Range;
 
@@ -84,6 +86,18 @@ impl MappedWindow {
         self.held = held;
     }
 
+    /// How many bytes from the first held one on are a hole; 0 where the file system does not tell.
+    pub(super) fn hole(&self) -> io::Result<u64> {
+        let (file, _) = self.file.place();
+        match rustix::fs::seek(file, SeekFrom::Data(self.at)) {
+            Ok(data) => Ok(data.min(self.end).saturating_sub(self.at)),
+            // Nothing but a hole up to the end.
+            Err(Errno::NXIO) => Ok(self.end - self.at),
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(0),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Holds more, everything that is held already included; false at the end.
     pub(super) fn more(&mut self) -> io::Result<bool> {
         if self.left() == 0 {
@@ -137,6 +151,24 @@ fn map(file: &std::fs::File, offset: u64, length: usize) -> io::Result<Mmap> {
 mod tests {
     use super::*;
     use std::io::Write;
+
+    #[test]
+    fn a_hole_is_as_long_as_the_file_has_it() {
+        use std::os::unix::fs::FileExt;
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(4 << 20).unwrap();
+        file.write_all_at(b"data", 1 << 20).unwrap();
+        let mut window = MappedWindow::new(&FileRange::whole(file).unwrap().from(4096));
+        // A file system without holes has data everywhere, and one with large blocks has it a little earlier.
+        let hole = window.hole().unwrap();
+        assert!(hole <= (1 << 20) - 4096, "{hole}");
+        window.skip((1 << 20) - 4096);
+        assert_eq!(window.hole().unwrap(), 0);
+        assert!(window.more().unwrap());
+        window.consume(2 << 20);
+        let hole = window.hole().unwrap();
+        assert!(hole == 0 || hole == 1 << 20, "{hole}");
+    }
 
     #[test]
     fn a_window_moves_over_the_whole_file_and_grows_when_nothing_is_consumed() {

@@ -233,6 +233,12 @@ impl Decoder {
         self.configuration.as_ref()
     }
 
+    /// The id of the RAM section, once its START has come.
+    #[must_use]
+    pub fn ram_section(&self) -> Option<SectionId> {
+        self.ram.map(|(id, _)| id)
+    }
+
     /// Device sections before the RAM section: their offset and bytes.
     #[must_use]
     pub fn early_devices(&self) -> Option<(u64, &[u8])> {

@@ -5,7 +5,7 @@ use migration_stream::{
     Configuration, RAM_SECTION_VERSION, RamBlock, put_configuration, put_end_of_section, put_file_header,
     ram::{
         RAM_SAVE_FLAG_MEM_SIZE,
-        mapped::{place, put_entry},
+        mapped::{MappedBlock, place, put_entry},
     },
 };
 
@@ -19,11 +19,16 @@ const BLOCKS: [Block; 2] = [
     (b"pc.rom", 2, 0b10, ["second entry", "second bitmap", "second pages"]),
 ];
 
-fn base() -> Base {
-    let mut base = Base::new("mapped");
+/// A file with both blocks; or, with x-ignore-shared, one of which the first block is elsewhere.
+fn base(name: &'static str, ignore_shared: bool) -> Base {
+    let mut base = Base::new(name);
     base.put_with(put_file_header).mark("configuration");
     base.put_with(|out| {
-        let capabilities = Some(vec![b"mapped-ram".to_vec()]);
+        let mut capabilities = vec![b"mapped-ram".to_vec()];
+        if ignore_shared {
+            capabilities.push(b"x-ignore-shared".to_vec());
+        }
+        let capabilities = Some(capabilities);
         put_configuration(
             out,
             &Configuration { machine: b"pc".to_vec(), capabilities, ..Configuration::default() },
@@ -37,12 +42,17 @@ fn base() -> Base {
             idstr: name.to_vec(),
             used_length: pages * u64::from(PAGE),
             host_page_size: None,
-            guest_physical_address: None,
+            guest_physical_address: ignore_shared.then_some(0x10_0000),
         };
         let placed = place(&block, base.bytes.len() as u64, PAGE);
+        if ignore_shared && name == b"pc.ram" {
+            base.mark(marks[0]).put_with(|out| put_entry(out, &MappedBlock { place: None, ..placed }, PAGE));
+            continue;
+        }
         base.mark(marks[0]).put_with(|out| put_entry(out, &placed, PAGE));
         base.mark(marks[1]).put(&u64::from(bits).to_le_bytes());
-        let at = usize::try_from(placed.pages_offset).expect("a small file");
+        let pages_offset = placed.place.expect("a block with pages").pages_offset;
+        let at = usize::try_from(pages_offset).expect("a small file");
         base.put_with(|out| out.resize(at, 0)).mark(marks[2]);
         for page in 0..pages {
             let fill = if bits >> page & 1 == 1 { b'p' } else { 0 };
@@ -50,13 +60,21 @@ fn base() -> Base {
         }
     }
     base.mark("start end").put_with(put_end_of_section).footer(2);
-    base.put(&[3, 0, 0, 0, 2]).put_with(put_end_of_section).footer(2);
-    base.timer_and_end();
+    base.mark("end").put(&[3, 0, 0, 0, 2]).put_with(put_end_of_section).footer(2);
+    base.mark("devices").timer_and_end();
     base
 }
 
+/// As background-snapshot leaves it: no END of RAM, and no bit in any bitmap.
+fn background(bytes: &mut Vec<u8>, base: &Base) {
+    for bitmap in ["bitmap", "second bitmap"] {
+        bytes[base.at(bitmap)..][..8].fill(0);
+    }
+    bytes.drain(base.at("end")..base.at("devices"));
+}
+
 pub(super) fn recipes() -> Recipes {
-    let mut r = Recipes::new(Kind::Stream, base());
+    let mut r = Recipes::new(Kind::Stream, base("mapped", false));
     r.set("list-flags", "a page instead of the block list", ("list", 7), &[0x08]);
     r.set("list-total-short", "blocks of one page more than their sum", ("list", 6), &[0x60]);
     r.set("list-total-over", "a sum of one page more than the blocks", ("list", 6), &[0x80]);
@@ -102,5 +120,32 @@ pub(super) fn recipes() -> Recipes {
     r.cut("cut-room", "cut between a bitmap and its pages", ("bitmap", 1000));
     r.cut("cut-page", "cut inside a page", ("pages", 100));
     r.cut("cut-second-block", "cut where the second block begins", ("second entry", 0));
+    r.make("background", "no END of RAM, and empty bitmaps", background);
+    r.make("background-cut", "no END of RAM, empty bitmaps, and cut inside the devices", |bytes, base| {
+        let length = base.at("devices") + 20;
+        bytes.truncate(length);
+        background(bytes, base);
+    });
+    r
+}
+
+/// A file whose first block is elsewhere, as shared memory.
+pub(super) fn shared() -> Recipes {
+    let mut r = Recipes::new(Kind::Stream, base("mapped-shared", true));
+    // An entry: name (7), length (8), address (8), version (4), page size (8), offset of the bitmap (8), of the pages (8).
+    r.set("bitmap-offset", "a bitmap of a block that is elsewhere", ("entry", 41), &[0x10]);
+    r.set("pages-offset", "pages of a block that is elsewhere", ("entry", 48), &[0x10]);
+    r.set("version-2", "an entry of version 2", ("entry", 26), &[2]);
+    r.set("second-bitmap-offset-0", "a bitmap at the start of the file", ("second entry", 35), &[0; 8]);
+    r.set("second-pages-offset-0", "pages at the start of the file", ("second entry", 43), &[0; 8]);
+    r.make("address-missing", "an entry without an address", |bytes, base| {
+        let at = base.at("entry") + 15;
+        bytes.drain(at..at + 8);
+    });
+    r.make("capability-other", "another capability than x-ignore-shared", |bytes, _| {
+        let at = bytes.windows(15).position(|window| window == b"x-ignore-shared").expect("a capability");
+        bytes[at] = b'y';
+    });
+    r.cut("cut-address", "cut inside an address", ("entry", 18));
     r
 }

@@ -53,6 +53,7 @@ pub fn all() -> Vec<Malformed> {
         precopy::recipes(),
         postcopy::recipes(),
         mapped::recipes(),
+        mapped::shared(),
         libvirt::recipes(),
         answers::recipes(),
         multifd::recipes(),

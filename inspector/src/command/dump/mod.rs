@@ -328,9 +328,13 @@ impl Dump<'_> {
             Event::MappedList(total) => self
                 .show(line("block_list").with("blocks", Value::Null).with("bytes", Value::Hex(*total)), None),
             Event::MappedBlock(mapped) => {
+                let place = mapped.place;
                 let line = records::block_line(item.offset, item.length, &mapped.block)
-                    .with("bitmap_offset", Value::Hex(mapped.bitmap_offset))
-                    .with("pages_offset", Value::Hex(mapped.pages_offset));
+                    .with(
+                        "bitmap_offset",
+                        Value::optional(place.map(|place| Value::Hex(place.bitmap_offset))),
+                    )
+                    .with("pages_offset", Value::optional(place.map(|place| Value::Hex(place.pages_offset))));
                 self.show(line, None)
             }
             Event::MappedBitmap { block, bits } => {
