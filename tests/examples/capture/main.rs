@@ -5,6 +5,7 @@
 
 mod bare;
 mod dumps;
+mod elsewhere;
 mod keep;
 mod libvirt;
 mod loads;
@@ -395,6 +396,7 @@ fn main() {
         multifd::take(version, guest, &wanted_file);
     }
     dumps::take(&wanted_file);
+    elsewhere::take(guest, &wanted_file);
     libvirt::take(guest, &wanted_file);
 }
 

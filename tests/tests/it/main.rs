@@ -6,6 +6,7 @@ mod ci_verdict;
 mod conformance;
 mod cores;
 mod corpus;
+mod elsewhere;
 mod failing_disk;
 mod failures;
 mod guests;
