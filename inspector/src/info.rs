@@ -4,6 +4,7 @@ use crate::error::Error;
 use crate::escape::json_text;
 use crate::input::{FileRange, OpenOptions, Opened, open_reader};
 use crate::machines::{ImageReadError, open_snapshot};
+use crate::presence::{Arrivals, Presence};
 use crate::walk::{Context, Event, Finding, Flow, Item, Level, Progress, Visitor, walk};
 use migration_stream::{Record, UNKNOWN_LENGTH};
 use serde::Serialize;
@@ -21,6 +22,8 @@ pub(crate) struct Block {
     pub(crate) name: String,
     /// Its length in bytes, where it is known.
     pub(crate) bytes: Option<u64>,
+    /// Where its content is.
+    pub(crate) ram: Presence,
 }
 
 /// What only a snapshot image says.
@@ -140,8 +143,11 @@ pub(crate) fn info(opened: Opened, options: &OpenOptions, progress: Option<Progr
     match opened.image.clone().filter(|_| opened.snapshots.is_empty()) {
         Some(file) => of_image(&mut info, &opened.name, &file, options)?,
         None => {
-            let mut facts = Facts { info: &mut info, only_sections: false };
+            let arrivals = Arrivals::default();
+            let mut facts = Facts { info: &mut info, only_sections: false, arrivals };
             walk(opened, options, &mut facts, progress)?;
+            let found = facts.arrivals.blocks();
+            info.blocks.iter_mut().zip(found).for_each(|(block, found)| block.ram = found.presence);
         }
     }
     info.qemu_at_least = info.machine.as_deref().and_then(qemu_of_machine);
@@ -178,7 +184,7 @@ fn of_image(info: &mut Info, name: &str, file: &FileRange, options: &OpenOptions
     let sections = Cursor::new(snapshot.leader.clone()).chain(Cursor::new(snapshot.tail.clone()));
     let options = OpenOptions { page_size: Some(layout.page_size()), ..options.without_channels() };
     let opened = open_reader(name, sections, &options)?;
-    walk(opened, &options, &mut Facts { info, only_sections: true }, None)
+    walk(opened, &options, &mut Facts { info, only_sections: true, arrivals: Arrivals::default() }, None)
 }
 
 /// What an image is that holds no snapshot.
@@ -217,6 +223,7 @@ struct Facts<'a> {
     info: &'a mut Info,
     /// The stream is an image's sections: what is said about its RAM does not count.
     only_sections: bool,
+    arrivals: Arrivals,
 }
 
 impl Facts<'_> {
@@ -242,6 +249,7 @@ impl Facts<'_> {
 
 impl Visitor for Facts<'_> {
     fn item(&mut self, item: &Item<'_>, context: Context<'_>) -> Flow {
+        self.arrivals.item(item, context);
         let info = &mut *self.info;
         info.page_size = context.page_size;
         if !self.only_sections {
@@ -250,7 +258,7 @@ impl Visitor for Facts<'_> {
         for block in context.blocks.get(info.blocks.len()..).unwrap_or_default() {
             let bytes = (block.used_length != UNKNOWN_LENGTH).then_some(block.used_length);
             info.ram_bytes = info.ram_bytes.saturating_add(bytes.unwrap_or(0));
-            info.blocks.push(Block { name: json_text(&block.idstr), bytes });
+            info.blocks.push(Block { name: json_text(&block.idstr), bytes, ram: Presence::Here });
         }
         match &item.event {
             Event::Record(record) => self.record(record),

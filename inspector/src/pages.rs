@@ -107,16 +107,6 @@ impl PageSet {
         words.map(|word| u64::from(word.count_ones())).sum()
     }
 
-    /// Pages of each block that has any, all blocks in one go.
-    pub(crate) fn counts(&self) -> HashMap<usize, u64> {
-        let mut counts = HashMap::new();
-        for ((block, _), &number) in &self.places {
-            let pages: u64 = self.chunks[number].iter().map(|word| u64::from(word.count_ones())).sum();
-            *counts.entry(*block).or_default() += pages;
-        }
-        counts
-    }
-
     /// Pages were left out: there are more than are kept.
     pub(crate) fn is_incomplete(&self) -> bool {
         self.full
@@ -133,7 +123,6 @@ mod tests {
         assert!(set.insert(0, 5) && set.insert(1, 5) && set.insert(0, CHUNK_PAGES + 1));
         assert!(!set.insert(0, 5));
         assert_eq!((set.count(0), set.count(1), set.count(2)), (2, 1, 0));
-        assert_eq!(set.counts(), HashMap::from([(0, 2), (1, 1)]));
         set.remove(0, 0..CHUNK_PAGES * 2);
         assert!(!set.contains(0, 5) && !set.contains(0, CHUNK_PAGES + 1) && set.contains(1, 5));
         set.remove(1, 6..7);

@@ -215,18 +215,18 @@ impl Arrivals {
 
     /// Where each block is, in the order of the list.
     pub(crate) fn blocks(&self) -> Vec<BlockPresence> {
-        let counts = self.seen.counts();
+        let counts: Vec<u64> = (0..self.blocks.len()).map(|block| self.seen.count(block)).collect();
         let missing: Vec<Option<u64>> = self
             .blocks
             .iter()
             .enumerate()
             .map(|(number, block)| {
                 let pages = block.used_length / self.page_size.max(1);
-                let arrived = counts.get(&number).copied().unwrap_or(0);
+                let arrived = counts[number];
                 (block.used_length != UNKNOWN_LENGTH).then(|| pages.saturating_sub(arrived))
             })
             .collect();
-        let arrived = |number: usize| counts.contains_key(&number) && counts[&number] > 0;
+        let arrived = |number: usize| counts[number] > 0;
         // Multifd before 8.1 sends zero pages on the main channel, and nothing there says that the others travel elsewhere.
         let multifd = !self.joined && (self.flushes || self.content == 0 && self.zero > 0);
         let nothing = self.content == 0 && self.zero == 0 && !self.postcopy && !self.joined;

@@ -117,6 +117,11 @@ impl Screen<'_> {
             let normal = plural(facts.normal_pages.unwrap_or(0), "page record");
             words.push(format!("{normal} with content, {} zero", count(facts.zero_pages.unwrap_or(0))));
         }
+        let elsewhere: Vec<_> = facts.blocks.iter().filter(|block| !block.ram.is_here()).collect();
+        if let Some(first) = elsewhere.first() {
+            let (blocks, reason) = (plural(elsewhere.len() as u64, "block"), first.ram.reason());
+            words.push(format!("{blocks} not in this file: {reason}"));
+        }
         words.extend(facts.postcopy.then(|| "sent in postcopy".to_owned()));
         self.fact("RAM", &words, ", ")?;
         self.fact("", &shortened(facts.blocks.iter().map(block)), ", ")

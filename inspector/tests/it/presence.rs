@@ -79,7 +79,7 @@ fn ignored_blocks_stay_ignored_in_streams_and_mapped_ram_files() {
             let output = run(&["convert", &file, &to, "--to", form]);
             assert_eq!(output.status.code(), Some(0), "{file} to {form}: {}", all(&output));
             // Of the same RAM nothing but the part that is elsewhere is not compared.
-            let diff = stdout(&run(&["diff", &file, &to]));
+            let diff = stdout(&run(&["diff", "--format", "line", &file, &to]));
             let lines: Vec<_> = diff
                 .lines()
                 .filter(|line| !line.contains("property=capabilities") && !line.contains("property=commands"))
@@ -97,7 +97,7 @@ fn ignored_blocks_stay_ignored_in_streams_and_mapped_ram_files() {
         let to = path("image");
         let output = run(&["convert", &file, &to, "--to", "image"]);
         assert_eq!(output.status.code(), Some(0), "{}", all(&output));
-        let diff = stdout(&run(&["diff", &file, &to]));
+        let diff = stdout(&run(&["diff", "--format", "line", &file, &to]));
         assert!(!diff.contains("pages") && !diff.contains("not_compared"), "{diff}");
         std::fs::remove_file(&to).expect("written before");
     }
@@ -106,10 +106,17 @@ fn ignored_blocks_stay_ignored_in_streams_and_mapped_ram_files() {
 #[test]
 fn diff_and_compat_never_call_it_the_same() {
     for (file, place, reason) in cases() {
-        let diff = run(&["diff", &file, &file]);
+        let diff = run(&["diff", "--format", "line", &file, &file]);
         assert_eq!(diff.status.code(), Some(1), "{}", all(&diff));
         let line = format!("not_compared block=\"pc.ram\" a={place} b={place}");
         assert!(stdout(&diff).contains(&line), "{}", all(&diff));
+        let people = run(&["diff", &file, &file]);
+        assert_eq!(people.status.code(), Some(1), "{}", all(&people));
+        let place = place.replace('_', " ");
+        let words =
+            format!("not compared: that of A is elsewhere ({place}), that of B is elsewhere ({place})");
+        let said = stdout(&people).split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(said.contains(&words), "{said}");
         if place != "multifd" {
             let compat = run(&["compat", &file, &file]);
             assert_eq!(compat.status.code(), Some(1), "{}", all(&compat));
@@ -138,6 +145,10 @@ fn check_stat_and_map_say_where_it_is() {
         assert_eq!(json.status.code(), Some(0), "{}", all(&json));
         let json: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
         assert_eq!(json["blocks"][0]["ram"], place, "{file}");
+        let info = run(&["info", &file]);
+        assert_eq!(info.status.code(), Some(0), "{}", all(&info));
+        let said = stdout(&info).split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(said.contains(&format!("not in this file: {reason}")), "{said}");
         let text = stdout(&run(&["stat", &file]));
         assert!(text.lines().any(|line| line.starts_with("pc.ram ") && line.ends_with(place)), "{text}");
         assert!(text.contains(&format!("{place}: not in this file; {reason}\n")), "{text}");
@@ -181,7 +192,7 @@ fn a_channel_of_a_postcopy_has_only_a_part_of_ram() {
     let reason = "postcopy: pages of it were sent on another connection (main, preempt or recovery)";
     let out = folder.path().join("out");
     refused(&run(&["extract", file, "--block", "pc.ram", "-o", out.to_str().expect("plain")]), reason, &out);
-    let diff = run(&["diff", file, file]);
+    let diff = run(&["diff", "--format", "line", file, file]);
     assert_eq!(diff.status.code(), Some(1), "{}", all(&diff));
     assert!(stdout(&diff).contains("not_compared block=\"pc.ram\""), "{}", all(&diff));
     let map = folder.path().join("map.png");

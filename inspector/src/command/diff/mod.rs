@@ -9,7 +9,7 @@ use crate::diff::diff;
 use crate::error::Error;
 use crate::line::{Line, Value};
 use crate::progress;
-use migration_stream::UNKNOWN_LENGTH;
+use migration_stream::{RamBlock, UNKNOWN_LENGTH};
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Seek, Write};
 use tempfile::SpooledTempFile;
@@ -132,7 +132,12 @@ impl Summary {
 fn compared_pages(a: &Contents, b: &Contents) -> u64 {
     let page_size = u64::from(a.page_size.max(b.page_size).max(1));
     let of_b: std::collections::BTreeMap<_, _> =
-        b.blocks.iter().map(|block| (&block.idstr, block.used_length)).collect();
-    let both = a.blocks.iter().filter_map(|block| Some(block.used_length.min(*of_b.get(&block.idstr)?)));
+        here(b).map(|block| (&block.idstr, block.used_length)).collect();
+    let both = here(a).filter_map(|block| Some(block.used_length.min(*of_b.get(&block.idstr)?)));
     both.filter(|&length| length != UNKNOWN_LENGTH).map(|length| length / page_size).sum()
+}
+
+/// Blocks whose RAM is in the file.
+fn here(contents: &Contents) -> impl Iterator<Item = &RamBlock> {
+    contents.blocks.iter().enumerate().filter(|(number, _)| contents.is_here(*number)).map(|(_, block)| block)
 }

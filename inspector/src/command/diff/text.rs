@@ -104,6 +104,17 @@ impl Text {
                 rows.extend(self.row(1, &values.name("name"), &words, ", "));
                 rows
             }
+            "not_compared" => {
+                let mut rows = self.under("RAM blocks");
+                let place = |key: &str| match values.name(key).as_str() {
+                    "here" => "is here".to_owned(),
+                    place => format!("is elsewhere ({})", place.replace('_', " ")),
+                };
+                let words =
+                    [format!("not compared: that of A {}", place("a")), format!("that of B {}", place("b"))];
+                rows.extend(self.row(1, &values.name("block"), &words, ", "));
+                rows
+            }
             "block_order" => self.under("RAM blocks are in another order"),
             "section" => {
                 let mut rows = self.under("sections");
