@@ -380,7 +380,7 @@ fn all_elements_are_compared_and_those_that_are_null() {
         &["may break null-pointers device rtc/0: esp"],
     );
     // Where each element says so itself, the target does as it is told.
-    let mut empty = array(&[], Nulls::At(vec![0..3]));
+    let mut empty = array(&[], Nulls::At(std::iter::once(0..3).collect()));
     empty.wire.as_mut().unwrap().type_name = "nullptr".to_owned();
     arrays(array(&[1, 1], Nulls::Marked), empty, &[]);
     arrays(

@@ -249,6 +249,6 @@ mod tests {
             "offset": 16, "length": 3, "type": "field", "value": hex, "path": json_text(b"a\"b\\c\xff"), "hex": hex,
             "list": [16, null, "NaN"], "half": 0.5, "large": 1e300, "signed": -1, "why": "no reason", "yes": true,
         });
-        assert!(String::from_utf8(written).unwrap() == expected.to_string(), "{expected}");
+        assert_eq!(String::from_utf8(written).unwrap(), expected.to_string());
     }
 }
