@@ -95,9 +95,13 @@ fn many_blocks_cost_what_each_of_them_does() {
     assert_eq!(output.status.code(), Some(1), "{}", all(&output));
     let text = all(&output);
     assert!(text.contains("error section 2 \"ram\": ram blocks 131073, at most 131072 can be"), "{text}");
-    let output = limited(folder.path(), "convert many many.mapped --to mapped-ram", 20, 400);
+    // What never arrived is refused first.
+    let whole: Vec<_> = (0..5000).map(|block| (block, 0)).collect();
+    let bytes = with_vmdesc(stream(blocks(whole.len(), 4096), &whole), NO_DEVICES);
+    std::fs::write(folder.path().join("whole"), bytes).expect("a file");
+    let output = limited(folder.path(), "convert whole whole.mapped --to mapped-ram", 20, 400);
     assert!(
-        all(&output).contains("131072 RAM blocks: a mapped-ram file with more than 4096"),
+        all(&output).contains("5000 RAM blocks: a mapped-ram file with more than 4096"),
         "{}",
         all(&output)
     );
