@@ -133,6 +133,13 @@ pub(super) enum Nulls {
     Marked,
 }
 
+impl Nulls {
+    /// Those with indices in this range.
+    pub(super) fn range(indices: Range<u64>) -> Self {
+        Self::At(std::iter::once(indices).collect())
+    }
+}
+
 impl Shape {
     /// Reads a stream, an image, or a `-dump-vmstate` file.
     ///

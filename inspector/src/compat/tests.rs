@@ -371,7 +371,7 @@ fn all_elements_are_compared_and_those_that_are_null() {
         array(&[1, 1, 2], Nulls::None),
         &["breaks field-size device rtc/0: esp[2]: a"],
     );
-    let null = |at: u64| Nulls::At(vec![at..at + 1]);
+    let null = |at: u64| Nulls::range(at..at + 1);
     arrays(array(&[1, 1], null(1)), array(&[1, 1], null(1)), &[]);
     arrays(array(&[1, 1], null(1)), array(&[1, 1], null(2)), &["may break null-pointers device rtc/0: esp"]);
     arrays(
@@ -380,7 +380,7 @@ fn all_elements_are_compared_and_those_that_are_null() {
         &["may break null-pointers device rtc/0: esp"],
     );
     // Where each element says so itself, the target does as it is told.
-    let mut empty = array(&[], Nulls::At(std::iter::once(0..3).collect()));
+    let mut empty = array(&[], Nulls::range(0..3));
     empty.wire.as_mut().unwrap().type_name = "nullptr".to_owned();
     arrays(array(&[1, 1], Nulls::Marked), empty, &[]);
     arrays(

@@ -83,7 +83,7 @@ impl Sent<'_> {
             Place::Alone => 0,
             Place::Element(index) => index,
         };
-        Nulls::At(vec![first..first.saturating_add(count)])
+        Nulls::range(first..first.saturating_add(count))
     }
 }
 
