@@ -2,7 +2,9 @@
 //! save fails and no tool takes what is left for a snapshot, or it is whole.
 #![no_main]
 
-#[path = "../../simulator/tests/bed/mod.rs"]
+// The tests of the simulator use all of it.
+#[allow(dead_code)]
+#[path = "../../simulator/tests/it/bed/mod.rs"]
 mod bed;
 
 use arbitrary::Arbitrary;
