@@ -65,7 +65,7 @@ pub struct Cli {
     #[arg(long, requires = "serve")]
     pub preempt: bool,
 
-    /// Record the pages that the guest touches in its first SECONDS [10]; later reverts send them first
+    /// Record the pages that the guest touches in its first SECONDS (10 by default); later reverts send them first
     #[arg(long, value_name = "SECONDS", requires = "postcopy", num_args = 0..=1, require_equals = true, default_missing_value = "10")]
     pub record_hot_set: Option<u64>,
 
