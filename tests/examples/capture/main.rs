@@ -351,10 +351,30 @@ const CAPTURES: &[Capture] = &[
     Capture { name: "microvm", versions: THREE, machine: "microvm", ..DEVICES },
 ];
 
+const USAGE: &str = "usage: corpus/capture [NAME | --missing | --loads]
+
+NAME        only what has NAME in its name
+--missing   only what is not there
+--loads     what each QEMU does with streams of the others, in corpus/LOADS";
+
+/// Ends the program: something that a capture needs is not there.
+fn missing_program(what: &str) -> ! {
+    eprintln!("error: {what}");
+    std::process::exit(2);
+}
+
 fn main() {
-    let guest = Guest::built_or_skip().expect("gcc and binutils are needed");
-    let _ = qemu_img_or_skip().expect("qemu-utils is needed");
     let only = std::env::args().nth(1);
+    let is_option = |text: &str| text.starts_with('-') && !["--missing", "--loads"].contains(&text);
+    if let Some(option) = only.as_deref().filter(|text| is_option(text)) {
+        println!("{USAGE}");
+        std::process::exit(if ["-h", "--help"].contains(&option) { 0 } else { 2 });
+    }
+    let guest =
+        Guest::built_or_skip().unwrap_or_else(|| missing_program("the guest is built by gcc and binutils"));
+    if qemu_img_or_skip().is_none() {
+        missing_program("disks are made by qemu-img: run .ci/qemu, or set QEMU_IMG");
+    }
     if only.as_deref() == Some("--loads") {
         return loads::take(guest);
     }
@@ -374,7 +394,9 @@ fn main() {
             if !wanted(&name) {
                 continue;
             }
-            let binary = version.binary().expect("both QEMUs are needed: .ci/qemu");
+            let binary = version
+                .binary()
+                .unwrap_or_else(|| missing_program(&format!("{version} is not here: run .ci/qemu")));
             let folder = tempfile::tempdir().expect("a temporary folder");
             for (suffix, bytes) in capture.take(&binary, guest, folder.path()) {
                 keep(&format!("valid/{name}{suffix}"), &bytes, &capture.described(version));
