@@ -67,7 +67,7 @@ fn inspected(file: &Path) -> BTreeMap<String, Fields> {
 }
 
 /// Streams that the analyzer of 7.2 understands, without their commands: it knows no XBZRLE, no compression and no bitmaps,
-/// and wants footers, a vmdesc, and a configuration.
+/// and wants footers, a vmdesc, and a configuration. Of an array of 11.1, whose elements have no index, it keeps the last element.
 fn understood(name: &str) -> bool {
     let not = [
         "xbzrle",
@@ -81,6 +81,7 @@ fn understood(name: &str) -> bool {
     ];
     let machine = ["-pc", "-q35", "-microvm"].iter().any(|machine| name.contains(machine));
     machine
+        && !name.starts_with("qemu-11.1-")
         && !name.contains("-ppc")
         && !name.ends_with("-postcopy")
         && !not.iter().any(|part| name.contains(part))
