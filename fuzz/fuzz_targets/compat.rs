@@ -11,7 +11,7 @@ use libfuzzer_sys::fuzz_target;
 use migration_stream::{
     BlockList, Configuration, RAM_SECTION_VERSION, RamBlock, SectionHeader, SectionId, put_configuration,
     put_end_of_section, put_file_header, put_ram_blocks, put_section_end, put_section_footer,
-    put_section_header, put_str8,
+    put_section_header, put_str8, put_zero_page,
 };
 use snapinspect::compat::{Shape, Verdict, judge};
 use std::collections::BTreeMap;
@@ -120,6 +120,10 @@ impl Machine {
         for end in [false, true] {
             if end {
                 put_section_end(&mut out, ram);
+                // Without any page it would be a stream whose RAM is elsewhere.
+                for page in 0..=u64::from(self.pages) {
+                    put_zero_page(&mut out, (page == 0).then_some(b"pc.ram"), page << 12);
+                }
             }
             put_end_of_section(&mut out);
             footer(&mut out, ram);
