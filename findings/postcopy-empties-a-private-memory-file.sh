@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # `-object memory-backend-file,share=off` maps its file privately, so that what the guest writes does not reach the file. An
 # incoming migration with the capability `postcopy-ram` (also one that never enters postcopy) punches the whole file all the
-# same: it discards RAM by fallocate(PUNCH_HOLE) on the descriptor. A template that other guests map becomes zeros under them.
-# 10.0
-# warns in its log. With readonly=on,rom=off (10.0) QEMU has no descriptor that it could write to, and the migration fails instead.
+# same: it discards RAM by fallocate(PUNCH_HOLE) on the descriptor. A template that other guests map becomes zeros under them;
+# 10.0 warns of it in its log. With readonly=on,rom=off (10.0) QEMU has no descriptor that it could write to, and the migration
+# fails instead.
 #
 # QEMU 7.2.22 (Debian bookworm) and 10.0.2 (its backports), a file of 16 MiB on tmpfs.
 set -euo pipefail
