@@ -18,6 +18,7 @@ pub mod explore;
 mod generate;
 pub mod real;
 mod rng;
+mod trace;
 mod world;
 
 pub use checks::{Invariant, Violation};
@@ -25,4 +26,5 @@ pub use destination::{Destination, DestinationConfig, PreemptEnd};
 pub use disk::SimFile;
 pub use generate::{Style, Vm, VmConfig};
 pub use rng::Rng;
+pub use trace::Trace;
 pub use world::{Fault, Planted, World};

@@ -8,6 +8,7 @@ use crate::checks::{Violation, no_eternal_wait};
 use crate::destination::Destination;
 use crate::disk::SimFile;
 use crate::rng::Rng;
+use crate::trace::Trace;
 use migration_stream::protocol::IncomingState;
 use snapshot_engine::machine::Piece;
 use snapshot_engine::{Action, Buffer, BufferId, Completed, Event, IoError, IoId, Lane, Machine, Pool};
@@ -89,6 +90,8 @@ pub struct World {
     pub violation: Option<Violation>,
     /// Number of the last event.
     pub event: u64,
+    /// Everything that the machine asked for.
+    pub trace: Trace,
     /// A fault of the engine's that is only pretended, to see whether it would be found.
     pub planted: Option<Planted>,
     answers_ended: bool,
@@ -139,6 +142,7 @@ impl World {
             destination: None,
             violation: None,
             event: 0,
+            trace: Trace::default(),
             planted: None,
             answers_ended: false,
             last_page: None,
@@ -171,6 +175,7 @@ impl World {
                 return;
             }
             while let Some(action) = machine.poll(&mut pool) {
+                self.trace.action(&action, &pool);
                 if action.id().is_some() {
                     if self.fault == Fault::PowerCut(self.actions) {
                         self.cut_power();

@@ -11,6 +11,7 @@ use crate::checks::{Violation, accepted_only_if_complete};
 use crate::destination::Destination;
 use crate::disk::SimFile;
 use crate::rng::Rng;
+use crate::trace::Trace;
 use crate::world::{Fault, Planted, World};
 use migration_stream::protocol::IncomingState;
 use snapshot_engine::{PostcopyConfig, RevertMachine, SaveConfig, SaveMachine};
@@ -42,6 +43,8 @@ pub struct Explored {
     pub faults: u64,
     /// Servers that took over from dead ones.
     pub recoveries: u64,
+    /// Everything that the machines asked for.
+    pub trace: Trace,
 }
 
 /// Explores one seed; `planted` is a fault of the engine's that has to be found.
@@ -92,6 +95,7 @@ impl Run {
         world.run(machine);
         self.event = world.event;
         self.explored.events += world.event;
+        self.explored.trace.and(world.trace);
         world.violation.as_ref().map_or(Ok(()), |violation| Err(told(violation)))
     }
 

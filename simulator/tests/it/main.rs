@@ -13,3 +13,4 @@ mod real_streams;
 mod save_revert;
 mod snapsim;
 mod stream_properties;
+mod traces;

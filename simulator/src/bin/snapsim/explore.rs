@@ -92,7 +92,7 @@ impl Campaign {
     }
 
     fn tell(&self, first: u64, time: Duration, arguments: &Arguments) -> Result<(), Failure> {
-        let Explored { events, requests, faults, recoveries } = self.explored;
+        let Explored { events, requests, faults, recoveries, .. } = self.explored;
         let findings: Vec<_> = self
             .findings
             .iter()
