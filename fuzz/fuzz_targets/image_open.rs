@@ -36,7 +36,7 @@ struct Input {
 static SAMPLES: LazyLock<[(Content, File, Places); 2]> = LazyLock::new(|| {
     [&b""[..], b"PART of something"].map(|third| {
         let content = bed::content(third);
-        let file = bed::write(&content, Geometry { cluster_bits: 16, refcount_order: 4 });
+        let file = bed::write(&content, Geometry::new(64 << 10, 16).unwrap());
         let places = Places::of(&file);
         (content, file, places)
     })

@@ -59,10 +59,7 @@ fuzz_target!(|input: Input| {
     });
     let (vm, stream) = bed::stream_of(&config);
     let mut how = bed::save_config(&config, None);
-    let geometry = Geometry {
-        cluster_bits: 16 + u32::from(input.cluster_bits % 3),
-        refcount_order: u32::from(input.refcount_order % 7),
-    };
+    let geometry = Geometry::new((64 << 10) << (input.cluster_bits % 3), 1 << (input.refcount_order % 7)).unwrap();
     how.create = Some(geometry.into());
     how.memory_bytes = usize::from(input.memory_quarters % 16) << 18;
     let mut machine = SaveMachine::new(how);

@@ -5,7 +5,7 @@
 
 use crate::rng::mix;
 use snapshot_engine::{Action, Pool};
-use snapshot_image::page_checksum;
+use snapshot_image::crc32c;
 
 /// Takes in one action after the other.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -24,7 +24,7 @@ impl Trace {
     }
 
     fn bytes(&mut self, bytes: &[u8]) {
-        self.0 = mix(self.0.rotate_left(1) ^ u64::from(page_checksum(bytes)) ^ (bytes.len() as u64) << 32);
+        self.0 = mix(self.0.rotate_left(1) ^ u64::from(crc32c(bytes)) ^ (bytes.len() as u64) << 32);
     }
 
     /// Which buffer an action uses does not count, but what is in it does.

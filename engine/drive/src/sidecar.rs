@@ -87,7 +87,7 @@ mod tests {
         std::fs::write(&others, b"another's").unwrap();
         let mut bytes = b"STVMHOT1".to_vec();
         bytes.extend([7; 16]);
-        bytes.extend(snapshot_image::page_checksum(&bytes).to_be_bytes());
+        bytes.extend(snapshot_image::crc32c(&bytes).to_be_bytes());
         let hot = HotSet::parse(&bytes).unwrap();
         store(&image, &hot).unwrap();
         assert_eq!(load(&image).unwrap(), Some(hot));

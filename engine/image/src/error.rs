@@ -30,6 +30,12 @@ pub enum ImageError {
         /// The size.
         found: u64,
     },
+    /// The width of refcounts.
+    #[error("refcounts of {found} bits, expected 1, 2, 4, … 64")]
+    RefcountWidth {
+        /// The width.
+        found: u32,
+    },
     /// A feature with which a snapshot cannot be stored or found.
     #[error("the image has {0}; it was not made for a snapshot and is left alone")]
     Foreign(&'static str),

@@ -1,7 +1,5 @@
 //! Which pages are not zero, and their checksums.
 
-use crate::types::page_checksum;
-
 /// Pages that one leaf stands for.
 pub(crate) const LEAF_PAGES: u64 = 8192;
 const BITMAP_BYTES: usize = (LEAF_PAGES / 8) as usize;
@@ -193,11 +191,6 @@ impl Leaf {
         }
         found
     }
-}
-
-/// Checksum of a leaf, an index page or a table.
-pub(crate) fn piece_checksum(bytes: &[u8]) -> u32 {
-    page_checksum(bytes)
 }
 
 #[cfg(test)]

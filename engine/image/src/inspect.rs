@@ -1,10 +1,11 @@
 //! Looks at an image before a save touches it: may a snapshot go here?
 
 use crate::error::ImageError;
+use crate::geometry::Geometry;
 use crate::inbox::{Inbox, Lookup, ready};
 use crate::qcow2::header::{HEADER_BYTES, Header, SaveState};
 use crate::qcow2::tables::{Mapping, RefcountBlock, Table, Tables, l2_place, mapping, refcount};
-use crate::types::{Geometry, GuestOffset, HostOffset};
+use crate::types::{GuestOffset, HostOffset};
 use crate::vm_state::{Form, VM_HEADER_LIMIT_BYTES, VmHeader};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -276,7 +277,7 @@ impl Inspector {
         let per_block = geometry.refcount_block_entries();
         let block = usize::try_from(number / per_block).ok().and_then(|at| self.refcount_blocks.get(&at));
         let in_block = usize::try_from(number % per_block).unwrap_or(0);
-        match block.map_or(0, |block| refcount(&block.bytes, in_block, geometry.refcount_order)) {
+        match block.map_or(0, |block| refcount(&block.bytes, in_block, geometry.refcount_order())) {
             1 => Ok(()),
             0 => {
                 let what = "its refcount is 0 (qemu-img check -r all)".to_owned();

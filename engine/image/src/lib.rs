@@ -21,7 +21,9 @@
 //! does not know us clears when it writes. Checksums are CRC-32C: they detect accidents, not malice.
 #![forbid(unsafe_code)]
 
+mod checksum;
 mod error;
+mod geometry;
 mod inbox;
 mod index;
 mod inspect;
@@ -33,12 +35,14 @@ mod types;
 mod vm_state;
 mod writer;
 
+pub use checksum::crc32c;
 pub use error::ImageError;
+pub use geometry::Geometry;
 pub use inbox::Lookup;
 pub use index::PageIndex;
 pub use inspect::{Container, Inspect, Inspection, Inspector};
 pub use layout::{ImageBlock, RamLayout};
 pub use reader::{Extent, Open, PresentPage, ReadOptions, Snapshot, SnapshotReader, Verification};
-pub use types::{ALIGNMENT_BYTES, Geometry, GuestOffset, HostOffset, Identity, page_checksum};
+pub use types::{ALIGNMENT_BYTES, GuestOffset, HostOffset, Identity};
 pub use vm_state::{Form, VmState};
 pub use writer::{SnapshotWriter, Step, Steps};

@@ -1,13 +1,14 @@
 //! Reads a snapshot, and believes nothing that has not been verified.
 
+use crate::checksum::crc32c;
 use crate::error::ImageError;
 use crate::inbox::{Inbox, Lookup, ready};
-use crate::index::{LEAF_LIMIT_BYTES, LEAF_PAGES, Leaf, piece_checksum};
+use crate::index::{LEAF_LIMIT_BYTES, LEAF_PAGES, Leaf};
 use crate::layout::{ImageBlock, RamLayout};
 use crate::qcow2::header::{HEADER_BYTES, Header, SaveState, SnapshotExtension};
 use crate::qcow2::tables::{Mapping, RawTable, Table, l2_place, mapping};
 use crate::root::{ENTRY_BYTES, Entry, LEAVES_PER_INDEX_PAGE, ROOT_LIMIT_BYTES, Root};
-use crate::types::{GuestOffset, HostOffset, page_checksum};
+use crate::types::{GuestOffset, HostOffset};
 use crate::vm_state::{VM_HEADER_LIMIT_BYTES, VmHeader};
 use std::collections::BTreeMap;
 
@@ -181,7 +182,7 @@ impl SnapshotReader {
         if self.header.is_none() {
             let bytes = ready!(self.inbox.take(0, HEADER_BYTES as u64));
             let header = Header::parse(&bytes, self.file_length)?;
-            self.judge(&header)?;
+            self.check_trust(&header)?;
             self.header = Some(header);
         }
         let header = self.header.clone().ok_or(ImageError::NoSnapshot("it has no header"))?;
@@ -201,7 +202,7 @@ impl SnapshotReader {
             };
             let parsed = VmHeader::parse(&bytes, area)?.ok_or(ImageError::NoSnapshot(missing))?;
             let length = usize::try_from(parsed.form.header_bytes()).unwrap_or(0);
-            self.vm_header = Some((parsed, page_checksum(&bytes[..length])));
+            self.vm_header = Some((parsed, crc32c(&bytes[..length])));
         }
         let (vm_header, vm_header_checksum) =
             self.vm_header.ok_or(ImageError::NoSnapshot("it has no VM state"))?;
@@ -264,7 +265,7 @@ impl SnapshotReader {
     }
 
     /// Do the image's checksums count?
-    fn judge(&mut self, header: &Header) -> Result<(), ImageError> {
+    fn check_trust(&mut self, header: &Header) -> Result<(), ImageError> {
         let doubt = match (header.extension, header.is_untouched()) {
             (Some(extension), _) if extension.state == SaveState::InProgress => {
                 return Err(ImageError::NoSnapshot("a save was interrupted"));
@@ -373,7 +374,7 @@ impl SnapshotReader {
             return Ok(Lookup::Ready(false));
         };
         let bytes = ready!(self.inbox.take(at, cluster));
-        let found = piece_checksum(&bytes);
+        let found = crc32c(&bytes);
         if self.root.is_some() {
             self.check_table(at, found)?;
         } else if self.extension.is_some() {
@@ -517,7 +518,7 @@ impl SnapshotReader {
             if !checked {
                 match self.inbox.take(at, u64::from(entry.length)) {
                     Lookup::Need(at, length) => return Ok(Open::Need(at, length)),
-                    Lookup::Ready(bytes) => self.check_table(at, piece_checksum(&bytes))?,
+                    Lookup::Ready(bytes) => self.check_table(at, crc32c(&bytes))?,
                 }
             }
             self.finished = at + 1;
@@ -527,7 +528,7 @@ impl SnapshotReader {
 }
 
 fn check(bytes: &[u8], expected: u32, what: &'static str, at: u64) -> Result<(), ImageError> {
-    let found = page_checksum(bytes);
+    let found = crc32c(bytes);
     if found != expected {
         return Err(ImageError::Checksum { what, at: GuestOffset(at), found, expected });
     }

@@ -20,14 +20,16 @@
 //! A save that fails in step 5 or 6 says "save in progress" again ([`unseal`](SnapshotWriter::unseal)) where it cannot
 //! remove the file: what the page cache holds would otherwise pass for a snapshot.
 
+use crate::checksum::crc32c;
 use crate::error::ImageError;
-use crate::index::{PageIndex, piece_checksum};
+use crate::geometry::Geometry;
+use crate::index::PageIndex;
 use crate::inspect::Container;
 use crate::layout::RamLayout;
 use crate::qcow2::header::{Header, SaveState, SnapshotExtension};
 use crate::qcow2::tables::Tables;
 use crate::root::{Entry, LEAVES_PER_INDEX_PAGE, ROOT_LIMIT_BYTES, Region, Root};
-use crate::types::{ALIGNMENT_BYTES, Geometry, GuestOffset, HostOffset, Identity, page_checksum};
+use crate::types::{ALIGNMENT_BYTES, GuestOffset, HostOffset, Identity};
 use crate::vm_state::{Form, VmHeader, VmState};
 use std::sync::Arc;
 
@@ -183,7 +185,7 @@ impl SnapshotWriter {
         let mut leaves = Vec::new();
         let mut index_bytes: Vec<Vec<u8>> = vec![Vec::new(); usize::try_from(index_count).unwrap_or(0)];
         for (number, length) in pages.occupied() {
-            let checksum = piece_checksum(&pages.encode_leaf(number, &uuid));
+            let checksum = crc32c(&pages.encode_leaf(number, &uuid));
             let entry = Entry { offset: at, length: u32::try_from(length).unwrap_or(u32::MAX), checksum };
             let page = &mut index_bytes[usize::try_from(number / LEAVES_PER_INDEX_PAGE).unwrap_or(0)];
             let place =
@@ -201,7 +203,7 @@ impl SnapshotWriter {
                 index_pages.push(Entry::default());
                 continue;
             }
-            index_pages.push(Entry { offset: at, length, checksum: piece_checksum(&page) });
+            index_pages.push(Entry { offset: at, length, checksum: crc32c(&page) });
             let end = at + (page.len() as u64).next_multiple_of(ALIGNMENT_BYTES);
             writes.push((at, page));
             at = end;
@@ -300,7 +302,7 @@ impl SnapshotWriter {
         let tables = tables.iter().map(|(at, bytes)| Entry {
             offset: *at,
             length: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
-            checksum: piece_checksum(bytes),
+            checksum: crc32c(bytes),
         });
         let tables = tables.collect();
         let placed = self.placed.as_ref().expect("reserve comes before seal");
@@ -323,7 +325,7 @@ impl SnapshotWriter {
             uuid: self.identity.uuid,
             root_offset: base,
             root_length: root.len() as u64,
-            root_checksum: page_checksum(&root),
+            root_checksum: crc32c(&root),
         });
         let mut steps = vec![Step::Ballast(0)];
         steps.extend(self.write_guest(start + from as u64, &area[from..])?);
@@ -421,7 +423,7 @@ impl Placed {
     }
 
     fn root(&self, identity: &Identity, tail: &[u8], vm_header: &[u8], tables: Vec<Entry>) -> Root {
-        let region = |bytes: &[u8]| Region { length: bytes.len() as u64, checksum: page_checksum(bytes) };
+        let region = |bytes: &[u8]| Region { length: bytes.len() as u64, checksum: crc32c(bytes) };
         let blocks = self.layout.blocks().iter().enumerate();
         Root {
             uuid: identity.uuid,
@@ -429,7 +431,7 @@ impl Placed {
             page_size: self.layout.page_size(),
             normal_pages: self.vm.normal_pages,
             nonzero_pages: self.nonzero_pages,
-            vm_header_checksum: page_checksum(vm_header),
+            vm_header_checksum: crc32c(vm_header),
             regions: [region(&self.vm.leader), region(&self.vm.third), region(tail)],
             index_pages: self.index_pages.clone(),
             blocks: blocks.map(|(at, block)| (block.clone(), self.layout.guest(at, 0).0)).collect(),

@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::input::{FileRange, OpenOptions, RandomAccess};
 use crate::machines::{ImageReadError, open_snapshot as open, supply};
 use crate::walk::{Finding, Level};
-use snapshot_image::{Lookup, Open, SnapshotReader, Verification, page_checksum};
+use snapshot_image::{Lookup, Open, SnapshotReader, Verification, crc32c};
 
 /// A value that an image has.
 pub(super) enum Fact {
@@ -153,7 +153,7 @@ fn pages(
                 at += length;
             }
             if let Some(expected) = present.checksum {
-                let sum = page_checksum(&page);
+                let sum = crc32c(&page);
                 if sum != expected {
                     damaged += 1;
                     if damaged <= PAGES_TOLD {

@@ -87,10 +87,7 @@ impl Scenario {
                 PreemptEnd::Mark
             },
         };
-        let geometry = Geometry {
-            cluster_bits: 16 + u32::try_from(rng.below(3)).unwrap_or(0),
-            refcount_order: u32::try_from(rng.below(7)).unwrap_or(0),
-        };
+        let geometry = Geometry::new((64 << 10) << rng.below(3), 1 << rng.below(7)).unwrap_or_default();
         Self { vm, stream, destination, postcopy, geometry, uuid }
     }
 

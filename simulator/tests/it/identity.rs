@@ -8,8 +8,9 @@ use snapshot_image::Geometry;
 use vm_simulator::{Fault, Style, VmConfig, World};
 
 fn geometry() -> impl Strategy<Value = Geometry> {
-    (16u32..=21, 0u32..=6)
-        .prop_map(|(cluster_bits, refcount_order)| Geometry { cluster_bits, refcount_order })
+    (16u32..=21, 0u32..=6).prop_map(|(cluster_bits, refcount_order)| {
+        Geometry::new(1 << cluster_bits, 1 << refcount_order).unwrap()
+    })
 }
 
 prop_compose! {

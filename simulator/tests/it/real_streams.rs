@@ -19,7 +19,7 @@ fn save(stream: Vec<u8>, no_vmdesc: bool, seed: u64) -> (Option<SimFile>, Result
         stream: Options::default(),
         no_vmdesc,
         existing_length_bytes: None,
-        create: Some(Geometry { cluster_bits: 16, refcount_order: 4 }.into()),
+        create: Some(Geometry::new(64 << 10, 16).unwrap().into()),
         overwrite: false,
         live: false,
         can_answer: false,

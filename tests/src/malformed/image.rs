@@ -9,7 +9,7 @@ use migration_stream::{
 };
 use snapshot_image::{
     Geometry, GuestOffset, HostOffset, Identity, ImageBlock, PageIndex, RamLayout, SnapshotWriter, Step,
-    VmState, page_checksum,
+    VmState, crc32c,
 };
 
 use super::{Kind, Recipes, base::Base};
@@ -48,7 +48,7 @@ fn carry_out(file: &mut BTreeMap<u64, Vec<u8>>, steps: impl IntoIterator<Item = 
 }
 
 fn base() -> Base {
-    let geometry = Geometry { cluster_bits: 16, refcount_order: 4 };
+    let geometry = Geometry::new(64 << 10, 16).expect("sizes of a QCOW2 image");
     let block = ImageBlock { name: b"pc.ram".to_vec(), used_length: PAGES * 4096, host_page_size: None };
     let layout = RamLayout::new(vec![block], 4096).expect("a small layout");
     let mut writer = SnapshotWriter::create(geometry, 1 << 20).expect("a small image");
@@ -62,7 +62,7 @@ fn base() -> Base {
         let bytes = vec![b'p'; 4096];
         let guest = page * 4096;
         let host = writer.host(GuestOffset(guest - guest % 65536)).expect("room");
-        index.set(page, page_checksum(&bytes));
+        index.set(page, crc32c(&bytes));
         carry_out(&mut file, [Step::Write { at: HostOffset(host.0 + guest % 65536), bytes }]);
     }
     let tail = [&b"\x04\0\0\0\x0a\x05timer\0\0\0\0\0\0\0\x02"[..], &[0x11; 16], b"\x7e\0\0\0\x0a\0"].concat();
@@ -140,25 +140,25 @@ impl Parts {
 
     /// Makes the checksums of header and root, and those in the root of VM-state header and tables, right again.
     fn forge(&self, bytes: &mut [u8]) {
-        let vm = page_checksum(&bytes[self.vm..self.vm + 28]);
+        let vm = crc32c(&bytes[self.vm..self.vm + 28]);
         put32(bytes, self.root + 56, vm);
         let index_bytes = be32(bytes, self.root + 108).min(16);
-        let index = page_checksum(&bytes[self.leaf_index..self.leaf_index + index_bytes]);
+        let index = crc32c(&bytes[self.leaf_index..self.leaf_index + index_bytes]);
         put32(bytes, self.root + 112, index);
         // One index page, one block with a name of six bytes, then the tables.
         let tables = self.root + 100 + 16 + 4 + 2 + 6 + 24;
         for table in [self.refcounts, self.l1, self.l2, be64(bytes, self.l1 + 8), self.block] {
             for entry in (tables + 4..self.root + self.root_bytes).step_by(16) {
                 if be64(bytes, entry) == table && table + 65536 <= bytes.len() {
-                    let found = page_checksum(&bytes[table..table + 65536]);
+                    let found = crc32c(&bytes[table..table + 65536]);
                     put32(bytes, entry + 12, found);
                 }
             }
         }
-        let root = page_checksum(&bytes[self.root..self.root + self.root_bytes]);
+        let root = crc32c(&bytes[self.root..self.root + self.root_bytes]);
         put32(bytes, EXTENSION + 8 + 40, root);
         put32(bytes, CHECKSUM, 0);
-        let header = page_checksum(&bytes[..4096]);
+        let header = crc32c(&bytes[..4096]);
         put32(bytes, CHECKSUM, header);
     }
 }
@@ -284,7 +284,7 @@ fn snapshot(r: &mut Recipes) {
         r.make(name, change, |bytes, _| {
             bytes[EXTENSION + 8 + at..EXTENSION + 8 + at + new.len()].copy_from_slice(new);
             put32(bytes, CHECKSUM, 0);
-            let header = page_checksum(&bytes[..4096]);
+            let header = crc32c(&bytes[..4096]);
             put32(bytes, CHECKSUM, header);
         });
     };

@@ -10,7 +10,7 @@ use crate::zero::is_zero;
 use migration_stream::{
     SectionId, put_end_of_section, put_page_header, put_section_footer, put_section_part, put_zero_page,
 };
-use snapshot_image::{RamLayout, page_checksum};
+use snapshot_image::{RamLayout, crc32c};
 
 /// Header bytes gather up to this much before they are handed out.
 const GATHERED_BYTES: usize = 32 << 10;
@@ -155,7 +155,7 @@ pub(crate) fn verify(
     let Some(expected) = page.checksum else { return Ok(()) };
     let page_bytes = layout.page_size() as usize;
     let start = page.at as usize * page_bytes;
-    let found = page_checksum(&pool.bytes(buffer)[start..start + page_bytes]);
+    let found = crc32c(&pool.bytes(buffer)[start..start + page_bytes]);
     if found != expected {
         return Err(wrong(layout.page_error(first_page + u64::from(page.at), found, expected)));
     }

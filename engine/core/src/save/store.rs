@@ -9,7 +9,7 @@ use crate::memory::OutOfMemory;
 use crate::pool::{BufferId, Pool};
 use crate::zero::is_zero;
 use migration_stream::{Error, ErrorKind, compressed, xbzrle};
-use snapshot_image::{PageIndex, RamLayout, SnapshotWriter, page_checksum};
+use snapshot_image::{PageIndex, RamLayout, SnapshotWriter, crc32c};
 use std::ops::Range;
 
 const FIRST_CAPACITY: usize = 512 << 10;
@@ -97,8 +97,8 @@ impl Store {
             Content::Compressed => compressed::inflate(data, to).map_err(|kind| at(update, kind))?,
             Content::Xbzrle => {
                 match was_there {
-                    Some(checksum) if page_checksum(to) != checksum => {
-                        let error = self.layout.page_error(page, page_checksum(to), checksum);
+                    Some(checksum) if crc32c(to) != checksum => {
+                        let error = self.layout.page_error(page, crc32c(to), checksum);
                         return Err(Failure::Image { error, class: Class::CouldNot });
                     }
                     Some(_) => {}
@@ -110,7 +110,7 @@ impl Store {
         if is_zero_page || is_zero(to) {
             self.index.clear(page);
         } else {
-            self.index.set(page, page_checksum(to));
+            self.index.set(page, crc32c(to));
         }
         self.slabs.stored(guest);
         Ok(true)

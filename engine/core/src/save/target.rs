@@ -195,7 +195,10 @@ mod tests {
     fn what_a_save_left_is_replaced_without_being_asked_for() {
         for overwrite in [false, true] {
             let Ok(Target::NewFile(new)) = find(&interrupted(), overwrite) else { panic!("no new file") };
-            assert!(matches!(new.image, NewImage::Of(geometry) if geometry.cluster_bits == 16), "{new:?}");
+            assert!(
+                matches!(new.image, NewImage::Of(geometry) if geometry.cluster_bytes() == 1 << 16),
+                "{new:?}"
+            );
             assert_eq!(new.way, Way::Link);
         }
     }

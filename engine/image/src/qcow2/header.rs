@@ -5,8 +5,10 @@
 //! (be32), internal snapshots (be32) and their offset (be64), incompatible, compatible, autoclear features (be64 each),
 //! refcount order (be32), header length (be32). Extensions follow: type (be32), length (be32), data, padding to 8.
 
+use crate::checksum::crc32c;
 use crate::error::ImageError;
-use crate::types::{Geometry, HostOffset, page_checksum};
+use crate::geometry::Geometry;
+use crate::types::HostOffset;
 
 /// The header, with its extensions, must fit in here.
 pub(crate) const HEADER_BYTES: usize = 4096;
@@ -142,16 +144,13 @@ impl Header {
         if incompatible & !8 != 0 {
             return Err(ImageError::UnknownFeatures { bits: incompatible & !8 });
         }
-        let cluster_bits = be32(bytes, 20);
-        if !(16..=21).contains(&cluster_bits) {
-            return Err(ImageError::ClusterSize { found: 1u64.checked_shl(cluster_bits).unwrap_or(0) });
-        }
         let refcount_order = be32(bytes, 96);
         if refcount_order > 6 {
             return Err(damaged(96, format!("refcount order {refcount_order}, expected 0 to 6")));
         }
+        let cluster_bytes = 1u64.checked_shl(be32(bytes, 20)).unwrap_or(0);
         let mut header = Self {
-            geometry: Geometry { cluster_bits, refcount_order },
+            geometry: Geometry::new(cluster_bytes, 1 << refcount_order)?,
             size: be64(bytes, 24),
             l1_entries: be32(bytes, 36),
             l1_offset: be64(bytes, 40),
@@ -256,7 +255,7 @@ impl Header {
         });
         let mut block = bytes[..HEADER_BYTES].to_vec();
         block[at + 8 + 44..at + 8 + 48].fill(0);
-        self.checksum_fits = page_checksum(&block) == be32(data, 44);
+        self.checksum_fits = crc32c(&block) == be32(data, 44);
         Ok(())
     }
 
@@ -266,7 +265,7 @@ impl Header {
         out.extend_from_slice(&MAGIC.to_be_bytes());
         out.extend_from_slice(&3u32.to_be_bytes());
         out.extend_from_slice(&[0; 12]);
-        out.extend_from_slice(&self.geometry.cluster_bits.to_be_bytes());
+        out.extend_from_slice(&self.geometry.cluster_bits().to_be_bytes());
         out.extend_from_slice(&self.size.to_be_bytes());
         out.extend_from_slice(&[0; 4]);
         out.extend_from_slice(&self.l1_entries.to_be_bytes());
@@ -277,7 +276,7 @@ impl Header {
         out.extend_from_slice(&0u64.to_be_bytes());
         out.extend_from_slice(&self.compatible.to_be_bytes());
         out.extend_from_slice(&self.autoclear.to_be_bytes());
-        out.extend_from_slice(&self.geometry.refcount_order.to_be_bytes());
+        out.extend_from_slice(&self.geometry.refcount_order().to_be_bytes());
         out.extend_from_slice(&HEADER_LENGTH.to_be_bytes());
         out.extend_from_slice(&[0; 8]);
         put_extension(&mut out, EXTENSION_FEATURE_NAMES, &feature_names());
@@ -296,7 +295,7 @@ impl Header {
         data.resize(SNAPSHOT_EXTENSION_BYTES, 0);
         put_extension(&mut out, EXTENSION_SNAPSHOT, &data);
         out.resize(HEADER_BYTES, 0);
-        let checksum = page_checksum(&out);
+        let checksum = crc32c(&out);
         out[at + 8 + 44..at + 8 + 48].copy_from_slice(&checksum.to_be_bytes());
         out
     }

@@ -291,7 +291,7 @@ impl Tables {
                 self.refcount_blocks.insert(block, RefcountBlock { at, bytes, changed: true });
             }
             if let Some(found) = self.refcount_blocks.get_mut(&block) {
-                set_refcount(&mut found.bytes, index(cluster % per_block), geometry.refcount_order, value);
+                set_refcount(&mut found.bytes, index(cluster % per_block), geometry.refcount_order(), value);
                 found.changed = true;
             }
         }
@@ -323,12 +323,12 @@ impl Tables {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::Geometry;
+    use crate::geometry::Geometry;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
     fn header(refcount_order: u32, size: u64) -> Header {
-        Header::new(Geometry { cluster_bits: 16, refcount_order }, size)
+        Header::new(Geometry::new(1 << 16, 1 << refcount_order).unwrap(), size)
     }
 
     /// Follows the tables from the header on, as any reader of the file does: every cluster that they name is counted
@@ -371,7 +371,7 @@ mod tests {
                 index(number % header.geometry.refcount_block_entries()),
             );
             let count = match table.get(block) {
-                Some(&entry) if entry != 0 => refcount(part(entry), place, header.geometry.refcount_order),
+                Some(&entry) if entry != 0 => refcount(part(entry), place, header.geometry.refcount_order()),
                 _ => 0,
             };
             assert_eq!(count, u64::from(used.contains(&number)), "cluster {number}");

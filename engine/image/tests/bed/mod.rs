@@ -18,7 +18,7 @@ use migration_stream::{
 use snapshot_image::{
     Geometry, GuestOffset, HostOffset, Identity, ImageBlock, ImageError, Inspect, Inspection, Inspector,
     Lookup, Open, PageIndex, RamLayout, ReadOptions, SnapshotReader, SnapshotWriter, Step, Verification,
-    VmState, page_checksum,
+    VmState, crc32c,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -115,7 +115,7 @@ pub(crate) fn save(mut writer: SnapshotWriter, content: &Content, tail_capacity:
         let guest = page * PAGE;
         let host = writer.host(GuestOffset(guest - guest % cluster)).unwrap();
         steps.push(Step::Write { at: HostOffset(host.0 + guest % cluster), bytes: bytes.clone() });
-        index.set(page, page_checksum(bytes));
+        index.set(page, crc32c(bytes));
     }
     let vm = vm_state(content.leader.clone(), content.third.clone(), content.ram.len() as u64);
     steps.extend(writer.reserve(vm, &layout, &Arc::new(index), tail_capacity as u64).unwrap());
@@ -188,7 +188,7 @@ pub(crate) fn read(file: &File, allow_unverified: bool) -> Result<(Content, Veri
                     None => bytes.resize(bytes.len() + usize::try_from(extent.length).unwrap(), 0),
                 }
             }
-            let found = page_checksum(&bytes);
+            let found = crc32c(&bytes);
             match page.checksum {
                 Some(expected) if expected != found => {
                     return Err(layout.page_error(page.page, found, expected));

@@ -2,7 +2,7 @@
 //! right again.
 
 use super::File;
-use snapshot_image::page_checksum;
+use snapshot_image::crc32c;
 
 const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
 /// Where our header extension's data begins: behind the header (112), the feature names (8 + 192) and its own head (8).
@@ -107,7 +107,7 @@ impl Places {
 
     /// Makes every checksum fit to what the parts hold now, as somebody would who means harm.
     pub(crate) fn forge(&self, file: &mut File) {
-        let checksum = |file: &File, part: &Part| page_checksum(&file.read_part(part));
+        let checksum = |file: &File, part: &Part| crc32c(&file.read_part(part));
         for (at, part) in &self.index_checksums {
             let found = checksum(file, part);
             file.put_be32(*at, found);
@@ -125,7 +125,7 @@ impl Places {
     /// As [`forge`](Self::forge), for the header alone.
     pub(crate) fn forge_header(&self, file: &mut File) {
         file.put_be32(HEADER_CHECKSUM, 0);
-        let found = page_checksum(&file.read(0, 4096));
+        let found = crc32c(&file.read(0, 4096));
         file.put_be32(HEADER_CHECKSUM, found);
     }
 }

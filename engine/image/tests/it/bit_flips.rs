@@ -3,7 +3,9 @@
 use crate::bed::{Content, File, Places, content, inspect, read, write};
 use snapshot_image::{Geometry, Inspection, Verification};
 
-const SMALL: Geometry = Geometry { cluster_bits: 16, refcount_order: 4 };
+fn small() -> Geometry {
+    Geometry::new(64 << 10, 16).unwrap()
+}
 
 /// Flips that were noticed, and flips that did not matter.
 #[derive(Debug, Default)]
@@ -36,7 +38,7 @@ fn try_flips(content: &Content, file: &File, bits: impl Iterator<Item = u64>) ->
 fn each_flipped_bit_of_what_counts_is_noticed() {
     for third in [&b""[..], b"PART of something"] {
         let content = content(third);
-        let file = write(&content, SMALL);
+        let file = write(&content, small());
         for part in Places::of(&file).parts {
             // Reading does not depend on refcounts, yet their checksums are in the root; a page's every bit counts.
             let step = (part.length * 8 / 400).max(1) | 1;
@@ -51,7 +53,7 @@ fn each_flipped_bit_of_what_counts_is_noticed() {
 #[test]
 fn a_flipped_bit_anywhere_is_noticed_or_harmless() {
     let content = content(b"");
-    let file = write(&content, SMALL);
+    let file = write(&content, small());
     let bits = file.length() * 8;
     // A step that has no factor in common with the sizes of things.
     let tally = try_flips(&content, &file, (0..bits).step_by(997));
@@ -66,7 +68,7 @@ fn every_flipped_bit_is_noticed_or_harmless() {
     let step = std::env::var("FLIP_STEP").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
     for third in [&b""[..], b"PART of something"] {
         let content = content(third);
-        let file = write(&content, SMALL);
+        let file = write(&content, small());
         let tally = try_flips(&content, &file, (0..file.length() * 8).step_by(step));
         println!("{} bytes of image: {tally:?}", file.length());
         assert!(tally.noticed > 1_000_000 / step as u64, "{tally:?}");

@@ -6,7 +6,9 @@ use snapshot_image::{
 };
 use std::sync::Arc;
 
-const SMALL: Geometry = Geometry { cluster_bits: 16, refcount_order: 4 };
+fn small() -> Geometry {
+    Geometry::new(64 << 10, 16).unwrap()
+}
 
 /// The writes between two flushes, which reach the disk in any order.
 fn groups(steps: &[Step]) -> Vec<&[Step]> {
@@ -27,7 +29,7 @@ fn cases() -> impl Iterator<Item = (Content, Vec<Step>)> {
         .into_iter()
         .map(|(third, capacity)| {
             let content = content(third);
-            let steps = steps(&content, SMALL, capacity);
+            let steps = steps(&content, small(), capacity);
             (content, steps)
         })
 }
@@ -113,7 +115,7 @@ fn from_the_reserve_on_nothing_needs_new_space() {
 fn reserved(tail_capacity: u64) -> SnapshotWriter {
     let content = content(b"");
     let layout = RamLayout::new(content.blocks, 4096).unwrap();
-    let mut writer = SnapshotWriter::create(SMALL, layout.total_bytes()).unwrap();
+    let mut writer = SnapshotWriter::create(small(), layout.total_bytes()).unwrap();
     writer.begin(Identity { uuid: [1; 16], created_unix_s: 0 });
     let vm = vm_state(content.leader, Vec::new(), 0);
     drop(writer.reserve(vm, &layout, &Arc::new(PageIndex::new()), tail_capacity).unwrap());
@@ -139,7 +141,7 @@ fn leader_and_tail_end_before_the_extension() {
 
 /// An image of 4 MiB without a snapshot, as `qemu-img` makes it: no header extension of ours.
 fn empty() -> File {
-    let mut writer = SnapshotWriter::create(SMALL, 4 << 20).unwrap();
+    let mut writer = SnapshotWriter::create(small(), 4 << 20).unwrap();
     let mut file = carried_out(&writer.begin(Identity { uuid: [1; 16], created_unix_s: 0 }));
     file.write(312, &[0; 4096 - 312]);
     file
@@ -173,7 +175,7 @@ fn ram_of_several_index_pages_is_read_back() {
     let far = 4098 * 8192;
     for nonzero in [&[(0, 0), (0, 5), (0, far), (0, far + 63)][..], &[(0, far + 1)]] {
         let content = content_of(b"", &[(b"pc.ram", far + 64)], nonzero);
-        let file = carried_out(&steps(&content, SMALL, 16 << 10));
+        let file = carried_out(&steps(&content, small(), 16 << 10));
         let (found, verification) = read(&file, false).unwrap();
         assert!(found == content && verification == Verification::Verified);
     }

@@ -19,10 +19,7 @@ pub(crate) fn stream_of(config: &VmConfig) -> (Vm, Vec<u8>) {
 }
 
 pub(crate) fn save_config(config: &VmConfig, existing: Option<&SimFile>) -> SaveConfig {
-    let geometry = Geometry {
-        cluster_bits: 16 + u32::try_from(config.seed % 6).unwrap(),
-        refcount_order: u32::try_from(config.seed / 6 % 7).unwrap(),
-    };
+    let geometry = Geometry::new((64 << 10) << (config.seed % 6), 1 << (config.seed / 6 % 7)).unwrap();
     SaveConfig {
         stream: Options { page_size: Some(config.page_size), ..Options::default() },
         no_vmdesc: !config.vmdesc,

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use snapshot_engine::HotSet;
-use snapshot_image::page_checksum;
+use snapshot_image::crc32c;
 use snapshot_tests::table::{Table, Target, median};
 use snapshot_tests::tool::qemu_snapshot;
 use snapshot_tests::{Binary, Config, Guest, Outcome, Qemu, ToImage, Workload};
@@ -124,7 +124,7 @@ fn spoil(saved: &Saved) {
         profile.extend((u64::from(page) * 4096).to_be_bytes());
         profile.extend(4096_u64.to_be_bytes());
     }
-    profile.extend(page_checksum(&profile).to_be_bytes());
+    profile.extend(crc32c(&profile).to_be_bytes());
     std::fs::write(&name, profile).expect("it can be replaced");
 }
 

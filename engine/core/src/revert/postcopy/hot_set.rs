@@ -7,7 +7,7 @@
 //! | 20 each | block in the block list (be32), byte offset (be64), length in bytes (be64), in the order of the requests |
 //! | 4 | CRC-32C of everything before (be32) |
 
-use snapshot_image::page_checksum;
+use snapshot_image::crc32c;
 
 const MAGIC: &[u8; 8] = b"STVMHOT1";
 const RUN_BYTES: usize = 20;
@@ -69,7 +69,7 @@ impl HotSet {
             out.extend_from_slice(&run.offset.to_be_bytes());
             out.extend_from_slice(&run.length.to_be_bytes());
         }
-        out.extend_from_slice(&page_checksum(&out).to_be_bytes());
+        out.extend_from_slice(&crc32c(&out).to_be_bytes());
         out
     }
 
@@ -81,7 +81,7 @@ impl HotSet {
     pub fn parse(bytes: &[u8]) -> Result<Self, &'static str> {
         let (body, sum) = bytes.split_last_chunk::<4>().ok_or("it is too short")?;
         let body = body.strip_prefix(MAGIC).ok_or("it is not a hot set")?;
-        if page_checksum(&bytes[..bytes.len() - 4]) != u32::from_be_bytes(*sum) {
+        if crc32c(&bytes[..bytes.len() - 4]) != u32::from_be_bytes(*sum) {
             return Err("its checksum is wrong");
         }
         let (uuid, runs) = body.split_first_chunk::<16>().ok_or("it is too short")?;

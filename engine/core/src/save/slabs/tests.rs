@@ -14,7 +14,7 @@ struct Bed {
 
 impl Bed {
     fn new() -> Self {
-        let geometry = Geometry { cluster_bits: 20, refcount_order: 4 };
+        let geometry = Geometry::new(1 << 20, 16).unwrap();
         let writer = SnapshotWriter::create(geometry, 4 << 20).unwrap();
         Self {
             slabs: Slabs::new(4096, writer.cluster_size(), 64 << 20),
