@@ -5,3 +5,4 @@ mod damaged;
 mod malformed;
 mod readers;
 mod rules;
+mod walked;

@@ -1,4 +1,4 @@
-//! What the toolkit says of a file.
+//! What the toolkit does with a file.
 
 use std::{
     fmt::Write as _,
@@ -7,146 +7,118 @@ use std::{
     process::{Command, Output},
 };
 
-use migration_stream::{
-    Error, Options, ReadError, SliceReader, StreamReader,
-    ram::multifd::{Channel, Message},
-    return_path::{ReturnPathMessage, received_bitmap, return_path_message},
-};
-
-use super::{Kind, Malformed, multifd};
+use super::{Kind, Malformed, walked};
 use crate::{image::run_tool, tool::snapinspect};
 
-/// What is said of `file`, a line for each reader; `folder` is for files in passing. `stream` is a valid stream, for images
-/// that one may be saved into.
+/// What each reader does with a file.
+#[derive(Debug)]
+pub struct Said {
+    /// A line for each reader, without wording: exit status, kind of error where the parser knows it, offset, numbers.
+    pub reasons: String,
+    /// The messages that repeat no other reader's, with `N` for each number.
+    pub words: Vec<String>,
+}
+
+impl Said {
+    fn line(&mut self, reader: &str, reason: &str) {
+        writeln!(self.reasons, "{reader}: {reason}").expect("a String takes everything");
+    }
+
+    /// A line for a program that ended with `output` and printed `message`; `others` are the readers that may have said it before.
+    fn program(&mut self, reader: &str, output: &Output, message: &str, others: &[(&str, &str)]) {
+        let cause = if output.status.success() { String::new() } else { self.cause(reader, message, others) };
+        self.line(reader, &format!("{}{cause}", status(output)));
+    }
+
+    /// ` as READER` if the message contains what another reader said; otherwise its numbers, and the message is kept.
+    fn cause(&mut self, reader: &str, message: &str, others: &[(&str, &str)]) -> String {
+        if let Some((other, _)) = others.iter().find(|(_, text)| !text.is_empty() && message.contains(text)) {
+            return format!(" as {other}");
+        }
+        let (words, numbers) = walked::split_numbers(message);
+        self.words.push(format!("{reader}: {words}"));
+        numbers
+    }
+}
+
+fn status(output: &Output) -> String {
+    output.status.code().map_or_else(|| "killed".to_owned(), |code| format!("status {code}"))
+}
+
+/// What the toolkit does with `file`. `folder` is for temporary files, `stream` a valid stream, for images that one may be
+/// saved into.
 ///
 /// # Panics
 ///
 /// If the readers disagree, or a refused image was changed.
 #[must_use]
-pub fn said(file: &Malformed, stream: &Path, folder: &Path) -> String {
-    let mut said = format!("base: {}\nchange: {}\n", file.base, file.change);
-    let mut line = |who: &str, what: &str| {
-        writeln!(said, "{who}: {what}").expect("a String takes everything");
-    };
+pub fn said(file: &Malformed, stream: &Path, folder: &Path) -> Said {
+    let reasons = format!("base: {}\nchange: {}\n", file.base, file.change);
+    let mut said = Said { reasons, words: Vec::new() };
     let path = folder.join("file");
     fs::write(&path, &file.bytes).expect("a small file");
+    let mut walked_text = String::new();
+    let mut revert_text = String::new();
+    if file.kind != Kind::Image {
+        let result = walked::read(file.base, &file.bytes);
+        said.line("walk", &walked::kind(&result));
+        walked_text = result.err().map(|error| error.kind.to_string()).unwrap_or_default();
+    }
     match file.kind {
         Kind::Stream => {
-            line("walk", &walk(&file.bytes));
             let image = folder.join("image");
             let _ = fs::remove_file(&image);
             let output = run_tool(["--create".as_ref(), image.as_os_str()], Some(&path));
             assert_eq!(output.status.success(), image.exists(), "{}: success and image differ", file.name);
-            line("save", &ended(&output, &image));
+            said.program("save", &output, &stderr(&output, &image), &[("walk", &walked_text)]);
         }
-        Kind::Answers => line("walk", &outcome(answers(&file.bytes))),
-        Kind::Multifd => line("walk", &outcome(channel(&file.bytes))),
+        Kind::Answers | Kind::Multifd => {}
         Kind::Image => {
-            line("revert", &ended(&run_tool(["--revert".as_ref(), path.as_os_str()], None), &path));
+            let output = run_tool(["--revert".as_ref(), path.as_os_str()], None);
+            revert_text = stderr(&output, &path);
+            said.program("revert", &output, &revert_text, &[]);
             let output = run_tool([path.as_os_str()], Some(stream));
             let replaced = fs::read(&path).expect("still there") != file.bytes;
             assert_eq!(replaced, output.status.success(), "{}: changed", file.name);
-            line("save", &ended(&output, &path));
+            let text = stderr(&output, &path);
+            let known = if revert_text.contains(&text) { &text } else { "" };
+            said.program("save", &output, &text, &[("revert", known)]);
             fs::write(&path, &file.bytes).expect("a small file");
         }
     }
-    line("check", &checked(&path));
+    check(&mut said, &path, &walked_text, &revert_text);
     said
 }
 
-/// What the inspector finds, without what it notes of the file as a whole.
-fn checked(path: &Path) -> String {
+/// The findings of `snapinspect check` with their severities and offsets, without its notes on the file as a whole.
+fn check(said: &mut Said, path: &Path, walked: &str, reverted: &str) {
     let output = Command::new(snapinspect()).arg("check").arg(path).output().expect("the program runs");
-    let (found, trouble) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    let status = output.status.code().map_or_else(|| "killed".to_owned(), |code| code.to_string());
-    let lines: Vec<&str> =
-        found.lines().chain(trouble.lines()).filter(|line| !is_of_the_whole(line)).collect();
-    format!("status {status}: {}", lines.join(" / ")).replace(&path.display().to_string(), "FILE")
-}
-
-/// A note without an offset: how many pages came twice, or never.
-fn is_of_the_whole(line: &str) -> bool {
-    let mut words = line.split_whitespace();
-    words.next() == Some("-") && words.next() == Some("note")
-}
-
-/// Status and words of the tool, without the path.
-fn ended(output: &Output, path: &Path) -> String {
-    let words = String::from_utf8_lossy(&output.stderr);
-    let mut words = words.replace(&path.display().to_string(), "FILE");
-    // A new snapshot has a UUID of its own, and each job takes its own time.
-    if output.status.success()
-        && let Some(at) = words.find("UUID ")
-    {
-        words.truncate(at + "UUID".len());
-    }
-    let status = output.status.code().map_or_else(|| "killed".to_owned(), |code| code.to_string());
-    format!("status {status}: {}", words.trim_end().replace('\n', " / "))
-}
-
-fn outcome(result: Result<u64, Error>) -> String {
-    result.map_or_else(|error| error.to_string(), |records| format!("{records} records"))
-}
-
-/// What both readers of streams say.
-fn walk(stream: &[u8]) -> String {
-    let mut slice = SliceReader::new(stream, Options::default());
-    // The slice reader has the vmdesc to tell the page size by.
-    let options = Options { page_size: Some(slice.decoder().page_size()), ..Options::default() };
-    let mut pull = StreamReader::new(stream, options);
-    let mut records = 0;
-    loop {
-        match (slice.next_record(), pull.next_record()) {
-            (Ok(Some(record)), Ok(Some(pulled))) => assert_eq!(record, pulled),
-            (Ok(None), Ok(None)) => return format!("{records} records"),
-            (Err(error), Err(ReadError::Stream(pulled))) => {
-                assert_eq!(error.to_string(), pulled.to_string());
-                return error.to_string();
-            }
-            (slice, pull) => panic!("the readers disagree: {slice:?} and {pull:?}"),
+    let mut reasons = Vec::new();
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let Some((at, rest)) = line.split_once(' ') else { continue };
+        let Some((severity, text)) = rest.trim_start().split_once(' ') else { continue };
+        let is_finding = matches!(severity, "error" | "warning" | "note");
+        let is_of_the_whole_file = at == "-" && severity == "note";
+        if !is_finding || is_of_the_whole_file {
+            continue;
         }
-        records += 1;
+        let text = text.trim_start();
+        let image = text.strip_prefix("image: ").unwrap_or(text);
+        let known = if reverted.contains(image) { image } else { "" };
+        let place = if at == "-" { String::new() } else { format!(" at {at}") };
+        let cause = said.cause("check", text, &[("walk", walked), ("revert", known)]);
+        reasons.push(format!("{severity}{place}{cause}"));
     }
+    let trouble = stderr(&output, path);
+    if !trouble.is_empty() {
+        reasons.push(format!("refused{}", said.cause("check", &trouble, &[])));
+    }
+    let separator = if reasons.is_empty() { "" } else { ": " };
+    said.line("check", &format!("{}{separator}{}", status(&output), reasons.join(", ")));
 }
 
-fn answers(bytes: &[u8]) -> Result<u64, Error> {
-    let (mut at, mut messages) = (0, 0);
-    while let Some((length, message)) = return_path_message(&bytes[at..], at as u64)? {
-        at += length;
-        messages += 1;
-        if let ReturnPathMessage::ReceivedBitmap(_) = message {
-            match received_bitmap(&bytes[at..], at as u64)? {
-                Some((length, _)) => at += length,
-                None => break,
-            }
-        }
-    }
-    end(bytes, at, messages)
-}
-
-fn channel(bytes: &[u8]) -> Result<u64, Error> {
-    let mut channel = Channel::new(multifd::PAGE);
-    let (mut at, mut messages) = (0, 0);
-    while let Some((length, message)) = channel.step(&bytes[at..])? {
-        let data = match message {
-            Message::Hello(_) => 0,
-            Message::Packet(packet) => packet.data_bytes,
-            Message::DeviceState(state) => state.data_bytes,
-        };
-        if length + data as usize > bytes.len() - at {
-            break;
-        }
-        at += length + data as usize;
-        messages += 1;
-    }
-    end(bytes, at, messages)
-}
-
-/// Whether the last message was whole.
-fn end(bytes: &[u8], at: usize, messages: u64) -> Result<u64, Error> {
-    if at == bytes.len() {
-        return Ok(messages);
-    }
-    let kind = migration_stream::ErrorKind::Truncated { inside: format!("inside message {}", messages + 1) };
-    Err(Error { offset: at as u64, path: String::new(), kind })
+/// What a program printed to stderr, without the path.
+fn stderr(output: &Output, path: &Path) -> String {
+    let text = String::from_utf8_lossy(&output.stderr);
+    text.replace(&path.display().to_string(), "FILE").trim_end().replace('\n', " / ")
 }

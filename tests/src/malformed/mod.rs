@@ -1,7 +1,7 @@
 //! The files in `corpus/malformed/`: each a valid one with one named change, made anew by these recipes at any time.
 //!
-//! A recipe is a line: the file's name, what was changed, where, and to what. What the toolkit says of each file stands
-//! beside it, and a test holds both to it.
+//! A recipe is a line: the file's name, what was changed, where, and to what. Beside each file is a text that says what the
+//! toolkit does with it; a test compares both with what the recipes and the toolkit make.
 
 mod answers;
 mod base;
@@ -13,8 +13,21 @@ mod multifd;
 mod postcopy;
 mod precopy;
 mod savevm;
+#[path = "../../../parser/tests/it/walked.rs"]
+mod walked;
 
-pub use judge::said;
+pub use judge::{Said, said};
+
+/// Compares the messages of the programs with those in the file `pinned`, which `UPDATE=1` writes anew.
+///
+/// # Panics
+///
+/// If they differ.
+pub fn assert_pinned(words: &BTreeSet<String>, pinned: &Path) {
+    walked::assert_pinned(words, pinned);
+}
+
+use std::{collections::BTreeSet, path::Path};
 
 use base::Base;
 
@@ -101,7 +114,7 @@ impl Recipes {
         });
     }
 
-    /// Without so many bytes at a place.
+    /// Without `count` bytes at a place.
     fn remove(&mut self, name: &str, change: &'static str, at: &str, count: usize) {
         self.make(name, change, |bytes, base| {
             let at = base.at(at);

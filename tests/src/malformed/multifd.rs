@@ -3,7 +3,7 @@
 use super::{Kind, Recipes, base::Base};
 
 /// Bytes of a page, and how many fit into a packet.
-pub(super) const PAGE: u32 = 64 << 10;
+const PAGE: u32 = 64 << 10;
 const PAGES: u32 = 8;
 
 fn words(base: &mut Base, words: &[u32]) {
