@@ -220,6 +220,7 @@ impl InputArgs {
             channels: self.channel.clone(),
             any_snapshot: false,
             salvage: false,
+            every_page: false,
         }
     }
 }

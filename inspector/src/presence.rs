@@ -120,6 +120,8 @@ pub(crate) struct Arrivals {
     /// Blocks that a mapped-ram file lists without a place.
     without_place: BTreeSet<usize>,
     mapped: bool,
+    /// An image: what does not arrive is zero.
+    image: bool,
     ignore_shared: bool,
     virtio_mem: bool,
     flushes: bool,
@@ -165,6 +167,7 @@ impl Arrivals {
                 self.postcopy = true;
                 self.discard(block, ranges);
             }
+            Event::ZerosLeftOut => self.image = true,
             Event::MappedBlock(mapped) => {
                 self.mapped = true;
                 if mapped.place.is_none() {
@@ -231,8 +234,9 @@ impl Arrivals {
         let multifd = !self.joined && (self.flushes || self.content == 0 && self.zero > 0);
         let nothing = self.content == 0 && self.zero == 0 && !self.postcopy && !self.joined;
         let place = |number: usize, missing: Option<u64>| {
-            let missing_pages = missing.unwrap_or(0);
+            let missing_pages = missing.filter(|_| !self.image).unwrap_or(0);
             let presence = match missing {
+                _ if self.image => Presence::Here,
                 _ if self.without_place.contains(&number) => Presence::IgnoredShared,
                 _ if self.mapped => Presence::Here,
                 None => Presence::OtherConnection,
@@ -249,6 +253,11 @@ impl Arrivals {
             BlockPresence { presence, missing_pages }
         };
         missing.iter().enumerate().map(|(number, &missing)| place(number, missing)).collect()
+    }
+
+    /// Pages that did not arrive are zero, and all the others arrived once: the input is an image.
+    pub(crate) fn leaves_zeros_out(&self) -> bool {
+        self.image
     }
 
     /// The block list.

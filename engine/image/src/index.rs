@@ -177,6 +177,9 @@ impl Leaf {
 
     /// The pages from `first` to `end` (numbers within the leaf) that are not zero, with their checksums.
     pub(crate) fn pages(&self, first: usize, end: usize) -> Vec<(usize, u32)> {
+        if self.checksums.is_empty() {
+            return Vec::new();
+        }
         let before = |at: usize| -> usize {
             let whole: usize = self.bitmap[..at / 8].iter().map(|byte| byte.count_ones() as usize).sum();
             whole + (0..at % 8).filter(|bit| self.bitmap[at / 8] >> bit & 1 == 1).count()

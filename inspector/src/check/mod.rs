@@ -158,8 +158,8 @@ impl Visitor for Checker<'_> {
         match &item.event {
             Event::Device(section) => self.sections.device(&mut report, item.offset, section),
             Event::MappedBlock(mapped) => self.ram.name(&mut report, item.offset, &mapped.block.idstr),
-            Event::MappedBitmap { block, bits } => {
-                ram::mapped_bitmap(&mut report, item.offset, *block, bits, context);
+            Event::MappedBitmap { block, first_page, bits } => {
+                ram::mapped_bitmap(&mut report, item.offset, (*block, *first_page), bits, context);
             }
             Event::Multifd(message) => self.multifd.message(&mut report, item.offset, message, context),
             Event::MultifdPages(pages) => {

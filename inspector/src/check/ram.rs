@@ -178,12 +178,12 @@ impl Ram {
 pub(super) fn mapped_bitmap(
     report: &mut Report<'_>,
     offset: u64,
-    block: usize,
+    (block, first_page): (usize, u64),
     bits: &[u8],
     context: Context<'_>,
 ) {
     let Some(block) = context.blocks.get(block) else { return };
-    let pages = block.used_length / u64::from(context.page_size);
+    let pages = (block.used_length / u64::from(context.page_size)).saturating_sub(first_page);
     let behind = usize::try_from(pages / 8).ok().and_then(|last| bits.get(last..)).unwrap_or_default();
     let shared =
         u64::from(behind.first().map_or(0, |byte| byte.count_ones() - (byte >> (pages % 8)).count_ones()));

@@ -2,7 +2,7 @@
 
 use crate::cli::{ConvertArgs, Target};
 use crate::contents::{Contents, RamFile, load_opened};
-use crate::convert::{gather, same, write_mapped, write_stream};
+use crate::convert::{ZeroPages, gather, same, write_mapped, write_stream};
 use crate::error::Error;
 use crate::escape::terminal;
 use crate::input::{OpenOptions, Opened, SourceReader, open, open_file};
@@ -83,9 +83,11 @@ pub(super) fn run(args: &ConvertArgs, inputs: &[&Path]) -> Result<u8, Error> {
         Target::Stream => {
             let mut out = BufWriter::with_capacity(1 << 20, file);
             if elsewhere {
-                write_stream(&parts()?, &mut out, &name)?;
+                write_stream(&parts()?, ZeroPages::Sent, &mut out, &name)?;
             } else {
-                copy(input.open(&options)?, &mut out, &name)?;
+                // A destination has to be sent zero pages, too.
+                let every_page = OpenOptions { every_page: true, ..options.clone() };
+                copy(input.open(&every_page)?, &mut out, &name)?;
             }
             out.flush().map_err(Error::io(&name))?;
         }
@@ -96,13 +98,16 @@ pub(super) fn run(args: &ConvertArgs, inputs: &[&Path]) -> Result<u8, Error> {
             let mut stream = tempfile::tempfile().map_err(Error::io("temporary file"))?;
             let parts = parts()?;
             let mut out = BufWriter::with_capacity(1 << 20, &stream);
-            write_stream(&parts, &mut out, "temporary file")?;
+            write_stream(&parts, ZeroPages::LeftOut, &mut out, "temporary file")?;
             out.flush().map_err(Error::io("temporary file"))?;
             drop(out);
             stream.rewind().map_err(Error::io("temporary file"))?;
             image(&mut stream, file, &options, &before)?;
         }
         Target::Image => {
+            // A save refuses a block without any page if x-ignore-shared may have left it elsewhere.
+            let every_page = before.has_capability("x-ignore-shared");
+            let options = OpenOptions { every_page, ..options.clone() };
             image(&mut SourceReader(input.open(&options)?.source), file, &options, &before)?;
         }
     }

@@ -5,12 +5,14 @@ use crate::error::Error;
 use crate::stat::is_zero;
 use crate::walk::MAPPED_BLOCK_LIMIT as BLOCK_LIMIT;
 use migration_stream::ram::RAM_SAVE_FLAG_MEM_SIZE;
-use migration_stream::ram::mapped::{MappedBlock, place, put_entry};
+use migration_stream::ram::mapped::{MappedBlock, MappedPlace, place, put_entry};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 /// What is copied at once.
-const PIECE_BYTES: u64 = 1 << 20;
+const PIECE_BYTES: usize = 1 << 20;
+/// Bytes of a bitmap that are written at once.
+const PART_BYTES: usize = 4096;
 /// A bitmap of more than that is refused: 16 TiB in pages of 4 KiB.
 const BITMAP_LIMIT_BYTES: u64 = 512 << 20;
 
@@ -46,8 +48,7 @@ pub(crate) fn write_mapped(parts: &Parts, file: &File, name: &str) -> Result<(),
         put_entry(&mut entry, &placed, parts.page_size);
         write(&entry, at)?;
         if let Some(place) = placed.place {
-            let bitmap = pages(parts, number, place.pages_offset, file, name)?;
-            write(&bitmap, place.bitmap_offset)?;
+            pages(parts, number, place, file, name)?;
         }
         at = placed.end(at + entry.len() as u64);
     }
@@ -58,29 +59,61 @@ pub(crate) fn write_mapped(parts: &Parts, file: &File, name: &str) -> Result<(),
     write(&rest, at)
 }
 
-/// Copies the pages of a block to their places; returns the bitmap of those that are not zero.
-fn pages(parts: &Parts, number: usize, pages_offset: u64, file: &File, name: &str) -> Result<Vec<u8>, Error> {
+/// Writes the pages of a block that are not zero to their places, and the parts of the bitmap in which they are marked: the
+/// rest of the file is a hole, which reads as zeros.
+fn pages(parts: &Parts, number: usize, place: MappedPlace, file: &File, name: &str) -> Result<(), Error> {
     let page_size = u64::from(parts.page_size);
     let length = parts.blocks[number].used_length;
-    let bytes = (length / page_size).div_ceil(64) * 8;
-    let mut bitmap = vec![0; usize::try_from(bytes).unwrap_or(0)];
-    let Some(ram) = &parts.ram else { return Ok(bitmap) };
-    let mut piece = vec![0; usize::try_from(PIECE_BYTES).unwrap_or(0)];
+    let Some(ram) = &parts.ram else { return Ok(()) };
+    let mut bitmap = BitmapPart { file, name, at: place.bitmap_offset, number: 0, bits: [0; PART_BYTES] };
+    let mut piece = vec![0; PIECE_BYTES];
     let mut from = 0;
     while let Some(at) = ram.next_data(number, from).map_err(Error::io("reading RAM"))? {
-        let bytes = PIECE_BYTES.min(length - at);
-        let piece = &mut piece[..usize::try_from(bytes).unwrap_or(0)];
+        let bytes = piece.len().min(usize::try_from(length - at).unwrap_or(usize::MAX));
+        let piece = &mut piece[..bytes];
         ram.read(number, at, piece).map_err(Error::io("reading RAM"))?;
-        for (index, page) in piece.chunks_exact(parts.page_size as usize).enumerate() {
+        for (index, page) in (0..).zip(piece.chunks_exact(parts.page_size as usize)) {
             if !is_zero(page) {
-                let page_number = at / page_size + index as u64;
-                let byte = usize::try_from(page_number / 8).unwrap_or(0);
-                bitmap[byte] |= 1 << (page_number % 8);
-                let place = pages_offset + page_number * page_size;
-                file.write_all_at(page, place).map_err(Error::io(name))?;
+                let page_number = at / page_size + index;
+                bitmap.mark(page_number)?;
+                let at = place.pages_offset + page_number * page_size;
+                file.write_all_at(page, at).map_err(Error::io(name))?;
             }
         }
-        from = at + bytes;
+        from = at + bytes as u64;
     }
-    Ok(bitmap)
+    bitmap.write()
+}
+
+/// The part of a bitmap in which pages are being marked.
+struct BitmapPart<'a> {
+    file: &'a File,
+    name: &'a str,
+    /// Where the bitmap begins in the file.
+    at: u64,
+    /// The number of the part.
+    number: u64,
+    bits: [u8; PART_BYTES],
+}
+
+impl BitmapPart<'_> {
+    /// Marks a page; pages are marked in ascending order.
+    fn mark(&mut self, page: u64) -> Result<(), Error> {
+        const PART_PAGES: u64 = 8 * PART_BYTES as u64;
+        if page / PART_PAGES != self.number {
+            self.write()?;
+            self.bits.fill(0);
+            self.number = page / PART_PAGES;
+        }
+        let at = page % PART_PAGES;
+        self.bits[usize::try_from(at / 8).unwrap_or(usize::MAX)] |= 1 << (at % 8);
+        Ok(())
+    }
+
+    /// Writes what is marked of the part: up to its last page, since the last part of a bitmap may be shorter.
+    fn write(&self) -> Result<(), Error> {
+        let used = self.bits.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+        let at = self.at + self.number * PART_BYTES as u64;
+        self.file.write_all_at(&self.bits[..used], at).map_err(Error::io(self.name))
+    }
 }

@@ -6,7 +6,7 @@ mod stream;
 
 pub(crate) use mapped::write_mapped;
 pub(crate) use parts::{Parts, gather};
-pub(crate) use stream::write_stream;
+pub(crate) use stream::{ZeroPages, write_stream};
 
 use crate::contents::Contents;
 use crate::diff::blocks as compare_blocks;

@@ -52,6 +52,8 @@ pub struct OpenOptions {
     pub channels: Vec<PathBuf>,
     /// Take the pages of a mapped-ram file whose bitmaps were never written from their places.
     pub salvage: bool,
+    /// Walk zero pages of an image one by one, as a revert sends them, instead of leaving them out of the walk.
+    pub every_page: bool,
 }
 
 impl Default for OpenOptions {
@@ -65,6 +67,7 @@ impl Default for OpenOptions {
             allow_unverified: false,
             channels: Vec::new(),
             salvage: false,
+            every_page: false,
         }
     }
 }
@@ -97,6 +100,8 @@ pub struct Opened {
     pub snapshots: Vec<InternalSnapshot>,
     /// The image itself, for what is checked beside the stream in it.
     pub image: Option<FileRange>,
+    /// Pages of an image that do not arrive are zero.
+    pub leaves_zeros_out: bool,
     /// The multifd channels of the stream that were given with it.
     pub channels: Vec<Box<dyn Source>>,
     /// The bytes, from [`start`](Self::start) on. An image gives the stream that its snapshot reverts to.
@@ -229,6 +234,7 @@ fn identify(name: String, mut stage: Stage, options: &OpenOptions) -> Result<Ope
             libvirt,
             snapshots: Vec::new(),
             image: None,
+            leaves_zeros_out: false,
             channels: Vec::new(),
             source: Box::new(Piped::new(Vec::new(), io::empty())),
         };
@@ -291,12 +297,14 @@ fn open_image(mut opened: Opened, file: FileRange, options: &OpenOptions) -> Res
             image_length_bytes: 0,
             stream: options.stream(),
             allow_unverified: options.allow_unverified,
-            fresh_ram: false,
+            // An image of 15 TiB with a few pages costs what these do.
+            fresh_ram: !options.every_page,
             timeout_ms: None,
             loading_timeout_ms: None,
             postcopy: None,
         };
         let stream = ImageStream::new(Box::new(file), config, options);
+        opened.leaves_zeros_out = !options.every_page;
         opened.source = Box::new(stream.map_err(|error: ImageReadError| error.of_file(&opened.name))?);
         return Ok(opened);
     };

@@ -156,6 +156,10 @@ impl Counter {
             if block.used_length != UNKNOWN_LENGTH && !self.arrivals.is_incomplete() {
                 stat.missing = Some(found.missing_pages);
             }
+            if self.arrivals.leaves_zeros_out() {
+                let pages = block.used_length / u64::from(self.stat.page_size.max(1));
+                stat.zero += pages.saturating_sub(stat.normal + stat.zero);
+            }
         }
         self.stat.content = self.content.finish();
         self.stat

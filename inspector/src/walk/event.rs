@@ -31,10 +31,12 @@ pub enum Event<'a> {
     MappedList(u64),
     /// A block's entry in the list of a mapped-ram file.
     MappedBlock(&'a MappedBlock),
-    /// The bitmap of the pages of a mapped block that are there.
+    /// The bitmap of the pages of a mapped block that are there, or a part of it: a long one arrives in parts of 1 MiB.
     MappedBitmap {
         /// Index in the block list.
         block: usize,
+        /// Number of the page that the first bit is for.
+        first_page: u64,
         /// One bit per page.
         bits: &'a [u8],
     },
@@ -59,6 +61,8 @@ pub enum Event<'a> {
     Opaque(&'a [u8], &'static str),
     /// What was passed over behind damage.
     Skipped,
+    /// The input is an image: it holds all RAM, and a page that does not arrive is zero. It has no bytes.
+    ZerosLeftOut,
 }
 
 /// The pages of a multifd packet.

@@ -5,6 +5,7 @@
 //! page at its place, and empty bitmaps, so that a destination takes all RAM for zeros. That is an error here, unless the
 //! pages are to be taken from their places ([`OpenOptions::salvage`](crate::input::OpenOptions)).
 
+use super::bitmap::MarkedPages;
 use super::event::{Event, Finding, Item, Level};
 use super::stream::{StreamWalk, context, io};
 use super::{Stop, go};
@@ -16,6 +17,8 @@ use migration_stream::{Error, ErrorKind, RamBlock, Record};
 
 /// Bitmaps up to this size are read: 16 TiB in pages of 4 KiB.
 const BITMAP_LIMIT_BYTES: u64 = 512 << 20;
+/// What is read of a bitmap at once: 32 GiB of RAM in pages of 4 KiB.
+const BITMAP_PART_BYTES: u64 = 1 << 20;
 /// Blocks that a list can have; QEMU has some tens, and everything behind a block is found through those before.
 pub(crate) const BLOCK_LIMIT: usize = 4096;
 /// Room for more pages than this is passed over instead of read: with small holes reading is faster.
@@ -194,37 +197,47 @@ fn block(
         let offset = place.bitmap_offset;
         return Err(Error { offset, path: "mapped-ram block list".to_owned(), kind }.into());
     }
-    let bitmap_bytes = usize::try_from(place.bitmap_bytes).unwrap_or(usize::MAX);
-    fill(walk, bitmap_bytes)?;
-    let bits = walk.feed.bytes()[..bitmap_bytes].to_vec();
-    let (offset, length) = (walk.feed.offset(), place.bitmap_bytes);
-    let event = Event::MappedBitmap { block: number, bits: &bits };
-    go(walk.visitor.item(&Item { offset, length, packaged: false, event }, context(&walk.decoder)))?;
-    walk.feed.consume(bitmap_bytes);
+    let marked = bitmap(walk, number, place.bitmap_bytes)?;
     room(walk, None, 0, place.pages_offset)?;
-    walk.mapped.marked |= !is_zero(&bits);
+    walk.mapped.marked |= !marked.is_empty();
     if walk.salvage && !walk.mapped.marked {
         return places(walk, number, mapped.block.used_length, place.pages_offset);
     }
 
     let page = u64::from(walk.decoder.page_size());
     let pages = mapped.block.used_length / page;
-    let is_set = |page: u64| {
-        let byte = usize::try_from(page / 8).unwrap_or(usize::MAX);
-        bits.get(byte).is_some_and(|bits| bits >> (page % 8) & 1 == 1)
-    };
     let mut at = 0;
     while at < pages {
-        if is_set(at) {
+        let next = marked.next(at).unwrap_or(pages).min(pages);
+        if next == at {
             take_page(walk, number, at * page)?;
             at += 1;
         } else {
-            let end = (at..pages).find(|&page| is_set(page)).unwrap_or(pages);
-            unmarked(walk, number, at * page, place.pages_offset + end * page)?;
-            at = end;
+            unmarked(walk, number, at * page, place.pages_offset + next * page)?;
+            at = next;
         }
     }
     Ok(())
+}
+
+/// The bitmap of a block, which is here, part by part.
+fn bitmap(walk: &mut StreamWalk<'_>, block: usize, bytes: u64) -> Result<MarkedPages, Stop> {
+    let mut marked = MarkedPages::default();
+    let mut taken = 0;
+    while taken < bytes {
+        let length = (bytes - taken).min(BITMAP_PART_BYTES);
+        let part = usize::try_from(length).unwrap_or(usize::MAX);
+        fill(walk, part)?;
+        let bits = &walk.feed.bytes()[..part];
+        let first_page = 8 * taken;
+        marked.push(first_page, bits);
+        let event = Event::MappedBitmap { block, first_page, bits };
+        let item = Item { offset: walk.feed.offset(), length, packaged: false, event };
+        go(walk.visitor.item(&item, context(&walk.decoder)))?;
+        walk.feed.consume(part);
+        taken += length;
+    }
+    Ok(marked)
 }
 
 /// The page that comes next.

@@ -1,6 +1,7 @@
 //! Walks over an input, piece by piece, in constant memory; the only place that knows how the kinds of input differ.
 
 mod answers;
+mod bitmap;
 mod channel;
 mod event;
 mod feed;
@@ -76,6 +77,12 @@ pub fn walk(
     let channels = opened.channels.into_iter().map(|source| Feed::new(source, 0, None)).collect();
     let page_size = options.page_size.unwrap_or(DEFAULT_PAGE_SIZE);
     let alone = Context { blocks: &[], page_size, configuration: None, channel: None };
+    if opened.leaves_zeros_out {
+        let item = Item { offset: opened.start, length: 0, packaged: false, event: Event::ZerosLeftOut };
+        if let ControlFlow::Break(error) = visitor.item(&item, alone) {
+            return Err(error);
+        }
+    }
     let result = match kind {
         Kind::Multifd => channel::walk(feed, visitor, alone),
         Kind::ReturnPath => answers::walk(feed, visitor, alone),

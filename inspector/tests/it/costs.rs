@@ -126,6 +126,23 @@ fn ram_that_is_zero_costs_nothing() {
         ("map huge --against other -o huge.svg", 0, ""),
         ("extract huge --block b0 -o b0 --start 0x10000000000 --length 0x20000000000", 0, ""),
         ("convert huge huge.stream --to stream", 0, ""),
+        // An image holds no page that is zero, and is not walked as if it did.
+        ("convert huge huge.image --to image", 0, ""),
+        ("check huge.image", 0, "0 errors, 0 warnings"),
+        ("stat huge.image", 0, ""),
+        ("diff huge huge.image", 0, ""),
+        ("diff --format line huge.image other", 1, "pages block=\"b0\" start=0x0 pages=1"),
+        ("map huge.image -o image.png", 0, ""),
+        ("extract huge.image --block b0 -o b1 --start 0x10000000000 --length 0x20000000000", 0, ""),
+        ("compat huge.image huge.image", 0, ""),
+        // A bitmap of 480 MiB for three pages.
+        ("convert huge.image huge.mapped --to mapped-ram", 0, ""),
+        ("check huge.mapped", 0, "0 errors, 0 warnings"),
+        ("stat huge.mapped", 0, ""),
+        ("diff --format line huge.mapped other", 1, "pages block=\"b0\" start=0x0 pages=1"),
+        ("dump --format line huge.mapped", 0, "mapped_bitmap block=\"b0\" start=0x800000000 bits_set=0"),
+        ("convert huge.mapped back.image --to image", 0, ""),
+        ("convert huge.image again.image --to image", 0, ""),
     ] {
         let output = limited(folder.path(), arguments, 5, 400);
         assert_eq!(output.status.code(), Some(status), "{arguments}: {}", all(&output));

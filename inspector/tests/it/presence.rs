@@ -99,6 +99,11 @@ fn ignored_blocks_stay_ignored_in_streams_and_mapped_ram_files() {
         assert_eq!(output.status.code(), Some(0), "{}", all(&output));
         let diff = stdout(&run(&["diff", "--format", "line", &file, &to]));
         assert!(!diff.contains("pages") && !diff.contains("not_compared"), "{diff}");
+        // Also from the image, which has no record of blocks that are all zero.
+        let again = path("again");
+        let output = run(&["convert", &to, &again, "--to", "image"]);
+        assert_eq!(output.status.code(), Some(0), "{}", all(&output));
+        std::fs::remove_file(&again).expect("written before");
         std::fs::remove_file(&to).expect("written before");
     }
 }

@@ -101,11 +101,18 @@ impl Plan {
         left: u64,
         reader: &mut SnapshotReader,
     ) -> Result<u64, ImageError> {
-        let mut run = pages;
-        while run < left.min(ZERO_RUN_PAGES) {
-            let more = (left - run).min(pages.max(1));
+        let end = left.min(ZERO_RUN_PAGES);
+        let least = pages.max(1);
+        let (mut run, mut step) = (pages, least);
+        while run < end {
+            // Doubling the step keeps the number of look-ups small in a long run. Its end is searched in single steps again.
+            let more = step.min((end - run).next_multiple_of(least)).min(left - run);
             match reader.present(first + run, more)? {
-                Lookup::Ready(present) if present.is_empty() => run += more,
+                Lookup::Ready(present) if present.is_empty() => {
+                    run += more;
+                    step *= 2;
+                }
+                _ if step > least => step = least,
                 _ => break,
             }
         }

@@ -7,7 +7,7 @@ mod text;
 use super::{image, output::Output};
 use crate::cli::{DumpArgs, Shown};
 use crate::error::Error;
-use crate::input::{Opened, open};
+use crate::input::{OpenOptions, Opened, open};
 use crate::line::{Line, Value, fields};
 use crate::progress;
 use crate::walk::{Context, Event, Finding, Flow, Item, Level, PacketPages, Visitor, walk};
@@ -20,7 +20,7 @@ use std::ops::ControlFlow;
 use text::Text;
 
 pub(super) fn run(args: &DumpArgs) -> Result<u8, Error> {
-    let options = args.input.options();
+    let options = options(args);
     let opened = open(&args.file, &options)?;
     let mut output = Output::stdout();
     if args.coverage {
@@ -55,8 +55,13 @@ pub(super) fn run(args: &DumpArgs) -> Result<u8, Error> {
     Ok(u8::from(wrong))
 }
 
+/// Every record is shown, those of zero pages too.
+fn options(args: &DumpArgs) -> OpenOptions {
+    OpenOptions { every_page: true, ..args.input.options() }
+}
+
 fn coverage(args: &DumpArgs, opened: Opened, output: &mut Output) -> Result<u8, Error> {
-    let options = args.input.options();
+    let options = options(args);
     let mut coverages = Coverages::new(opened.start, opened.channels.len());
     let lengths: Vec<_> =
         std::iter::once(&opened.source).chain(&opened.channels).map(|source| source.length()).collect();
@@ -294,6 +299,10 @@ impl Dump<'_> {
         if let Event::Record(record) = &item.event {
             return self.record(item, record, context);
         }
+        // Nothing is left out of a dump, and this has no bytes.
+        if matches!(item.event, Event::ZerosLeftOut) {
+            return Ok(());
+        }
         // `--at` means a place in the stream itself.
         if self.args.at.is_some() && context.channel.is_some() {
             return Ok(());
@@ -337,10 +346,12 @@ impl Dump<'_> {
                     .with("pages_offset", Value::optional(place.map(|place| Value::Hex(place.pages_offset))));
                 self.show(line, None)
             }
-            Event::MappedBitmap { block, bits } => {
-                let line = line("mapped_bitmap")
-                    .with("block", records::block_name(context, *block))
-                    .with("bits_set", Value::Decimal(records::ones(bits)));
+            Event::MappedBitmap { block, first_page, bits } => {
+                let mut line = line("mapped_bitmap").with("block", records::block_name(context, *block));
+                if *first_page > 0 {
+                    line = line.with("start", Value::Hex(first_page * u64::from(context.page_size)));
+                }
+                line = line.with("bits_set", Value::Decimal(records::ones(bits)));
                 self.show(line, Some(bits.to_vec()))
             }
             Event::MappedRoom { block, offset } => {
@@ -361,7 +372,7 @@ impl Dump<'_> {
                 let line = line("opaque").with("value", Value::Bytes(bytes.to_vec()));
                 self.show(line.with("why", Value::Word(why)), None)
             }
-            Event::Record(_) | Event::Skipped => self.show(line("skipped"), None),
+            Event::Record(_) | Event::Skipped | Event::ZerosLeftOut => self.show(line("skipped"), None),
         }
     }
 }
