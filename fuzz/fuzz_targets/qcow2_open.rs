@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use snapshot_image::{HostOffset, Inspect, Inspector, Lookup, Open, ReadOptions, SnapshotReader};
+use snapshot_image::{HostOffset, ImageError, Inspect, Inspector, ReadOptions, SnapshotReader};
 
 /// Reads that an image of a few clusters can need: far more means a loop.
 const READS: usize = 10_000;
@@ -33,20 +33,13 @@ fuzz_target!(|input: (bool, u8, &[u8])| {
             Ok(Inspect::Done(_)) | Err(_) => break,
         }
     }
-    let mut reader = SnapshotReader::new(length, ReadOptions { allow_unverified });
-    for read in 0.. {
-        assert!(read < READS, "opening does not end");
-        match reader.poll() {
-            Ok(Open::Need(at, length)) => reader.supply(at, &part(&file, at, length)),
-            Ok(Open::Ready) => break,
-            Err(_) => return,
-        }
-    }
-    for read in 0.. {
-        assert!(read < READS, "reading the index does not end");
-        match reader.present(0, 64) {
-            Ok(Lookup::Need(at, length)) => reader.supply(at, &part(&file, at, length)),
-            Ok(Lookup::Ready(_)) | Err(_) => break,
-        }
+    let mut reads = 0;
+    let mut read = |at, length| {
+        reads += 1;
+        assert!(reads < 2 * READS, "opening, or reading the index, does not end");
+        Ok::<_, ImageError>(part(&file, at, length))
+    };
+    if let Ok(mut reader) = SnapshotReader::open_with(length, ReadOptions { allow_unverified }, &mut read) {
+        let _ = reader.ask_with(&mut read, |reader| reader.present(0, 64));
     }
 });

@@ -2,7 +2,7 @@
 
 use snapshot_engine::machine::{Action, Completed, Event, IoError, IoId, Lane, Machine};
 use snapshot_engine::{Failure, Pool, RevertConfig, RevertMachine, SaveConfig, SaveMachine, SaveSummary};
-use snapshot_image::{HostOffset, ImageError, Open, ReadOptions, SnapshotReader};
+use snapshot_image::{HostOffset, ImageError, ReadOptions, SnapshotReader};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
@@ -41,17 +41,15 @@ impl ImageReadError {
     }
 }
 
-/// Gives a reader what it asked for.
-pub(crate) fn supply(
-    reader: &mut SnapshotReader,
+/// Reads a part of an image.
+pub(crate) fn read_part(
     file: &dyn RandomAccess,
     at: HostOffset,
     length: usize,
-) -> Result<(), ImageReadError> {
+) -> Result<Vec<u8>, ImageReadError> {
     let mut bytes = vec![0; length];
     file.read_at(at.0, &mut bytes).map_err(ImageReadError::at(at.0))?;
-    reader.supply(at, &bytes);
-    Ok(())
+    Ok(bytes)
 }
 
 /// Opens the snapshot of an image.
@@ -60,13 +58,7 @@ pub(crate) fn open_snapshot(
     options: &OpenOptions,
 ) -> Result<SnapshotReader, ImageReadError> {
     let read = ReadOptions { allow_unverified: options.allow_unverified };
-    let mut reader = SnapshotReader::new(file.size_bytes(), read);
-    loop {
-        match reader.poll()? {
-            Open::Need(at, length) => supply(&mut reader, file, at, length)?,
-            Open::Ready => return Ok(reader),
-        }
-    }
+    SnapshotReader::open_with(file.size_bytes(), read, |at, length| read_part(file, at, length))
 }
 
 /// Sends the snapshot of an image as the stream that a destination would load: read, and verified, as a revert does.

@@ -16,7 +16,7 @@ use snapshot_engine::{
     Class, Failure, Lane, Machine, Milestone, NewImage, PostcopyConfig, RevertConfig, RevertMachine,
     RevertSummary, SaveConfig, SaveMachine, SaveSummary,
 };
-use snapshot_image::{Geometry, Identity, Open, ReadOptions, SnapshotReader};
+use snapshot_image::{Geometry, Identity, Lookup, Opener, ReadOptions};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
@@ -276,15 +276,18 @@ fn check_recovery(cli: &Cli, uuid: &[u8; 16]) -> Result<(), Failure> {
     let mut config = revert_config(cli);
     let (image, _) = open_for_revert(cli, &mut config, |_| ())?;
     let options = ReadOptions { allow_unverified: cli.unverified };
-    let mut reader = SnapshotReader::new(config.image_length_bytes, options);
+    let mut opener = Opener::new(config.image_length_bytes, options);
     let wrong = |error| Failure::Image { error, class: Class::InputWrong };
-    while let Open::Need(at, length) = reader.poll().map_err(wrong)? {
-        let Some(file) = &image.file else { break };
+    let reader = loop {
+        let (at, length) = match opener.poll().map_err(wrong)? {
+            Lookup::Ready(reader) => break reader,
+            Lookup::Need(at, length) => (at, length),
+        };
         let mut bytes = vec![0; length];
-        let read = read_at_most(file, &mut bytes, at.0);
+        let read = image.file.as_ref().map_or(Ok(()), |file| read_at_most(file, &mut bytes, at.0));
         read.map_err(|error| Failure::Io { doing: "read the image", error: io_error(&error) })?;
-        reader.supply(at, &bytes);
-    }
+        opener.supply(at, &bytes);
+    };
     snapshot_engine::check_recovery(uuid, reader.snapshot())
 }
 

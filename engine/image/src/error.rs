@@ -129,6 +129,13 @@ pub enum ImageError {
     Leader(migration_stream::Error),
 }
 
+/// For programs whose errors are all I/O errors: `InvalidData`, with the [`ImageError`] inside.
+impl From<ImageError> for std::io::Error {
+    fn from(error: ImageError) -> Self {
+        Self::new(std::io::ErrorKind::InvalidData, error)
+    }
+}
+
 fn what_it_is(magic: u32) -> &'static str {
     match magic.to_be_bytes() {
         [0, 0, 0, 0] => " (a raw image, or nothing)",

@@ -1,5 +1,6 @@
 //! Parts of the file that were asked for, until they are used.
 
+use crate::size::to_usize;
 use crate::types::{ALIGNMENT_BYTES, HostOffset};
 use std::collections::BTreeMap;
 
@@ -13,13 +14,24 @@ pub enum Lookup<T> {
     Need(HostOffset, usize),
 }
 
-/// What was supplied and not used yet; at most a few parts at a time.
-#[derive(Debug, Default)]
+/// Parts of a file that were supplied and not used yet; at most a few at a time.
+#[derive(Debug)]
 pub(crate) struct Inbox {
+    file_length: u64,
     parts: BTreeMap<u64, Vec<u8>>,
 }
 
 impl Inbox {
+    /// For a file of this many bytes.
+    pub(crate) fn new(file_length: u64) -> Self {
+        Self { file_length, parts: BTreeMap::new() }
+    }
+
+    /// Length of the file in bytes.
+    pub(crate) fn file_length(&self) -> u64 {
+        self.file_length
+    }
+
     pub(crate) fn supply(&mut self, at: HostOffset, bytes: &[u8]) {
         self.parts.insert(at.0, bytes.to_vec());
     }
@@ -34,25 +46,25 @@ impl Inbox {
             return Lookup::Need(HostOffset(start), needed);
         }
         let mut bytes = self.parts.remove(&start).unwrap_or_default();
-        bytes.drain(..usize::try_from(at - start).unwrap_or(0));
-        bytes.truncate(usize::try_from(length).unwrap_or(0));
+        bytes.drain(..to_usize(at - start));
+        bytes.truncate(to_usize(length));
         Lookup::Ready(bytes)
     }
 
-    /// Takes several parts as one, when all of them are there. A stranger's image may name one part twice.
+    /// Takes several parts as one, when all of them are there. An untrusted image may name one part twice.
     pub(crate) fn take_all(&mut self, places: &[(Option<u64>, u64)]) -> Lookup<Vec<u8>> {
         if let [(Some(at), length)] = *places {
             return self.take(at, length);
         }
         let mut all = Vec::new();
         for &(host, length) in places {
-            let end = all.len() + usize::try_from(length).unwrap_or(0);
+            let end = all.len() + to_usize(length);
             if let Some(at) = host {
                 let (start, needed) = aligned(at, length);
                 let Some(part) = self.part(start, needed) else {
                     return Lookup::Need(HostOffset(start), needed);
                 };
-                let skip = usize::try_from(at - start).unwrap_or(0);
+                let skip = to_usize(at - start);
                 all.extend_from_slice(part.get(skip..).unwrap_or_default());
             }
             // What has no place is zero, and a part may be longer than what is wanted of it.
@@ -73,7 +85,7 @@ impl Inbox {
 fn aligned(at: u64, length: u64) -> (u64, usize) {
     let start = at - at % ALIGNMENT_BYTES;
     let needed = (at + length).next_multiple_of(ALIGNMENT_BYTES) - start;
-    (start, usize::try_from(needed).unwrap_or(usize::MAX))
+    (start, to_usize(needed))
 }
 
 /// Returns early where a part of the file is needed first.
@@ -97,7 +109,7 @@ mod tests {
 
     #[test]
     fn a_part_is_asked_for_then_taken_once() {
-        let mut inbox = Inbox::default();
+        let mut inbox = Inbox::new(1 << 20);
         assert_eq!(inbox.take(8704, 1024), Lookup::Need(HostOffset(8192), 4096));
         inbox.supply(HostOffset(8192), &bytes(0));
         assert_eq!(inbox.take(8704, 1024), Lookup::Ready([vec![1; 512], vec![2; 512]].concat()));
@@ -107,7 +119,7 @@ mod tests {
 
     #[test]
     fn parts_are_put_together_with_zeros_where_there_is_none_and_one_may_come_twice() {
-        let mut inbox = Inbox::default();
+        let mut inbox = Inbox::new(1 << 20);
         let places = [(Some(8192), 512), (None, 3), (Some(40960 + 512), 1024), (Some(8192), 1024)];
         assert_eq!(inbox.take_all(&places), Lookup::Need(HostOffset(8192), 4096));
         inbox.supply(HostOffset(8192), &bytes(7));

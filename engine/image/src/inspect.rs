@@ -49,7 +49,6 @@ pub enum Inspect {
 /// Inspects one image.
 #[derive(Debug)]
 pub struct Inspector {
-    file_length: u64,
     inbox: Inbox,
     header: Option<Header>,
     l1: Option<Table>,
@@ -72,8 +71,7 @@ impl Inspector {
     #[must_use]
     pub fn new(file_length: u64) -> Self {
         Self {
-            file_length,
-            inbox: Inbox::default(),
+            inbox: Inbox::new(file_length),
             header: None,
             l1: None,
             l2: BTreeMap::new(),
@@ -119,7 +117,7 @@ impl Inspector {
     fn advance(&mut self) -> Result<Lookup<Option<Inspect>>, ImageError> {
         let Some(header) = self.header.clone() else {
             let bytes = ready!(self.inbox.take(0, HEADER_BYTES as u64));
-            self.header = Some(Header::parse(&bytes, self.file_length)?);
+            self.header = Some(Header::parse(&bytes, self.inbox.file_length())?);
             return Ok(Lookup::Ready(None));
         };
         let geometry = header.geometry;
@@ -186,14 +184,16 @@ impl Inspector {
             return Ok(Lookup::Ready(None));
         };
         let (l2, blocks) = (std::mem::take(&mut self.l2), std::mem::take(&mut self.refcount_blocks));
-        let tables = Tables::open(header, l1, l2, refcounts, blocks, self.file_length);
+        let tables = Tables::open(header, l1, l2, refcounts, blocks, self.inbox.file_length());
         Ok(Lookup::Ready(Some(Inspect::Done(Inspection::Empty(Box::new(Container { tables }))))))
     }
 
     fn load_l2_tables(&mut self, cluster: u64) -> Result<Lookup<()>, ImageError> {
         let Some(l1) = &self.l1 else { return Ok(Lookup::Ready(())) };
         while let Some(&entry) = l1.entries.get(self.next_l1) {
-            if let Some(at) = l2_place(entry, l1.at, cluster, self.file_length.next_multiple_of(cluster))? {
+            if let Some(at) =
+                l2_place(entry, l1.at, cluster, self.inbox.file_length().next_multiple_of(cluster))?
+            {
                 check_limit("L2 tables in bytes", self.l2.len(), cluster)?;
                 let bytes = ready!(self.inbox.take(at, cluster));
                 self.l2.insert(self.next_l1, Table::parse(at, &bytes));
@@ -208,7 +208,7 @@ impl Inspector {
         while let Some(&at) = refcounts.entries.get(self.next_refcounts) {
             let index = self.next_refcounts;
             if at != 0 {
-                if at % cluster != 0 || at >= self.file_length {
+                if at % cluster != 0 || at >= self.inbox.file_length() {
                     let what = format!("entry {index} is {at:#x}, outside the file or inside a cluster");
                     return Err(ImageError::Damaged { structure: "refcount table", at: refcounts.at, what });
                 }
@@ -246,7 +246,7 @@ impl Inspector {
         for table in self.l2.values() {
             for &entry in &table.entries {
                 if let Mapping::At { host, reads_as_zero } =
-                    mapping(entry, table.at, cluster, self.file_length)?
+                    mapping(entry, table.at, cluster, self.inbox.file_length())?
                 {
                     if tables.contains(&(host / cluster)) {
                         return Err(shared("data cluster", host));
@@ -292,7 +292,7 @@ impl Inspector {
             usize::try_from(header.vm_state_start() / header.geometry.l1_span_bytes()).unwrap_or(usize::MAX);
         let Some(table) = self.l2.get(&index) else { return Ok(None) };
         let entry = table.entries.first().copied().unwrap_or(0);
-        match mapping(entry, table.at, header.geometry.cluster_bytes(), self.file_length)? {
+        match mapping(entry, table.at, header.geometry.cluster_bytes(), self.inbox.file_length())? {
             Mapping::At { host, reads_as_zero: false } => Ok(Some(host)),
             _ => Ok(None),
         }
@@ -303,7 +303,7 @@ impl Inspector {
         let cluster = header.geometry.cluster_bytes();
         while let Some(&host) = self.to_scan.last() {
             let at = host + self.scanned;
-            if self.scanned == cluster || at >= self.file_length {
+            if self.scanned == cluster || at >= self.inbox.file_length() {
                 self.to_scan.pop();
                 self.scanned = 0;
                 continue;
@@ -342,7 +342,8 @@ impl Inspector {
     fn guest_of(&self, header: &Header, host: u64) -> u64 {
         let (span, cluster) = (header.geometry.l1_span_bytes(), header.geometry.cluster_bytes());
         let is_it = |&entry: &u64| {
-            mapping(entry, 0, cluster, self.file_length) == Ok(Mapping::At { host, reads_as_zero: false })
+            mapping(entry, 0, cluster, self.inbox.file_length())
+                == Ok(Mapping::At { host, reads_as_zero: false })
         };
         self.l2
             .iter()

@@ -1,5 +1,6 @@
 //! Where RAM lies in the virtual disk.
 
+use crate::checksum::crc32c;
 use crate::error::ImageError;
 use crate::types::GuestOffset;
 
@@ -17,6 +18,15 @@ pub struct ImageBlock {
     pub used_length: u64,
     /// Its host page size in bytes, if the source told it.
     pub host_page_size: Option<u64>,
+}
+
+/// A page that is not zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PresentPage {
+    /// Its number, counted from the start of the virtual disk.
+    pub page: u64,
+    /// Its checksum, where the image has any.
+    pub checksum: Option<u32>,
 }
 
 /// The blocks in the order of the stream's list, each at the next 1 MiB boundary.
@@ -83,6 +93,10 @@ impl RamLayout {
     }
 
     /// Where the byte `offset` of block number `block` lies.
+    ///
+    /// # Panics
+    ///
+    /// If there is no block of that number, as indexing does.
     #[must_use]
     pub fn guest(&self, block: usize, offset: u64) -> GuestOffset {
         GuestOffset(self.starts[block] + offset)
@@ -103,11 +117,19 @@ impl RamLayout {
         (offset < self.blocks[block].used_length).then_some((block, offset))
     }
 
-    /// The error that the page's content is not what was saved.
-    #[must_use]
-    pub fn page_error(&self, page: u64, found: u32, expected: u32) -> ImageError {
-        let (block, offset) = self.locate(page).unwrap_or_default();
-        let name = self.blocks.get(block).map_or(Vec::new(), |block| block.name.clone());
-        ImageError::Page { block: name, offset, found, expected }
+    /// Compares the bytes of a page with its checksum; without one there is nothing to compare them with.
+    ///
+    /// # Errors
+    ///
+    /// `Page`, with its block and its place there: the bytes are not what was saved.
+    pub fn verify_page(&self, page: &PresentPage, bytes: &[u8]) -> Result<(), ImageError> {
+        let Some(expected) = page.checksum else { return Ok(()) };
+        let found = crc32c(bytes);
+        if found == expected {
+            return Ok(());
+        }
+        let (block, offset) = self.locate(page.page).unwrap_or_default();
+        let block = self.blocks.get(block).map_or(Vec::new(), |block| block.name.clone());
+        Err(ImageError::Page { block, offset, found, expected })
     }
 }

@@ -22,27 +22,32 @@
 #![forbid(unsafe_code)]
 
 mod checksum;
+mod disk;
 mod error;
 mod geometry;
 mod inbox;
 mod index;
 mod inspect;
 mod layout;
+mod open;
 mod qcow2;
 mod reader;
 mod root;
+mod size;
 mod types;
 mod vm_state;
 mod writer;
 
 pub use checksum::crc32c;
+pub use disk::Extent;
 pub use error::ImageError;
 pub use geometry::Geometry;
 pub use inbox::Lookup;
 pub use index::PageIndex;
 pub use inspect::{Container, Inspect, Inspection, Inspector};
-pub use layout::{ImageBlock, RamLayout};
-pub use reader::{Extent, Open, PresentPage, ReadOptions, Snapshot, SnapshotReader, Verification};
+pub use layout::{ImageBlock, PresentPage, RamLayout};
+pub use open::Opener;
+pub use reader::{ReadOptions, Snapshot, SnapshotReader, Verification};
 pub use types::{ALIGNMENT_BYTES, GuestOffset, HostOffset, Identity};
 pub use vm_state::{Form, VmState};
 pub use writer::{SnapshotWriter, Step, Steps};

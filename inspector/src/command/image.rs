@@ -2,9 +2,9 @@
 
 use crate::error::Error;
 use crate::input::{FileRange, OpenOptions, RandomAccess};
-use crate::machines::{ImageReadError, open_snapshot as open, supply};
+use crate::machines::{ImageReadError, open_snapshot as open, read_part};
 use crate::walk::{Finding, Level};
-use snapshot_image::{Lookup, Open, SnapshotReader, Verification, crc32c};
+use snapshot_image::{SnapshotReader, Verification};
 
 /// A value that an image has.
 pub(super) enum Fact {
@@ -105,12 +105,7 @@ fn verify(
         }
         Err(error) => return Err(error),
     }
-    loop {
-        match reader.finish()? {
-            Open::Need(at, length) => supply(&mut reader, file, at, length)?,
-            Open::Ready => return Ok(()),
-        }
-    }
+    reader.ask_with(|at, length| read_part(file, at, length), SnapshotReader::finish)
 }
 
 /// Reads every page that is there; returns how many are damaged.
@@ -128,20 +123,10 @@ fn pages(
     while first < total {
         meter.at(first * u64::from(page_size), Some(total * u64::from(page_size)));
         let count = BATCH_PAGES.min(total - first);
-        let present = loop {
-            match reader.present(first, count)? {
-                Lookup::Need(at, length) => supply(reader, file, at, length)?,
-                Lookup::Ready(present) => break present,
-            }
-        };
-        for present in present {
+        let read = |at, length| read_part(file, at, length);
+        for present in reader.ask_with(read, |reader| reader.present(first, count))? {
             let guest = snapshot_image::GuestOffset(present.page * u64::from(page_size));
-            let extents = loop {
-                match reader.map(guest, page_size.into())? {
-                    Lookup::Need(at, length) => supply(reader, file, at, length)?,
-                    Lookup::Ready(extents) => break extents,
-                }
-            };
+            let extents = reader.ask_with(read, |reader| reader.map(guest, page_size.into()))?;
             let mut at = 0;
             for extent in extents {
                 let length = usize::try_from(extent.length).unwrap_or(0);
@@ -152,14 +137,10 @@ fn pages(
                 }
                 at += length;
             }
-            if let Some(expected) = present.checksum {
-                let sum = crc32c(&page);
-                if sum != expected {
-                    damaged += 1;
-                    if damaged <= PAGES_TOLD {
-                        let error = reader.layout().page_error(present.page, sum, expected);
-                        found(Finding::new(Level::Error, None, "image", error.to_string()));
-                    }
+            if let Err(error) = reader.layout().verify_page(&present, &page) {
+                damaged += 1;
+                if damaged <= PAGES_TOLD {
+                    found(Finding::new(Level::Error, None, "image", error.to_string()));
                 }
             }
         }

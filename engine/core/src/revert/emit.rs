@@ -10,7 +10,7 @@ use crate::zero::is_zero;
 use migration_stream::{
     SectionId, put_end_of_section, put_page_header, put_section_footer, put_section_part, put_zero_page,
 };
-use snapshot_image::{RamLayout, crc32c};
+use snapshot_image::{PresentPage, RamLayout};
 
 /// Header bytes gather up to this much before they are handed out.
 const GATHERED_BYTES: usize = 32 << 10;
@@ -152,12 +152,8 @@ pub(crate) fn verify(
     layout: &RamLayout,
     pool: &Pool,
 ) -> Result<(), Failure> {
-    let Some(expected) = page.checksum else { return Ok(()) };
     let page_bytes = layout.page_size() as usize;
     let start = page.at as usize * page_bytes;
-    let found = crc32c(&pool.bytes(buffer)[start..start + page_bytes]);
-    if found != expected {
-        return Err(wrong(layout.page_error(first_page + u64::from(page.at), found, expected)));
-    }
-    Ok(())
+    let present = PresentPage { page: first_page + u64::from(page.at), checksum: page.checksum };
+    layout.verify_page(&present, &pool.bytes(buffer)[start..start + page_bytes]).map_err(wrong)
 }

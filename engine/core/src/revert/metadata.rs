@@ -4,7 +4,7 @@ use crate::ids::Ids;
 use crate::machine::{Action, IoId, Piece};
 use crate::memory::OutOfMemory;
 use crate::pool::{BUFFER_ALIGNMENT_BYTES, BufferId, Pool};
-use snapshot_image::{HostOffset, SnapshotReader};
+use snapshot_image::{HostOffset, Opener, SnapshotReader};
 
 /// What is being read.
 #[derive(Debug)]
@@ -15,19 +15,14 @@ struct Reading {
     length: usize,
 }
 
-/// The image. One metadata read at a time: what is asked for depends on what came before.
-#[derive(Debug)]
-pub(crate) struct Image {
-    pub(crate) reader: SnapshotReader,
+/// Reads of metadata. One at a time: what is asked for depends on what came before.
+#[derive(Debug, Default)]
+pub(crate) struct MetadataReads {
     pub(crate) ids: Ids,
     reading: Option<Reading>,
 }
 
-impl Image {
-    pub(crate) fn new(reader: SnapshotReader) -> Self {
-        Self { reader, ids: Ids::default(), reading: None }
-    }
-
+impl MetadataReads {
     /// Starts a read of `length` bytes at `at`, unless one is under way.
     pub(crate) fn read(
         &mut self,
@@ -45,13 +40,61 @@ impl Image {
         Ok(Some(Action::Read { id, buffer, pieces: vec![Piece { at, range }] }))
     }
 
-    /// Takes note of a completion, and tells what was read; none if it is not a metadata read's.
-    pub(crate) fn done(&mut self, id: IoId, arrived: bool, pool: &mut Pool) -> Option<HostOffset> {
+    /// Records a completion, gives what arrived to `supply`, and returns the place; none if it is not a metadata read's.
+    pub(crate) fn done(
+        &mut self,
+        id: IoId,
+        arrived: bool,
+        pool: &mut Pool,
+        supply: impl FnOnce(HostOffset, &[u8]),
+    ) -> Option<HostOffset> {
         let Reading { buffer, at, length, .. } = self.reading.take_if(|reading| reading.id == id)?;
         if arrived {
-            self.reader.supply(at, &pool.bytes(buffer)[..length]);
+            supply(at, &pool.bytes(buffer)[..length]);
         }
         pool.release(buffer);
         Some(at)
+    }
+}
+
+/// An image that is being opened.
+#[derive(Debug)]
+pub(crate) struct OpeningImage {
+    pub(crate) opener: Opener,
+    pub(crate) reads: MetadataReads,
+}
+
+impl OpeningImage {
+    pub(crate) fn new(opener: Opener) -> Self {
+        Self { opener, reads: MetadataReads::default() }
+    }
+
+    /// As [`MetadataReads::done`].
+    pub(crate) fn done(&mut self, id: IoId, arrived: bool, pool: &mut Pool) -> Option<HostOffset> {
+        self.reads.done(id, arrived, pool, |at, bytes| self.opener.supply(at, bytes))
+    }
+}
+
+/// An open image.
+#[derive(Debug)]
+pub(crate) struct Image {
+    pub(crate) reader: SnapshotReader,
+    pub(crate) reads: MetadataReads,
+}
+
+impl Image {
+    /// As [`MetadataReads::read`].
+    pub(crate) fn read(
+        &mut self,
+        at: HostOffset,
+        length: usize,
+        pool: &mut Pool,
+    ) -> Result<Option<Action>, OutOfMemory> {
+        self.reads.read(at, length, pool)
+    }
+
+    /// As [`MetadataReads::done`].
+    pub(crate) fn done(&mut self, id: IoId, arrived: bool, pool: &mut Pool) -> Option<HostOffset> {
+        self.reads.done(id, arrived, pool, |at, bytes| self.reader.supply(at, bytes))
     }
 }

@@ -28,12 +28,12 @@ use crate::machine::{Action, Completed, Event, Header, IoError, IoId, Lane, Mach
 use crate::pool::Pool;
 use crate::save::Progress;
 use leader::Leader;
-use metadata::Image;
+use metadata::{Image, MetadataReads, OpeningImage};
 use output::Output;
 use postcopy::hot_set::HotSet;
 use postcopy::{Postcopy, PostcopyConfig, PostcopySummary};
 use precopy::Precopy;
-use snapshot_image::{HostOffset, ImageError, Open, ReadOptions, SnapshotReader, Verification};
+use snapshot_image::{HostOffset, ImageError, Lookup, Opener, ReadOptions, Verification};
 
 /// Blocks up to this size may be a device's or the firmware's, filled by the destination before it loads: their zero
 /// pages are sent even to fresh RAM.
@@ -83,14 +83,51 @@ pub struct RevertSummary {
 
 #[derive(Debug)]
 enum Phase {
-    Open,
-    Precopy(Precopy),
-    Postcopy(Box<Postcopy>),
+    Open(Box<OpeningImage>),
+    Precopy(Box<Image>, Precopy),
+    Postcopy(Box<Image>, Box<Postcopy>),
     /// All pages are out; the rest of the image's metadata is verified before the end mark follows.
-    Close(Precopy),
-    /// Everything has been handed out.
-    Drain,
+    Close(Box<Image>, Precopy),
+    /// Everything has been handed out; a read of metadata may still be under way.
+    Drain(MetadataReads),
     Finished,
+}
+
+impl Phase {
+    /// The image, where it is open.
+    fn image(&self) -> Option<&Image> {
+        match self {
+            Phase::Precopy(image, _) | Phase::Postcopy(image, _) | Phase::Close(image, _) => Some(image),
+            Phase::Open(_) | Phase::Drain(_) | Phase::Finished => None,
+        }
+    }
+
+    /// An operation has ended: the place of the metadata that it read, or block and offset of the pages.
+    fn done(
+        &mut self,
+        id: IoId,
+        arrived: bool,
+        pool: &mut Pool,
+    ) -> (Option<HostOffset>, Option<(usize, u64)>) {
+        match self {
+            Phase::Open(opening) => (opening.done(id, arrived, pool), None),
+            Phase::Precopy(image, precopy) => (image.done(id, arrived, pool), precopy.read_done(id)),
+            Phase::Postcopy(image, postcopy) => (image.done(id, arrived, pool), postcopy.read_done(id)),
+            Phase::Close(image, _) => (image.done(id, arrived, pool), None),
+            Phase::Drain(reads) => (reads.done(id, arrived, pool, |_, _| ()), None),
+            Phase::Finished => (None, None),
+        }
+    }
+
+    /// What is under way when nothing more is sent.
+    fn into_reads(self) -> MetadataReads {
+        match self {
+            Phase::Open(opening) => opening.reads,
+            Phase::Precopy(image, _) | Phase::Postcopy(image, _) | Phase::Close(image, _) => image.reads,
+            Phase::Drain(reads) => reads,
+            Phase::Finished => MetadataReads::default(),
+        }
+    }
 }
 
 /// Reverts one guest from one image.
@@ -98,7 +135,6 @@ enum Phase {
 pub struct RevertMachine {
     config: RevertConfig,
     phase: Phase,
-    image: Image,
     output: Output,
     /// Operations that the driver has not answered for yet.
     in_flight: usize,
@@ -113,8 +149,11 @@ pub struct RevertMachine {
 }
 
 /// How far it is, or was when it ended.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default, Clone)]
 struct Done {
+    uuid: Option<[u8; 16]>,
+    /// Where the image was opened.
+    verification: Option<Verification>,
     normal_pages: u64,
     zero_pages: u64,
     done_bytes: u64,
@@ -127,10 +166,10 @@ impl RevertMachine {
     #[must_use]
     pub fn new(config: RevertConfig) -> Self {
         let options = ReadOptions { allow_unverified: config.allow_unverified };
+        let opening = OpeningImage::new(Opener::new(config.image_length_bytes, options));
         Self {
-            image: Image::new(SnapshotReader::new(config.image_length_bytes, options)),
             watch: crate::watch::Watch::new(config.timeout_ms.or(config.loading_timeout_ms)),
-            phase: Phase::Open,
+            phase: Phase::Open(Box::new(opening)),
             output: Output::default(),
             in_flight: 0,
             done: Done::default(),
@@ -159,14 +198,14 @@ impl RevertMachine {
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
         }
-        let snapshot = self.image.reader.snapshot();
+        let done = self.so_far();
         Ok(RevertSummary {
-            uuid: snapshot.uuid,
-            verification: snapshot.verification.clone(),
-            normal_pages: self.done.normal_pages,
-            zero_pages: self.done.zero_pages,
+            uuid: done.uuid,
+            verification: done.verification.unwrap_or(Verification::Unverified("the image is not open yet")),
+            normal_pages: done.normal_pages,
+            zero_pages: done.zero_pages,
             sent_bytes: self.output.sent_bytes(),
-            postcopy: self.done.postcopy,
+            postcopy: done.postcopy,
         })
     }
 
@@ -190,22 +229,24 @@ impl RevertMachine {
 
     fn phase_name(&self) -> &'static str {
         match self.phase {
-            Phase::Open => "open",
-            Phase::Precopy(_) => "precopy",
-            Phase::Postcopy(_) => "postcopy",
-            Phase::Close(_) => "verify",
-            Phase::Drain => "close",
+            Phase::Open(_) => "open",
+            Phase::Precopy(..) => "precopy",
+            Phase::Postcopy(..) => "postcopy",
+            Phase::Close(..) => "verify",
+            Phase::Drain(_) => "close",
             Phase::Finished => "end",
         }
     }
 
     fn so_far(&self) -> Done {
         match &self.phase {
-            Phase::Open | Phase::Drain | Phase::Finished => self.done,
-            Phase::Precopy(precopy) | Phase::Close(precopy) => {
-                let layout = self.image.reader.layout();
+            Phase::Open(_) | Phase::Drain(_) | Phase::Finished => self.done.clone(),
+            Phase::Precopy(image, precopy) | Phase::Close(image, precopy) => {
+                let layout = image.reader.layout();
                 let (normal_pages, zero_pages) = precopy.emitter.counts();
                 Done {
+                    uuid: image.reader.snapshot().uuid,
+                    verification: Some(image.reader.snapshot().verification.clone()),
                     normal_pages,
                     zero_pages,
                     done_bytes: precopy.done_pages * u64::from(layout.page_size()),
@@ -213,10 +254,12 @@ impl RevertMachine {
                     postcopy: None,
                 }
             }
-            Phase::Postcopy(postcopy) => {
-                let page_bytes = u64::from(self.image.reader.layout().page_size());
+            Phase::Postcopy(image, postcopy) => {
+                let page_bytes = u64::from(image.reader.layout().page_size());
                 let (normal_pages, zero_pages) = postcopy.emitter.counts();
                 Done {
+                    uuid: image.reader.snapshot().uuid,
+                    verification: Some(image.reader.snapshot().verification.clone()),
                     normal_pages,
                     zero_pages,
                     done_bytes: normal_pages * page_bytes,
@@ -230,10 +273,11 @@ impl RevertMachine {
     /// Leaves the present phase for one in which nothing new is sent.
     fn drain(&mut self) {
         self.done = self.so_far();
-        if let Phase::Postcopy(postcopy) = &self.phase {
+        if let Phase::Postcopy(_, postcopy) = &self.phase {
             self.hot_set = postcopy.recorded().cloned();
         }
-        self.phase = Phase::Drain;
+        let reads = std::mem::replace(&mut self.phase, Phase::Finished).into_reads();
+        self.phase = Phase::Drain(reads);
     }
 
     fn fail(&mut self, failure: Failure) {
@@ -263,27 +307,30 @@ impl RevertMachine {
 
     /// Goes on as far as possible without waiting; false when only an event can help.
     fn advance(&mut self, pool: &mut Pool) -> Result<bool, Failure> {
-        let (image, output) = (&mut self.image, &mut self.output);
+        let output = &mut self.output;
         match &mut self.phase {
-            Phase::Open => match image.reader.poll().map_err(wrong)? {
-                Open::Need(at, length) => read_metadata(image, at, length, output, pool),
-                Open::Ready => self.begin().map(|()| true),
+            Phase::Open(opening) => match opening.opener.poll().map_err(wrong)? {
+                Lookup::Need(at, length) => read_metadata(&mut opening.reads, at, length, output, pool),
+                Lookup::Ready(reader) => {
+                    let reads = std::mem::take(&mut opening.reads);
+                    self.begin(Image { reader, reads }).map(|()| true)
+                }
             },
-            Phase::Precopy(precopy) => {
+            Phase::Precopy(image, precopy) => {
                 if precopy.advance(self.config.fresh_ram, image, output, pool)? {
                     return Ok(true);
                 }
                 if !precopy.is_over() || !output.holds_nothing() {
                     return Ok(false);
                 }
-                if let Phase::Precopy(precopy) = std::mem::replace(&mut self.phase, Phase::Open) {
-                    self.phase = Phase::Close(precopy);
+                if let Phase::Precopy(image, precopy) = std::mem::replace(&mut self.phase, Phase::Finished) {
+                    self.phase = Phase::Close(image, precopy);
                 }
                 Ok(true)
             }
-            Phase::Close(_) => match image.reader.finish().map_err(wrong)? {
-                Open::Need(at, length) => read_metadata(image, at, length, output, pool),
-                Open::Ready => {
+            Phase::Close(image, _) => match image.reader.finish().map_err(wrong)? {
+                Lookup::Need(at, length) => read_metadata(&mut image.reads, at, length, output, pool),
+                Lookup::Ready(()) => {
                     let snapshot = image.reader.snapshot();
                     output.send(Lane::Main, Header::Long(snapshot.third.clone()), None);
                     output.send(Lane::Main, Header::Long(snapshot.tail.clone()), None);
@@ -291,12 +338,12 @@ impl RevertMachine {
                     Ok(true)
                 }
             },
-            Phase::Postcopy(postcopy) if postcopy.is_done() => {
+            Phase::Postcopy(_, postcopy) if postcopy.is_done() => {
                 self.drain();
                 Ok(true)
             }
-            Phase::Postcopy(postcopy) => postcopy.advance(image, output, pool),
-            Phase::Drain => {
+            Phase::Postcopy(image, postcopy) => postcopy.advance(image, output, pool),
+            Phase::Drain(_) => {
                 let failed = self.failure.is_some();
                 // A destination that has seen nothing would wait for ever.
                 let noticed = self.output.sent_bytes() > 0 || self.output.gone || self.recovers();
@@ -313,14 +360,15 @@ impl RevertMachine {
     }
 
     /// The image is open: sends the leader.
-    fn begin(&mut self) -> Result<(), Failure> {
-        let leader = Leader::walk(&self.image.reader, &self.config.stream)?;
+    fn begin(&mut self, image: Image) -> Result<(), Failure> {
+        let leader = Leader::walk(&image.reader, &self.config.stream)?;
         self.phase = if let Some(postcopy) = self.config.postcopy.clone() {
-            Phase::Postcopy(Box::new(Postcopy::start(postcopy, leader, &self.image, &mut self.output)?))
+            let postcopy = Postcopy::start(postcopy, leader, &image, &mut self.output)?;
+            Phase::Postcopy(Box::new(image), Box::new(postcopy))
         } else {
-            let bytes = self.image.reader.snapshot().leader.clone();
+            let bytes = image.reader.snapshot().leader.clone();
             self.output.send(Lane::Main, Header::Long(bytes), None);
-            Phase::Precopy(Precopy::new(leader.emitter()))
+            Phase::Precopy(Box::new(image), Precopy::new(leader.emitter()))
         };
         Ok(())
     }
@@ -328,13 +376,13 @@ impl RevertMachine {
 
 /// Starts a metadata read; false while one is under way.
 fn read_metadata(
-    image: &mut Image,
+    reads: &mut MetadataReads,
     at: HostOffset,
     length: usize,
     output: &mut Output,
     pool: &mut Pool,
 ) -> Result<bool, Failure> {
-    let action = image.read(at, length, pool)?;
+    let action = reads.read(at, length, pool)?;
     let started = action.is_some();
     output.actions.extend(action);
     Ok(started)
@@ -357,7 +405,7 @@ impl Machine for RevertMachine {
                 self.output.gone = true;
                 match &self.phase {
                     // It had everything; whether all is well, its SHUT says.
-                    Phase::Postcopy(postcopy) if postcopy.has_ended() => Ok(()),
+                    Phase::Postcopy(_, postcopy) if postcopy.has_ended() => Ok(()),
                     _ => Err(Failure::PeerClosed { sent: self.output.sent_bytes(), error }),
                 }
             }
@@ -370,16 +418,16 @@ impl Machine for RevertMachine {
             Event::Answer(bytes) => {
                 self.watch.heard();
                 let result = match &mut self.phase {
-                    Phase::Postcopy(postcopy) => postcopy.answer(bytes, &self.image, &mut self.output),
+                    Phase::Postcopy(image, postcopy) => postcopy.answer(bytes, image, &mut self.output),
                     _ => Ok(()),
                 };
                 self.set_alarm();
                 result
             }
             Event::AnswerEnd => match &self.phase {
-                Phase::Postcopy(postcopy) if !postcopy.is_done() => Err(Failure::DestinationGone {
+                Phase::Postcopy(image, postcopy) if !postcopy.is_done() => Err(Failure::DestinationGone {
                     running: postcopy.is_running(),
-                    recoverable: postcopy.is_recoverable(&self.image),
+                    recoverable: postcopy.is_recoverable(image),
                 }),
                 _ => Ok(()),
             },
@@ -422,7 +470,7 @@ impl RevertMachine {
             return Ok(());
         }
         let mut waiting = !self.output.is_all_sent();
-        if let Phase::Postcopy(postcopy) = &mut self.phase {
+        if let Phase::Postcopy(_, postcopy) = &mut self.phase {
             postcopy.tick(now_ms);
             waiting |= postcopy.waits();
         }
@@ -440,7 +488,7 @@ impl RevertMachine {
 
     /// The guest of a postcopy runs: it may be as quiet as it likes.
     fn guest_runs(&self) -> bool {
-        matches!(&self.phase, Phase::Postcopy(postcopy) if postcopy.is_running())
+        matches!(&self.phase, Phase::Postcopy(_, postcopy) if postcopy.is_running())
     }
 
     fn silence(&self, seconds: u64) -> Failure {
@@ -453,7 +501,7 @@ impl RevertMachine {
     /// Asks to be told when the next moment comes that counts.
     fn set_alarm(&mut self) {
         let recording = match &self.phase {
-            Phase::Postcopy(postcopy) => postcopy.recording_ends_ms(),
+            Phase::Postcopy(_, postcopy) => postcopy.recording_ends_ms(),
             _ => None,
         };
         let watch = self.watch.deadline_ms().filter(|_| self.is_watched());
@@ -470,17 +518,13 @@ impl RevertMachine {
         result: Result<Completed, IoError>,
         pool: &mut Pool,
     ) -> Result<(), Failure> {
-        let metadata = self.image.done(id, result.is_ok(), pool);
-        let pages = match &mut self.phase {
-            Phase::Precopy(precopy) => precopy.read_done(id),
-            Phase::Postcopy(postcopy) => postcopy.read_done(id),
-            _ => None,
-        };
+        let (metadata, pages) = self.phase.done(id, result.is_ok(), pool);
         let Err(error) = result else { return Ok(()) };
         Err(match (metadata, pages) {
             (Some(HostOffset(offset)), _) => Failure::MetadataRead { offset, error },
             (None, Some((block, offset))) => {
-                let block = self.image.reader.layout().blocks()[block].name.clone();
+                let name = |image: &Image| image.reader.layout().blocks()[block].name.clone();
+                let block = self.phase.image().map(name).unwrap_or_default();
                 Failure::PageRead { block, offset, error }
             }
             // An earlier failure has ended what it was read for.

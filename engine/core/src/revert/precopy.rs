@@ -47,14 +47,16 @@ impl Precopy {
     ) -> Result<bool, Failure> {
         let mut advanced = false;
         if !self.planned_all && pool.taken_bytes() < READ_AHEAD_BYTES && self.ring.len() < READ_AHEAD_SLICES {
-            match self.plan.next(&mut image.reader, pool, &mut image.ids).map_err(wrong)? {
+            match self.plan.next(&mut image.reader, pool, &mut image.reads.ids).map_err(wrong)? {
                 Planned::Slice(slice, read) => {
                     let (id, action) = read.unzip();
                     self.ring.push(slice, id);
                     output.actions.extend(action);
                     advanced = true;
                 }
-                Planned::Need(at, length) => advanced = read_metadata(image, at, length, output, pool)?,
+                Planned::Need(at, length) => {
+                    advanced = read_metadata(&mut image.reads, at, length, output, pool)?
+                }
                 Planned::NoMemory(error) => return Err(error.into()),
                 Planned::End => self.planned_all = true,
             }

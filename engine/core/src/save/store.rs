@@ -2,14 +2,14 @@
 
 use super::leader::Leader;
 use super::slabs::{Place, Slabs};
-use crate::failure::{Class, Failure};
+use crate::failure::Failure;
 use crate::ids::Ids;
 use crate::machine::{Action, IoId};
 use crate::memory::OutOfMemory;
 use crate::pool::{BufferId, Pool};
 use crate::zero::is_zero;
 use migration_stream::{Error, ErrorKind, compressed, xbzrle};
-use snapshot_image::{PageIndex, RamLayout, SnapshotWriter, crc32c};
+use snapshot_image::{PageIndex, PresentPage, RamLayout, SnapshotWriter, crc32c};
 use std::ops::Range;
 
 const FIRST_CAPACITY: usize = 512 << 10;
@@ -97,11 +97,10 @@ impl Store {
             Content::Compressed => compressed::inflate(data, to).map_err(|kind| at(update, kind))?,
             Content::Xbzrle => {
                 match was_there {
-                    Some(checksum) if crc32c(to) != checksum => {
-                        let error = self.layout.page_error(page, crc32c(to), checksum);
-                        return Err(Failure::Image { error, class: Class::CouldNot });
+                    Some(_) => {
+                        let present = PresentPage { page, checksum: was_there };
+                        self.layout.verify_page(&present, to).map_err(super::could_not)?;
                     }
-                    Some(_) => {}
                     None => to.fill(0),
                 }
                 xbzrle::decode(data, to).map_err(|kind| at(update, kind))?;

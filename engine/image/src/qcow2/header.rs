@@ -8,7 +8,6 @@
 use crate::checksum::crc32c;
 use crate::error::ImageError;
 use crate::geometry::Geometry;
-use crate::types::HostOffset;
 
 /// The header, with its extensions, must fit in here.
 pub(crate) const HEADER_BYTES: usize = 4096;
@@ -308,11 +307,6 @@ impl Header {
     /// Where the VM-state area begins.
     pub(crate) fn vm_state_start(&self) -> u64 {
         self.geometry.vm_state_start(self.size)
-    }
-
-    /// Where the L1 table stands.
-    pub(crate) fn l1_at(&self) -> HostOffset {
-        HostOffset(self.l1_offset)
     }
 }
 

@@ -17,8 +17,7 @@ use migration_stream::{
 };
 use snapshot_image::{
     Geometry, GuestOffset, HostOffset, Identity, ImageBlock, ImageError, Inspect, Inspection, Inspector,
-    Lookup, Open, PageIndex, RamLayout, ReadOptions, SnapshotReader, SnapshotWriter, Step, Verification,
-    VmState, crc32c,
+    PageIndex, RamLayout, ReadOptions, SnapshotReader, SnapshotWriter, Step, Verification, VmState, crc32c,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -153,34 +152,21 @@ pub(crate) fn inspect(file: &File) -> Result<Inspection, ImageError> {
 
 /// Reads everything as a revert does: each page is verified before it counts.
 pub(crate) fn read(file: &File, allow_unverified: bool) -> Result<(Content, Verification), ImageError> {
-    let mut reader = SnapshotReader::new(file.length(), ReadOptions { allow_unverified });
     let mut reads = 0;
-    let mut need = |reader: &mut SnapshotReader, at, length| {
+    let mut need = |at, length| {
         reads += 1;
         assert!(reads < READS, "reading does not end");
-        reader.supply(at, &file.read_checked(at, length));
+        Ok::<_, ImageError>(file.read_checked(at, length))
     };
-    while let Open::Need(at, length) = reader.poll()? {
-        need(&mut reader, at, length);
-    }
+    let mut reader = SnapshotReader::open_with(file.length(), ReadOptions { allow_unverified }, &mut need)?;
     let layout = reader.layout().clone();
     let size = u64::from(layout.page_size());
     let count = layout.total_bytes().div_ceil(size);
     let mut ram = BTreeMap::new();
     for first in (0..count.min(PAGES_LOOKED_AT)).step_by(64).chain([count.saturating_sub(64)]) {
-        let present = loop {
-            match reader.present(first, 64.min(count - first))? {
-                Lookup::Ready(present) => break present,
-                Lookup::Need(at, length) => need(&mut reader, at, length),
-            }
-        };
-        for page in present {
-            let extents = loop {
-                match reader.map(GuestOffset(page.page * size), size)? {
-                    Lookup::Ready(extents) => break extents,
-                    Lookup::Need(at, length) => need(&mut reader, at, length),
-                }
-            };
+        for page in reader.ask_with(&mut need, |reader| reader.present(first, 64.min(count - first)))? {
+            let extents =
+                reader.ask_with(&mut need, |reader| reader.map(GuestOffset(page.page * size), size))?;
             let mut bytes = Vec::new();
             for extent in extents {
                 match extent.host {
@@ -188,21 +174,13 @@ pub(crate) fn read(file: &File, allow_unverified: bool) -> Result<(Content, Veri
                     None => bytes.resize(bytes.len() + usize::try_from(extent.length).unwrap(), 0),
                 }
             }
-            let found = crc32c(&bytes);
-            match page.checksum {
-                Some(expected) if expected != found => {
-                    return Err(layout.page_error(page.page, found, expected));
-                }
-                _ if bytes.iter().all(|&byte| byte == 0) => {}
-                _ => {
-                    ram.insert(page.page, bytes);
-                }
+            layout.verify_page(&page, &bytes)?;
+            if bytes.iter().any(|&byte| byte != 0) {
+                ram.insert(page.page, bytes);
             }
         }
     }
-    while let Open::Need(at, length) = reader.finish()? {
-        need(&mut reader, at, length);
-    }
+    reader.ask_with(&mut need, SnapshotReader::finish)?;
     let blocks = layout.blocks().to_vec();
     let snapshot = reader.snapshot().clone();
     let content =

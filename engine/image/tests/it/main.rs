@@ -6,3 +6,4 @@ mod bed;
 mod bit_flips;
 mod limits;
 mod protocol;
+mod reading;

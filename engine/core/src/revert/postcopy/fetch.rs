@@ -103,7 +103,7 @@ pub(crate) fn look(
     for page in &wanted {
         claimed.insert(page.0)?;
     }
-    let id = image.ids.next();
+    let id = image.reads.ids.next();
     let fetch = Fetch {
         block,
         offset: start + skipped,

@@ -48,7 +48,7 @@ use migration_stream::{Command, PostcopyAdvise, QEMU_VM_EOF, put_command, put_en
 use preempt::PreemptEnd;
 use recovery::Recovery;
 use serve::{Means, Serve};
-use snapshot_image::Open;
+use snapshot_image::Lookup;
 
 /// Value of the PING that stands behind the devices, as QEMU's is.
 const PING_LOADED: u32 = 3;
@@ -279,8 +279,10 @@ impl Postcopy {
                 Ok(advanced)
             }
             Stage::Tables => match with.image.reader.finish().map_err(wrong)? {
-                Open::Need(at, length) => read_metadata(with.image, at, length, with.output, with.pool),
-                Open::Ready => {
+                Lookup::Need(at, length) => {
+                    read_metadata(&mut with.image.reads, at, length, with.output, with.pool)
+                }
+                Lookup::Ready(()) => {
                     // Third region: dirty bitmaps are complete before the switch.
                     let third = with.image.reader.snapshot().third.clone();
                     with.output.send(Lane::Main, Header::Long(third), None);
