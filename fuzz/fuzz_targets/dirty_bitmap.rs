@@ -4,8 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use migration_stream::{
     ChunkKind, Options, Record, SectionHeader, SectionId, SliceReader, StreamReader, put_file_header,
-    put_section_header,
-};
+    put_section_header, Entry};
 use std::io::Read;
 
 struct Dribble<'a>(&'a [u8], usize);
@@ -30,8 +29,8 @@ fuzz_target!(|input: (u8, &[u8])| {
     let mut pull = StreamReader::new(Dribble(&stream, usize::from(piece) + 1), options);
     let mut encoded = Vec::new();
     loop {
-        match (slice.next_record(), pull.next_record()) {
-            (Ok(Some((at, record))), Ok(Some((pulled_at, pulled)))) => {
+        match (slice.advance(), pull.advance()) {
+            (Ok(Some(Entry { offset: at, record, .. })), Ok(Some(Entry { offset: pulled_at, record: pulled, .. }))) => {
                 assert_eq!((at, &record), (pulled_at, &pulled));
                 if let Record::DirtyBitmap(chunk) = &record
                     && let ChunkKind::Bits { first_sector, sectors, .. } = chunk.kind

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use migration_stream::{Options, Record, SliceReader, StreamReader};
+use migration_stream::{Options, Record, SliceReader, StreamReader, Entry};
 use std::io::Read;
 
 /// Delivers a few bytes at a time.
@@ -24,10 +24,10 @@ fuzz_target!(|input: (u8, &[u8])| {
     let mut encoded = Vec::new();
     let mut blocks = Vec::new();
     loop {
-        let from_slice = slice.next_record();
-        let from_pull = pull.next_record();
+        let from_slice = slice.advance();
+        let from_pull = pull.advance();
         match (from_slice, from_pull) {
-            (Ok(Some((at, record))), Ok(Some((pulled_at, pulled)))) => {
+            (Ok(Some(Entry { offset: at, record, .. })), Ok(Some(Entry { offset: pulled_at, record: pulled, .. }))) => {
                 assert_eq!((at, &record), (pulled_at, &pulled));
                 assert_eq!(at, encoded.len() as u64);
                 if let Record::RamBlocks(list) = &record {

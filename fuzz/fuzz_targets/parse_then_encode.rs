@@ -4,10 +4,7 @@
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use migration_stream::{
-    BlockList, ChunkKind, Command, Configuration, DirtyBitmapChunk, DiscardRange, Options, PostcopyAdvise,
-    RAM_SECTION_VERSION, RamBlock, Record, SectionHeader, SectionId, SliceReader, StreamReader,
-};
+use migration_stream::{BlockList, ChunkKind, Command, Configuration, DirtyBitmapChunk, DiscardRange, Options, PostcopyAdvise, RAM_SECTION_VERSION, RamBlock, Record, SectionHeader, SectionId, SliceReader, StreamReader, PageContent};
 
 const PAGE: u64 = 1024;
 const RAM: SectionId = SectionId(2);
@@ -139,23 +136,26 @@ fn record_of<'a>(
         let named = current.replace(block) != Some(block);
         (block, u64::from(page) % names[block].1 * PAGE, named)
     };
+    let record = |block, offset, named, content| {
+        Record::Page(migration_stream::Page { block, offset, named, content })
+    };
     match page {
         Page::Normal { block, page, fill } => {
             let (block, offset, named) = place(*block, *page);
-            Record::RamPage { block, offset, named, data: &bodies[usize::from(*fill)] }
+            record(block, offset, named, PageContent::Raw(&bodies[usize::from(*fill)]))
         }
         Page::Zero { block, page } => {
             let (block, offset, named) = place(*block, *page);
-            Record::RamZero { block, offset, named }
+            record(block, offset, named, PageContent::Zero)
         }
         Page::Xbzrle { block, page, delta } => {
             let (block, offset, named) = place(*block, *page);
-            Record::RamXbzrle { block, offset, named, data: &delta[..delta.len().min(1024)] }
+            record(block, offset, named, PageContent::Xbzrle(&delta[..delta.len().min(1024)]))
         }
         Page::Compressed { block, page, zlib } => {
             let (block, offset, named) = place(*block, *page);
             let data = if zlib.is_empty() { &[0][..] } else { &zlib[..zlib.len().min(1024)] };
-            Record::RamCompressed { block, offset, named, data }
+            record(block, offset, named, PageContent::Zlib(data))
         }
     }
 }
@@ -214,13 +214,13 @@ fn check(stream: &Stream, records: Vec<Record<'_>>, blocks: &[RamBlock]) {
     let mut slice = SliceReader::new(&bytes, Options::default());
     let mut pull = StreamReader::new(Dribble(&bytes, usize::from(stream.pieces) + 1), Options::default());
     for record in &records {
-        let (_, found) = slice.next_record().expect("a stream of valid records").expect("it goes on");
-        assert_eq!(&found, record);
-        let (_, found) = pull.next_record().expect("a stream of valid records").expect("it goes on");
-        assert_eq!(&found, record);
+        let found = slice.advance().expect("a stream of valid records").expect("it goes on");
+        assert_eq!(&found.record, record);
+        let found = pull.advance().expect("a stream of valid records").expect("it goes on");
+        assert_eq!(&found.record, record);
     }
-    while slice.next_record().expect("a right tail").is_some() {}
-    while pull.next_record().expect("a right tail").is_some() {}
+    while slice.advance().expect("a right tail").is_some() {}
+    while pull.advance().expect("a right tail").is_some() {}
 }
 
 /// Delivers a few bytes at a time.

@@ -6,7 +6,7 @@ use crate::input::{FileRange, OpenOptions, Opened, open_reader};
 use crate::machines::{ImageReadError, open_snapshot};
 use crate::presence::{Arrivals, Presence};
 use crate::walk::{Context, Event, Finding, Flow, Item, Level, Progress, Visitor, walk};
-use migration_stream::{Record, UNKNOWN_LENGTH};
+use migration_stream::{PageContent, Record, UNKNOWN_LENGTH};
 use serde::Serialize;
 use snapshot_image::{ImageError, Verification};
 use std::io::{Cursor, Read};
@@ -234,10 +234,10 @@ impl Facts<'_> {
                 info.machine = Some(json_text(&configuration.machine));
                 info.vm_uuid = configuration.uuid.as_ref().map(snapshot_engine::uuid_text);
             }
-            Record::RamPage { .. } | Record::RamXbzrle { .. } | Record::RamCompressed { .. } => {
-                *info.normal_pages.get_or_insert(0) += 1;
+            Record::Page(page) => {
+                let zero = page.content == PageContent::Zero;
+                *if zero { &mut info.zero_pages } else { &mut info.normal_pages }.get_or_insert(0) += 1;
             }
-            Record::RamZero { .. } => *info.zero_pages.get_or_insert(0) += 1,
             Record::Command(command) => {
                 info.postcopy |= matches!(command, migration_stream::Command::PostcopyListen);
             }

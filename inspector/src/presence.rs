@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::escape::terminal;
 use crate::pages::PageSet;
 use crate::walk::{Context, Event, Item};
-use migration_stream::{Command, DiscardRange, RamBlock, Record, UNKNOWN_LENGTH};
+use migration_stream::{Command, DiscardRange, PageContent, RamBlock, Record, UNKNOWN_LENGTH};
 use serde::Serialize;
 use std::collections::BTreeSet;
 
@@ -185,10 +185,7 @@ impl Arrivals {
     /// Takes note of a page, if the record is one; whether it came for the first time.
     pub(crate) fn page(&mut self, record: &Record<'_>) -> bool {
         match record {
-            Record::RamZero { block, offset, .. } => self.arrived(*block, *offset, false),
-            Record::RamPage { block, offset, .. }
-            | Record::RamXbzrle { block, offset, .. }
-            | Record::RamCompressed { block, offset, .. } => self.arrived(*block, *offset, true),
+            Record::Page(page) => self.arrived(page.block, page.offset, page.content != PageContent::Zero),
             _ => true,
         }
     }
@@ -274,7 +271,7 @@ fn names_virtio_mem(bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use migration_stream::{Configuration, ram::mapped::MappedBlock};
+    use migration_stream::{Configuration, Page, ram::mapped::MappedBlock};
 
     const PAGE: u32 = 4096;
 
@@ -300,12 +297,13 @@ mod tests {
 
     fn page(block: usize, number: u64) -> Event<'static> {
         let offset = number * u64::from(PAGE);
-        Event::Record(Record::RamPage { block, offset, named: true, data: &[1; PAGE as usize] })
+        let content = PageContent::Raw(&[1; PAGE as usize]);
+        Event::Record(Record::Page(Page { block, offset, named: true, content }))
     }
 
     fn zero(block: usize, number: u64) -> Event<'static> {
         let offset = number * u64::from(PAGE);
-        Event::Record(Record::RamZero { block, offset, named: true })
+        Event::Record(Record::Page(Page { block, offset, named: true, content: PageContent::Zero }))
     }
 
     fn end() -> Event<'static> {

@@ -4,7 +4,7 @@
 #![allow(clippy::disallowed_types, reason = "a benchmark needs the clock; the crate does not")]
 
 use migration_stream::{
-    BlockList, Options, RAM_SECTION_VERSION, RamBlock, Record, SectionHeader, SectionId, SliceReader,
+    BlockList, Entry, Options, RAM_SECTION_VERSION, RamBlock, Record, SectionHeader, SectionId, SliceReader,
     StreamReader, put_end_of_section, put_file_header, put_page_header, put_ram_blocks, put_section_footer,
     put_section_header, put_section_part,
 };
@@ -62,8 +62,8 @@ fn walk_slice(stream: &[u8]) {
     let mut reader = SliceReader::new(stream, options);
     let mut pages = 0;
     // The stream ends after RAM, which is an error that ends the walk as well.
-    while let Ok(Some((_, record))) = reader.next_record() {
-        pages += u64::from(matches!(black_box(record), Record::RamPage { .. }));
+    while let Ok(Some(Entry { record, .. })) = reader.advance() {
+        pages += u64::from(matches!(black_box(record), Record::Page(_)));
     }
     assert_eq!(pages, CACHED_PAGES);
 }
@@ -71,8 +71,8 @@ fn walk_slice(stream: &[u8]) {
 fn walk_pull(source: impl Read) {
     let mut reader = StreamReader::new(source, Options::default());
     let mut pages = 0;
-    while let Ok(Some((_, record))) = reader.next_record() {
-        pages += u64::from(matches!(black_box(record), Record::RamPage { .. }));
+    while let Ok(Some(Entry { record, .. })) = reader.advance() {
+        pages += u64::from(matches!(black_box(record), Record::Page(_)));
     }
     assert_eq!(pages, PAGES);
 }

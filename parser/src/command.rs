@@ -54,6 +54,26 @@ pub enum Command<'a> {
     SwitchoverStart,
 }
 
+impl<'a> Command<'a> {
+    pub(crate) fn map_bytes<'b>(self, map: &mut impl FnMut(&'a [u8]) -> &'b [u8]) -> Command<'b> {
+        match self {
+            Self::OpenReturnPath => Command::OpenReturnPath,
+            Self::Ping(value) => Command::Ping(value),
+            Self::PostcopyAdvise(advise) => Command::PostcopyAdvise(advise),
+            Self::PostcopyListen => Command::PostcopyListen,
+            Self::PostcopyRun => Command::PostcopyRun,
+            Self::PostcopyRamDiscard { block, ranges } => {
+                Command::PostcopyRamDiscard { block: map(block), ranges }
+            }
+            Self::Packaged(package) => Command::Packaged(map(package)),
+            Self::EnableColo => Command::EnableColo,
+            Self::PostcopyResume => Command::PostcopyResume,
+            Self::RecvBitmap(block) => Command::RecvBitmap(map(block)),
+            Self::SwitchoverStart => Command::SwitchoverStart,
+        }
+    }
+}
+
 /// The page sizes that both sides must have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PostcopyAdvise {

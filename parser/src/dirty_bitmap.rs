@@ -53,6 +53,21 @@ pub struct DirtyBitmapChunk<'a> {
     pub kind: ChunkKind<'a>,
 }
 
+impl<'a> DirtyBitmapChunk<'a> {
+    pub(crate) fn map_bytes<'b>(self, map: &mut impl FnMut(&'a [u8]) -> &'b [u8]) -> DirtyBitmapChunk<'b> {
+        let (node, bitmap) = (self.node.map(&mut *map), self.bitmap.map(&mut *map));
+        let kind = match self.kind {
+            ChunkKind::Start { granularity, flags } => ChunkKind::Start { granularity, flags },
+            ChunkKind::Complete => ChunkKind::Complete,
+            ChunkKind::Bits { first_sector, sectors, bits } => {
+                ChunkKind::Bits { first_sector, sectors, bits: bits.map(map) }
+            }
+            ChunkKind::EndOfSection => ChunkKind::EndOfSection,
+        };
+        DirtyBitmapChunk { node, bitmap, kind }
+    }
+}
+
 /// Parses a chunk: flags (u8), node (str8), bitmap (str8), then by flags (`dirty_bitmap_load`,
 /// migration/block-dirty-bitmap.c).
 ///

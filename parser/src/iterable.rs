@@ -28,6 +28,18 @@ pub enum BlockMigration<'a> {
     EndOfSection,
 }
 
+impl<'a> BlockMigration<'a> {
+    pub(crate) fn map_bytes<'b>(self, map: &mut impl FnMut(&'a [u8]) -> &'b [u8]) -> BlockMigration<'b> {
+        match self {
+            Self::Chunk { sector, device, data } => {
+                BlockMigration::Chunk { sector, device: map(device), data: data.map(map) }
+            }
+            Self::Progress(percent) => BlockMigration::Progress(percent),
+            Self::EndOfSection => BlockMigration::EndOfSection,
+        }
+    }
+}
+
 /// Parses a `block` record.
 ///
 /// # Errors
@@ -96,6 +108,19 @@ pub enum Htab<'a> {
     EndOfSection,
 }
 
+impl<'a> Htab<'a> {
+    pub(crate) fn map_bytes<'b>(self, map: &mut impl FnMut(&'a [u8]) -> &'b [u8]) -> Htab<'b> {
+        match self {
+            Self::Shift(shift) => Htab::Shift(shift),
+            Self::Header => Htab::Header,
+            Self::Entries { index, valid, invalid, data } => {
+                Htab::Entries { index, valid, invalid, data: map(data) }
+            }
+            Self::EndOfSection => Htab::EndOfSection,
+        }
+    }
+}
+
 /// Parses START's body, or the be32 that begins PART's and END's.
 ///
 /// # Errors
@@ -160,6 +185,16 @@ pub enum StorageAttributes<'a> {
     Done,
     /// The body ends.
     EndOfSection,
+}
+
+impl<'a> StorageAttributes<'a> {
+    pub(crate) fn map_bytes<'b>(self, map: &mut impl FnMut(&'a [u8]) -> &'b [u8]) -> StorageAttributes<'b> {
+        match self {
+            Self::Values { frame, values } => StorageAttributes::Values { frame, values: map(values) },
+            Self::Done => StorageAttributes::Done,
+            Self::EndOfSection => StorageAttributes::EndOfSection,
+        }
+    }
 }
 
 /// The most attributes in one record: what QEMU reads from the kernel at once is far less.

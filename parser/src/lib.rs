@@ -14,11 +14,31 @@
 //! | read a multifd channel, or the block list of a mapped-ram file | [`ram::multifd`], [`ram::mapped`] |
 //! | be a destination, or know what one refuses | [`protocol`] |
 //!
-//! ```
-//! use migration_stream::{Options, SliceReader};
+//! The pages of each RAM block in a stream:
 //!
-//! let error = SliceReader::new(b"\x1f\x8b\x08\x00", Options::default()).next_record().unwrap_err();
+//! ```
+//! use migration_stream::{Options, Record, StreamReader, name_text};
+//! use std::collections::BTreeMap;
+//!
+//! fn count_pages(source: impl std::io::Read) -> Result<BTreeMap<String, u64>, migration_stream::ReadError> {
+//!     let mut pages = BTreeMap::new();
+//!     let mut reader = StreamReader::new(source, Options::default());
+//!     while let Some(entry) = reader.advance()? {
+//!         if let Record::Page(page) = entry.record {
+//!             let name = name_text(&entry.blocks[page.block].idstr);
+//!             *pages.entry(name).or_default() += 1;
+//!         }
+//!     }
+//!     Ok(pages)
+//! }
+//!
+//! let packed = std::fs::read("../corpus/valid/qemu-7.2-pc.bin.zst")?;
+//! let pages = count_pages(zstd::Decoder::new(&packed[..])?)?;
+//! assert_eq!(pages["pc.bios"], 16);
+//!
+//! let error = count_pages(&b"\x1f\x8b\x08\x00"[..]).unwrap_err();
 //! assert_eq!(error.to_string(), "offset 0x0: not a migration stream: magic 0x1f8b0800 (gzip), expected 0x5145564d");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! # What a stream looks like
@@ -62,11 +82,12 @@ pub use iterable::{
     put_storage_attributes,
 };
 pub use ram::block::{BlockList, RamBlock, put_ram_blocks};
+pub use ram::page::{Page, PageContent};
 pub use ram::{
     RAM_SECTION_VERSION, compressed, put_compressed_page, put_end_of_section, put_multifd_flush,
     put_page_header, put_xbzrle_page, put_zero_page, xbzrle,
 };
-pub use reader::{ReadError, SliceReader, StreamReader};
+pub use reader::{Entry, ReadError, SliceReader, StreamReader};
 pub use record::Record;
 pub use section::{
     QEMU_VM_EOF, SectionHeader, SectionId, put_section_end, put_section_footer, put_section_header,

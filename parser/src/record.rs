@@ -7,10 +7,8 @@ use crate::iterable::{
     BlockMigration, Htab, StorageAttributes, put_block_migration, put_htab, put_storage_attributes,
 };
 use crate::ram::block::{BlockList, RamBlock, put_ram_blocks};
-use crate::ram::{
-    put_compressed_page, put_end_of_section, put_multifd_flush, put_page_header, put_xbzrle_page,
-    put_zero_page,
-};
+use crate::ram::page::{Page, put_page};
+use crate::ram::{put_end_of_section, put_multifd_flush};
 use crate::section::{
     QEMU_VM_EOF, QEMU_VM_VMDESCRIPTION, SectionHeader, SectionId, length32, put_section_end,
     put_section_footer, put_section_header, put_section_part,
@@ -35,48 +33,8 @@ pub enum Record<'a> {
     Footer(SectionId),
     /// The block list.
     RamBlocks(BlockList),
-    /// A page with its content.
-    RamPage {
-        /// Index in the block list.
-        block: usize,
-        /// Byte offset in the block.
-        offset: u64,
-        /// The record names the block.
-        named: bool,
-        /// The page.
-        data: &'a [u8],
-    },
-    /// A zero page.
-    RamZero {
-        /// Index in the block list.
-        block: usize,
-        /// Byte offset in the block.
-        offset: u64,
-        /// The record names the block.
-        named: bool,
-    },
-    /// A page as the difference to its content before.
-    RamXbzrle {
-        /// Index in the block list.
-        block: usize,
-        /// Byte offset in the block.
-        offset: u64,
-        /// The record names the block.
-        named: bool,
-        /// The delta, for [`xbzrle::decode`](crate::ram::xbzrle::decode).
-        data: &'a [u8],
-    },
-    /// A compressed page.
-    RamCompressed {
-        /// Index in the block list.
-        block: usize,
-        /// Byte offset in the block.
-        offset: u64,
-        /// The record names the block.
-        named: bool,
-        /// One zlib stream, for [`compressed::inflate`](crate::ram::compressed::inflate).
-        data: &'a [u8],
-    },
+    /// A page.
+    Page(Page<'a>),
     /// The multifd channels synchronise: RAM travels there.
     RamMultifdFlush,
     /// The RAM body ends.
@@ -101,6 +59,34 @@ pub enum Record<'a> {
     VmDescription(&'a [u8]),
 }
 
+impl<'a> Record<'a> {
+    /// The same record, each of its byte strings replaced by what `map` returns for it.
+    pub(crate) fn map_bytes<'b>(self, map: &mut impl FnMut(&'a [u8]) -> &'b [u8]) -> Record<'b> {
+        match self {
+            Self::FileHeader => Record::FileHeader,
+            Self::Configuration(configuration) => Record::Configuration(configuration),
+            Self::EarlyDevices(bytes) => Record::EarlyDevices(map(bytes)),
+            Self::SectionStart(header) => Record::SectionStart(header.map_bytes(map)),
+            Self::SectionPart(id) => Record::SectionPart(id),
+            Self::SectionEnd(id) => Record::SectionEnd(id),
+            Self::Footer(id) => Record::Footer(id),
+            Self::RamBlocks(list) => Record::RamBlocks(list),
+            Self::Page(page) => Record::Page(page.map_bytes(map)),
+            Self::RamMultifdFlush => Record::RamMultifdFlush,
+            Self::RamEndOfSection => Record::RamEndOfSection,
+            Self::DirtyBitmap(chunk) => Record::DirtyBitmap(chunk.map_bytes(map)),
+            Self::BlockMigration(record) => Record::BlockMigration(record.map_bytes(map)),
+            Self::Htab(record) => Record::Htab(record.map_bytes(map)),
+            Self::StorageAttributes(record) => Record::StorageAttributes(record.map_bytes(map)),
+            Self::Command(command) => Record::Command(command.map_bytes(map)),
+            Self::DeviceTail => Record::DeviceTail,
+            Self::Full(header, body) => Record::Full(header.map_bytes(map), map(body)),
+            Self::Eof => Record::Eof,
+            Self::VmDescription(json) => Record::VmDescription(map(json)),
+        }
+    }
+}
+
 impl Record<'_> {
     /// Writes the record as it stood in the stream; `blocks` is the block list that page records refer to.
     pub fn put(&self, out: &mut Vec<u8>, blocks: &[RamBlock]) {
@@ -116,16 +102,8 @@ impl Record<'_> {
             Record::SectionEnd(id) => put_section_end(out, *id),
             Record::Footer(id) => put_section_footer(out, *id),
             Record::RamBlocks(list) => put_ram_blocks(out, list),
-            Record::RamPage { block, offset, named, data } => {
-                put_page_header(out, name(*block, *named), *offset);
-                out.extend_from_slice(data);
-            }
-            Record::RamZero { block, offset, named } => put_zero_page(out, name(*block, *named), *offset),
-            Record::RamXbzrle { block, offset, named, data } => {
-                put_xbzrle_page(out, name(*block, *named), *offset, data);
-            }
-            Record::RamCompressed { block, offset, named, data } => {
-                put_compressed_page(out, name(*block, *named), *offset, data);
+            Record::Page(Page { block, offset, named, content }) => {
+                put_page(out, name(*block, *named), *offset, content);
             }
             Record::RamMultifdFlush => put_multifd_flush(out),
             Record::RamEndOfSection => put_end_of_section(out),

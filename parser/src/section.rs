@@ -39,6 +39,13 @@ pub struct SectionHeader<'a> {
     pub version_id: u32,
 }
 
+impl<'a> SectionHeader<'a> {
+    pub(crate) fn map_bytes<'b>(self, map: &mut impl FnMut(&'a [u8]) -> &'b [u8]) -> SectionHeader<'b> {
+        let Self { section_id, idstr, instance_id, version_id } = self;
+        SectionHeader { section_id, idstr: map(idstr), instance_id, version_id }
+    }
+}
+
 /// Parses a string with its length in one byte.
 ///
 /// # Errors

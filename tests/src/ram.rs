@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use migration_stream::{Options, Record, SliceReader, ram::compressed, ram::xbzrle};
+use migration_stream::{Entry, Options, Page, Record, SliceReader};
 
 /// Pages that are not zero, by name of the RAM block and byte offset in it.
 pub type Ram = BTreeMap<(Vec<u8>, u64), Vec<u8>>;
@@ -41,22 +41,15 @@ pub fn contents(stream: &[u8]) -> Contents {
     let mut reader = SliceReader::new(stream, Options::default());
     let mut contents = Contents::default();
     let mut sent_as_zero = std::collections::BTreeSet::new();
-    while let Some((_, record)) = reader.next_record().unwrap_or_else(|error| panic!("{error}")) {
+    while let Some(Entry { record, .. }) = reader.advance().unwrap_or_else(|error| panic!("{error}")) {
         let page_bytes = reader.decoder().page_size() as usize;
         let key = |block: usize, offset| (reader.decoder().blocks()[block].idstr.clone(), offset);
         let page = match record {
-            Record::RamZero { block, offset, .. } => (key(block, offset), vec![0; page_bytes]),
-            Record::RamPage { block, offset, data, .. } => (key(block, offset), data.to_vec()),
-            Record::RamXbzrle { block, offset, data, .. } => {
+            Record::Page(Page { block, offset, content, .. }) => {
                 let key = key(block, offset);
                 let mut page = contents.ram.get(&key).cloned().unwrap_or_else(|| vec![0; page_bytes]);
-                xbzrle::decode(data, &mut page).expect("a right delta");
+                content.apply(&mut page).expect("a right delta or zlib stream");
                 (key, page)
-            }
-            Record::RamCompressed { block, offset, data, .. } => {
-                let mut page = vec![0; page_bytes];
-                compressed::inflate(data, &mut page).expect("a right zlib stream");
-                (key(block, offset), page)
             }
             Record::Full(header, body) => {
                 contents.devices.push((header.idstr.to_vec(), body.to_vec()));

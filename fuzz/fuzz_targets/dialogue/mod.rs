@@ -1,6 +1,6 @@
 //! A driver of a postcopy revert in which everything that happens is the fuzzer's choice.
 
-use migration_stream::{Command, Decoder, RamBlock, Record, Step};
+use migration_stream::{Command, Decoder, RamBlock, Record, Step, PageContent};
 use snapshot_engine::{
     Action, Buffer, BufferId, Completed, Event, IoError, IoId, Lane, Machine, Pool, RevertConfig,
     RevertMachine,
@@ -293,8 +293,11 @@ fn record_came(
     record: &Record<'_>,
 ) {
     let (block, offset, data) = match record {
-        Record::RamPage { block, offset, data, .. } => (block, offset, Some(*data)),
-        Record::RamZero { block, offset, .. } => (block, offset, None),
+        Record::Page(migration_stream::Page { block, offset, content, .. }) => match content {
+            PageContent::Raw(data) => (block, offset, Some(*data)),
+            PageContent::Zero => (block, offset, None),
+            PageContent::Xbzrle(_) | PageContent::Zlib(_) => return,
+        },
         Record::Command(Command::PostcopyRamDiscard { block, ranges }) => {
             let block = find(vm, block);
             for range in ranges {

@@ -118,10 +118,7 @@ impl<'a> Checker<'a> {
     fn record(&mut self, item: &Item<'_>, record: &Record<'_>, context: Context<'_>) {
         let mut report = Report { told: &mut self.told, found: self.found };
         match record {
-            Record::RamPage { .. }
-            | Record::RamZero { .. }
-            | Record::RamXbzrle { .. }
-            | Record::RamCompressed { .. } => {
+            Record::Page(_) => {
                 self.ram.page(&mut report, item.offset, record, context, &self.postcopy);
                 self.postcopy.page(&mut report, item.offset, record);
             }

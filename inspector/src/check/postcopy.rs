@@ -3,7 +3,7 @@
 use super::Report;
 use crate::walk::{Context, Item};
 use migration_stream::protocol::{Incoming, IncomingState};
-use migration_stream::{Command, Record};
+use migration_stream::{Command, Page, PageContent, Record};
 
 #[derive(Debug, Default)]
 pub(super) struct Postcopy {
@@ -58,7 +58,8 @@ impl Postcopy {
     }
 
     pub(super) fn page(&mut self, report: &mut Report<'_>, offset: u64, record: &Record<'_>) {
-        let plain = matches!(record, Record::RamPage { .. } | Record::RamZero { .. });
+        let plain =
+            matches!(record, Record::Page(Page { content: PageContent::Raw(_) | PageContent::Zero, .. }));
         if let Err(wrong) = self.incoming.page(plain) {
             report.error("order", offset, "page record", format!("{wrong}: the destination refuses it"));
         }

@@ -5,8 +5,7 @@ use super::postcopy::Postcopy;
 use crate::escape::terminal;
 use crate::presence::{Arrivals, Presence};
 use crate::walk::{Context, Finding, Item, Level};
-use migration_stream::ram::{compressed, xbzrle};
-use migration_stream::{BlockList, DiscardRange, Error, Record};
+use migration_stream::{BlockList, DiscardRange, Error, Page, PageContent, Record};
 
 /// Blocks that a finding names.
 const NAMED: usize = 8;
@@ -45,26 +44,14 @@ impl Ram {
         context: Context<'_>,
         postcopy: &Postcopy,
     ) {
-        let (block, at) = match record {
-            Record::RamPage { block, offset: at, .. } | Record::RamZero { block, offset: at, .. } => {
-                (*block, *at)
+        let &Record::Page(Page { block, offset: at, content, .. }) = record else { return };
+        if let PageContent::Xbzrle(_) | PageContent::Zlib(_) = content {
+            self.scratch.resize(context.page_size as usize, 0);
+            if let Err(kind) = content.apply(&mut self.scratch) {
+                let form = if matches!(content, PageContent::Zlib(_)) { "compressed" } else { "xbzrle" };
+                packed(report, offset, form, kind);
             }
-            Record::RamXbzrle { block, offset: at, data, .. } => {
-                self.scratch.resize(context.page_size as usize, 0);
-                if let Err(kind) = xbzrle::decode(data, &mut self.scratch) {
-                    packed(report, offset, "xbzrle", kind);
-                }
-                (*block, *at)
-            }
-            Record::RamCompressed { block, offset: at, data, .. } => {
-                self.scratch.resize(context.page_size as usize, 0);
-                if let Err(kind) = compressed::inflate(data, &mut self.scratch) {
-                    packed(report, offset, "compressed", kind);
-                }
-                (*block, *at)
-            }
-            _ => return,
-        };
+        }
         if !self.arrivals.page(record) {
             self.repeated += 1;
             if postcopy.is_placing() {

@@ -9,7 +9,7 @@ use crate::map::Stretch;
 use crate::presence::{Arrivals, BlockPresence, Presence};
 use crate::walk::{Context, Event, Finding, FirstError, Flow, Item, Progress, Visitor, walk};
 use migration_stream::device::{Decoded, State, decode};
-use migration_stream::{Configuration, RamBlock, Record};
+use migration_stream::{Configuration, Page, PageContent, RamBlock, Record};
 pub(crate) use ram::RamFile;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -179,7 +179,8 @@ impl Loader {
             Record::Footer(_) => contents.footers = true,
             Record::VmDescription(json) => contents.vmdesc = Some(json.to_vec()),
             record => {
-                contents.compressed |= matches!(record, Record::RamCompressed { .. });
+                contents.compressed |=
+                    matches!(record, Record::Page(Page { content: PageContent::Zlib(_), .. }));
                 if let Some(ram) = &mut contents.ram {
                     ram.take(&contents.name, item.offset, record, context)?;
                 }

@@ -4,8 +4,7 @@ use crate::error::Error;
 use crate::pages::PageSet;
 use crate::stat::is_zero;
 use crate::walk::{Context, PacketPages};
-use migration_stream::ram::{compressed, xbzrle};
-use migration_stream::{ErrorKind, RamBlock, Record, UNKNOWN_LENGTH};
+use migration_stream::{ErrorKind, Page, PageContent, RamBlock, Record, UNKNOWN_LENGTH};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -162,44 +161,27 @@ impl RamFile {
         if self.places.len() < context.blocks.len() || self.page_size != context.page_size {
             self.learn(context.blocks, context.page_size);
         }
-        let (Record::RamPage { block, offset, .. }
-        | Record::RamZero { block, offset, .. }
-        | Record::RamXbzrle { block, offset, .. }
-        | Record::RamCompressed { block, offset, .. }) = record
-        else {
-            return Ok(Ok(()));
-        };
+        let &Record::Page(Page { block, offset, content, .. }) = record else { return Ok(Ok(())) };
         let page_size = self.page_size as usize;
-        let Some((place, length)) = self.place(*block) else { return Ok(Ok(())) };
+        let Some((place, length)) = self.place(block) else { return Ok(Ok(())) };
         if offset.saturating_add(page_size as u64) > length {
             return Err(io::Error::other(format!("page {offset:#x} lies behind all room for its block")));
         }
         if let Some(watched) = &mut self.watched {
             let number = offset / u64::from(self.page_size);
-            if !watched.0.insert(*block, number) {
-                watched.1.insert(*block, number);
+            if !watched.0.insert(block, number) {
+                watched.1.insert(block, number);
             }
         }
         let mut page = std::mem::take(&mut self.page);
         page.resize(page_size, 0);
-        let outcome = match record {
-            Record::RamPage { data, .. } => {
-                page.copy_from_slice(data);
-                Ok(())
-            }
-            Record::RamXbzrle { data, .. } => {
-                self.flush()?;
-                self.read(*block, *offset, &mut page)?;
-                xbzrle::decode(data, &mut page)
-            }
-            Record::RamCompressed { data, .. } => compressed::inflate(data, &mut page),
-            _ => {
-                page.fill(0);
-                Ok(())
-            }
-        };
+        if let PageContent::Xbzrle(_) = content {
+            self.flush()?;
+            self.read(block, offset, &mut page)?;
+        }
+        let outcome = content.apply(&mut page);
         if outcome.is_ok() {
-            self.put(*block, *offset, place + offset, &page)?;
+            self.put(block, offset, place + offset, &page)?;
         }
         self.page = page;
         Ok(outcome)
@@ -256,6 +238,7 @@ impl RamFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use migration_stream::xbzrle;
 
     fn block(name: &[u8]) -> RamBlock {
         RamBlock {
@@ -275,7 +258,7 @@ mod tests {
         let mut ram = RamFile::temporary().unwrap();
         let pages = [3 * 4096, 1 << 30, length - 4096];
         for offset in pages {
-            let record = Record::RamPage { block: 1, offset, named: true, data: &[7; 4096] };
+            let record = raw(1, offset, &[7; 4096]);
             ram.record(&record, context).unwrap().unwrap();
         }
         ram.flush().unwrap();
@@ -301,19 +284,24 @@ mod tests {
         assert!(found(&ram, 0).is_empty());
     }
 
+    fn raw(block: usize, offset: u64, data: &[u8]) -> Record<'_> {
+        Record::Page(Page { block, offset, named: true, content: PageContent::Raw(data) })
+    }
+
     #[test]
     fn the_last_record_of_a_page_wins_whatever_its_kind() {
         let blocks = [block(b"a"), block(b"b")];
         let context = Context { blocks: &blocks, page_size: 4096, configuration: None, channel: None };
         let mut ram = RamFile::temporary().unwrap();
         let mut put = |record| ram.record(&record, context).unwrap().unwrap();
-        put(Record::RamPage { block: 1, offset: 4096, named: true, data: &[7; 4096] });
-        put(Record::RamPage { block: 0, offset: 0, named: true, data: &[1; 4096] });
-        put(Record::RamZero { block: 0, offset: 0, named: false });
+        put(raw(1, 4096, &[7; 4096]));
+        put(raw(0, 0, &[1; 4096]));
+        put(Record::Page(Page { block: 0, offset: 0, named: false, content: PageContent::Zero }));
         let mut old = [7; 4096];
         old[9] = 8;
         let delta = xbzrle::encode(&[7; 4096], &old);
-        put(Record::RamXbzrle { block: 1, offset: 4096, named: true, data: &delta });
+        let content = PageContent::Xbzrle(&delta);
+        put(Record::Page(Page { block: 1, offset: 4096, named: true, content }));
         ram.flush().unwrap();
         let mut page = [9; 4096];
         ram.read(0, 0, &mut page).unwrap();

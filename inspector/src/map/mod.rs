@@ -153,7 +153,7 @@ mod tests {
     use super::*;
     use crate::contents::RamFile;
     use crate::walk::Context;
-    use migration_stream::{RamBlock, Record};
+    use migration_stream::{Page, PageContent, RamBlock, Record};
 
     #[test]
     fn cells_show_content_repetition_and_change() {
@@ -169,7 +169,8 @@ mod tests {
         let load = |pages: &[(u64, &[u8])]| {
             let mut ram = RamFile::temporary().unwrap().watching();
             for &(offset, data) in pages {
-                let record = Record::RamPage { block: 0, offset, named: true, data };
+                let content = PageContent::Raw(data);
+                let record = Record::Page(Page { block: 0, offset, named: true, content });
                 ram.take("a", offset, &record, context).unwrap();
             }
             ram.flush().unwrap();

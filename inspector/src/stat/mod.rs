@@ -8,7 +8,7 @@ use crate::walk::{Context, Event, Finding, Flow, Item, Level, PacketPages, Visit
 use content::Content;
 pub use content::ContentStat;
 pub(crate) use content::is_zero;
-use migration_stream::{Record, SectionId, UNKNOWN_LENGTH};
+use migration_stream::{Page, PageContent, Record, SectionId, UNKNOWN_LENGTH};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -256,18 +256,17 @@ impl Counter {
     fn record(&mut self, length: u64, record: &Record<'_>) {
         match record {
             Record::Configuration(configuration) => self.stat.machine = Some(text(&configuration.machine)),
-            Record::RamPage { block, offset, data, .. } => {
-                self.content.page(data);
-                self.page(*block, *offset, length, BlockStat::normal);
-            }
-            Record::RamZero { block, offset, .. } => {
-                self.page(*block, *offset, length, BlockStat::zero);
-            }
-            Record::RamXbzrle { block, offset, .. } => {
-                self.page(*block, *offset, length, BlockStat::xbzrle);
-            }
-            Record::RamCompressed { block, offset, .. } => {
-                self.page(*block, *offset, length, BlockStat::compressed);
+            Record::Page(Page { block, offset, content, .. }) => {
+                let counter = match content {
+                    PageContent::Raw(data) => {
+                        self.content.page(data);
+                        BlockStat::normal
+                    }
+                    PageContent::Zero => BlockStat::zero,
+                    PageContent::Xbzrle(_) => BlockStat::xbzrle,
+                    PageContent::Zlib(_) => BlockStat::compressed,
+                };
+                self.page(*block, *offset, length, counter);
             }
             Record::Command(command) => {
                 *self.stat.commands.entry(crate::names::command(command)).or_default() += 1;

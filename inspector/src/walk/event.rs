@@ -4,7 +4,7 @@ use migration_stream::device::State;
 use migration_stream::ram::mapped::MappedBlock;
 use migration_stream::ram::multifd;
 use migration_stream::return_path::ReturnPathMessage;
-use migration_stream::{Configuration, RamBlock, Record, SectionHeader};
+use migration_stream::{Configuration, Page, PageContent, RamBlock, Record, SectionHeader};
 use std::ops::ControlFlow;
 
 /// A piece of the input, and what it is.
@@ -89,9 +89,9 @@ impl<'a> PacketPages<'a> {
         let (normal, zero) = (self.normal, self.zero);
         placed.into_iter().flat_map(move |(block, unpacked)| {
             let pages = unpacked.chunks_exact(page_size as usize).zip(normal);
-            let pages =
-                pages.map(move |(data, &offset)| Record::RamPage { block, offset, named: false, data });
-            pages.chain(zero.iter().map(move |&offset| Record::RamZero { block, offset, named: false }))
+            let page = move |offset, content| Record::Page(Page { block, offset, named: false, content });
+            let pages = pages.map(move |(data, &offset)| page(offset, PageContent::Raw(data)));
+            pages.chain(zero.iter().map(move |&offset| page(offset, PageContent::Zero)))
         })
     }
 }

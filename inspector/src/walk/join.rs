@@ -10,7 +10,7 @@ use super::event::{Context, Finding, Level, Visitor};
 use super::feed::Feed;
 use super::{Stop, go};
 use crate::pages::PageSet;
-use migration_stream::{Configuration, Record, UNKNOWN_LENGTH};
+use migration_stream::{Configuration, Page, PageContent, Record, UNKNOWN_LENGTH};
 
 /// The channels, in the order in which they were given.
 pub(super) struct Join {
@@ -59,7 +59,9 @@ impl Join {
         context: Context<'_>,
     ) -> Result<(), Stop> {
         match record {
-            Record::RamPage { block, offset, .. } | Record::RamZero { block, offset, .. } => {
+            Record::Page(Page {
+                block, offset, content: PageContent::Raw(_) | PageContent::Zero, ..
+            }) => {
                 self.seen.insert(*block, offset / u64::from(context.page_size));
             }
             Record::RamMultifdFlush => {

@@ -13,7 +13,7 @@ use crate::stat::is_zero;
 use migration_stream::ram::mapped::{
     ENTRY_LIMIT_BYTES, MappedBlock, MappedList, MappedPlace, entry, list_total,
 };
-use migration_stream::{Error, ErrorKind, RamBlock, Record};
+use migration_stream::{Error, ErrorKind, Page, PageContent, RamBlock, Record};
 
 /// Bitmaps up to this size are read: 16 TiB in pages of 4 KiB.
 const BITMAP_LIMIT_BYTES: u64 = 512 << 20;
@@ -245,7 +245,8 @@ fn take_page(walk: &mut StreamWalk<'_>, number: usize, in_block: u64) -> Result<
     let page_size = walk.decoder.page_size() as usize;
     fill(walk, page_size)?;
     let data = &walk.feed.bytes()[..page_size];
-    let record = Record::RamPage { block: number, offset: in_block, named: false, data };
+    let content = PageContent::Raw(data);
+    let record = Record::Page(Page { block: number, offset: in_block, named: false, content });
     let (offset, length, event) = (walk.feed.offset(), page_size as u64, Event::Record(record));
     go(walk.visitor.item(&Item { offset, length, packaged: false, event }, context(&walk.decoder)))?;
     walk.feed.consume(page_size);

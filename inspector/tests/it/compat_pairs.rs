@@ -5,7 +5,7 @@
 //! `UPDATE=1` writes that file anew: look at the difference before you commit it.
 
 use crate::common::{corpus, names, stream};
-use migration_stream::{Options, Record, SliceReader};
+use migration_stream::{Entry, Options, Record, SliceReader};
 use snapinspect::compat::{Judgement, Shape, Verdict, judge};
 use snapinspect::input::{OpenOptions, open_reader};
 use std::collections::BTreeMap;
@@ -40,7 +40,7 @@ fn golden(name: &str) -> Golden {
     let page_size = Some(reader.decoder().page_size());
     let mut machine = None;
     for _ in 0..2 {
-        if let Ok(Some((_, Record::Configuration(configuration)))) = reader.next_record() {
+        if let Ok(Some(Entry { record: Record::Configuration(configuration), .. })) = reader.advance() {
             machine = Some(String::from_utf8(configuration.machine).expect("QEMU's own names"));
         }
     }

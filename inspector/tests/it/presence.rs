@@ -207,17 +207,15 @@ fn a_channel_of_a_postcopy_has_only_a_part_of_ram() {
 /// A stream of a postcopy without what the source sent again behind its discards.
 #[test]
 fn a_postcopy_whose_pages_went_over_the_preempt_channel_says_so() {
-    use migration_stream::{Options, Record, SliceReader};
+    use migration_stream::{Entry, Options, Record, SliceReader};
     let stream = unpacked("valid/qemu-10.0-pc-postcopy");
     let mut reader = SliceReader::new(&stream, Options::default());
     let (mut out, mut blocks, mut discarded) = (Vec::new(), Vec::new(), false);
-    while let Some((_, record)) = reader.next_record().expect("a whole stream") {
+    while let Some(Entry { record, .. }) = reader.advance().expect("a whole stream") {
         match &record {
             Record::RamBlocks(list) => blocks.clone_from(&list.blocks),
             Record::Command(migration_stream::Command::PostcopyRamDiscard { .. }) => discarded = true,
-            Record::RamPage { named: false, .. } | Record::RamZero { named: false, .. } if discarded => {
-                continue;
-            }
+            Record::Page(page) if discarded && !page.named => continue,
             _ => {}
         }
         record.put(&mut out, &blocks);

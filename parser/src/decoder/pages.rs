@@ -3,6 +3,7 @@
 use super::{Decoder, SectionType, Step, UNKNOWN_LENGTH};
 use crate::error::ErrorKind;
 use crate::ram::block::{BlockListContext, RamBlock, block_list};
+use crate::ram::page::{Page, PageContent};
 use crate::ram::{
     ENCODING_FLAG_XBZRLE, RAM_SAVE_FLAG_COMPRESS_PAGE, RAM_SAVE_FLAG_CONTINUE, RAM_SAVE_FLAG_EOS,
     RAM_SAVE_FLAG_MEM_SIZE, RAM_SAVE_FLAG_MULTIFD_FLUSH, RAM_SAVE_FLAG_PAGE, RAM_SAVE_FLAG_XBZRLE,
@@ -36,7 +37,10 @@ impl Decoder {
         let data = rest.get(..self.page_size as usize)?;
         let len = 8 + data.len();
         self.offset += len as u64;
-        Some(Step::Record { len, record: Record::RamPage { block, offset, named: false, data } })
+        Some(Step::Record {
+            len,
+            record: Record::Page(Page { block, offset, named: false, content: PageContent::Raw(data) }),
+        })
     }
 
     /// A record of the `ram` section's body.
@@ -124,17 +128,17 @@ impl Decoder {
             let name = self.blocks[block].idstr.clone();
             return Err(input.reject(ErrorKind::PageOutside { name, found: offset, length }));
         }
-        let (rest, record) = match kind {
+        let (rest, content) = match kind {
             RAM_SAVE_FLAG_ZERO => {
                 let (after, fill) = be_u8.parse(rest)?;
                 if fill != 0 {
                     return Err(rest.reject(ErrorKind::ZeroFill { found: fill }));
                 }
-                (after, Record::RamZero { block, offset, named })
+                (after, PageContent::Zero)
             }
             RAM_SAVE_FLAG_PAGE => {
                 let (after, data) = take(rest, self.page_size as usize)?;
-                (after, Record::RamPage { block, offset, named, data })
+                (after, PageContent::Raw(data))
             }
             RAM_SAVE_FLAG_XBZRLE => {
                 let (at_length, encoding) = be_u8.parse(rest)?;
@@ -152,7 +156,7 @@ impl Decoder {
                     return Err(at_length.reject(ErrorKind::Limit { what: "XBZRLE length", found, limit }));
                 }
                 let (after, data) = take(after, usize::from(length))?;
-                (after, Record::RamXbzrle { block, offset, named, data })
+                (after, PageContent::Xbzrle(data))
             }
             _ => {
                 let (after, length) = be_u32.parse(rest)?;
@@ -166,10 +170,10 @@ impl Decoder {
                     }));
                 }
                 let (after, data) = take(after, length as usize)?;
-                (after, Record::RamCompressed { block, offset, named, data })
+                (after, PageContent::Zlib(data))
             }
         };
         self.current_block = Some(block);
-        Ok((rest, record))
+        Ok((rest, Record::Page(Page { block, offset, named, content })))
     }
 }

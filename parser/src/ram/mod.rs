@@ -8,6 +8,7 @@ pub mod block;
 pub mod compressed;
 pub mod mapped;
 pub mod multifd;
+pub(crate) mod page;
 pub mod page_size;
 pub mod xbzrle;
 

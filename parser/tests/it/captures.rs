@@ -4,7 +4,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test reads files; the crate does not")]
 
-use migration_stream::{Error, Options, ReadError, Record, SliceReader, StreamReader};
+use migration_stream::{Entry, Error, Options, ReadError, Record, SliceReader, StreamReader};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -19,8 +19,8 @@ fn walk_slice(stream: &[u8]) -> Walk {
     let mut reader = SliceReader::new(stream, Options::default());
     let mut walk = Walk { bytes: Vec::new(), error: None, records: 0 };
     loop {
-        match reader.next_record() {
-            Ok(Some((offset, record))) => {
+        match reader.advance() {
+            Ok(Some(Entry { offset, record, .. })) => {
                 assert_eq!(offset, walk.bytes.len() as u64, "{record:?}");
                 record.put(&mut walk.bytes, reader.decoder().blocks());
                 walk.records += 1;
@@ -49,8 +49,8 @@ fn walk_pull(stream: &[u8], options: Options, step: usize) -> Walk {
     let mut walk = Walk { bytes: Vec::new(), error: None, records: 0 };
     let mut blocks = Vec::new();
     loop {
-        match reader.next_record() {
-            Ok(Some((offset, record))) => {
+        match reader.advance() {
+            Ok(Some(Entry { offset, record, .. })) => {
                 assert_eq!(offset, walk.bytes.len() as u64, "{record:?}");
                 if let Record::RamBlocks(list) = &record {
                     blocks.clone_from(&list.blocks);

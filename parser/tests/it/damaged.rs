@@ -3,7 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test reads files; the crate does not")]
 
 use migration_stream::tail::{self, Trailer};
-use migration_stream::{Decoder, Options, ReadError, Record, SliceReader, Step, StreamReader};
+use migration_stream::{Decoder, Entry, Options, ReadError, Record, SliceReader, Step, StreamReader};
 use std::path::PathBuf;
 
 /// All streams of the corpus that go from a source to a destination, with their names.
@@ -129,9 +129,9 @@ fn agreed(name: &str, stream: &[u8], options: &Options) -> Option<String> {
     let mut pull = StreamReader::new(stream, options.clone());
     let (mut encoded, mut blocks) = (Vec::with_capacity(stream.len()), Vec::new());
     loop {
-        match (slice.next_record(), pull.next_record()) {
-            (Ok(Some((at, record))), Ok(Some(pulled))) => {
-                assert!((at, &record) == (pulled.0, &pulled.1), "{name}: {record:?}, {pulled:?}");
+        match (slice.advance(), pull.advance()) {
+            (Ok(Some(Entry { offset: at, record, .. })), Ok(Some(pulled))) => {
+                assert!((at, &record) == (pulled.offset, &pulled.record), "{name}: {record:?}, {pulled:?}");
                 assert_eq!(at, encoded.len() as u64, "{name}");
                 if let Record::RamBlocks(list) = &record {
                     blocks.clone_from(&list.blocks);

@@ -2,13 +2,17 @@
 //! middle, input that is something else.
 
 use migration_stream::{
-    BlockList, Command, Configuration, Decoder, Options, PostcopyAdvise, RamBlock, ReadError, Record,
-    SectionHeader, SectionId, SliceReader, Step, StreamReader, UNKNOWN_LENGTH, put_command,
-    put_compressed_page, put_configuration, put_end_of_section, put_file_header, put_multifd_flush,
-    put_page_header, put_ram_blocks, put_section_footer, put_section_header, put_section_part,
-    put_xbzrle_page, put_zero_page, tail,
+    BlockList, Command, Configuration, Decoder, Options, Page, PageContent, PostcopyAdvise, RamBlock,
+    ReadError, Record, SectionHeader, SectionId, SliceReader, Step, StreamReader, UNKNOWN_LENGTH,
+    put_command, put_compressed_page, put_configuration, put_end_of_section, put_file_header,
+    put_multifd_flush, put_page_header, put_ram_blocks, put_section_footer, put_section_header,
+    put_section_part, put_xbzrle_page, put_zero_page, tail,
 };
 use std::io::{self, Read};
+
+fn raw(block: usize, offset: u64, named: bool, data: &[u8]) -> Record<'_> {
+    Record::Page(Page { block, offset, named, content: PageContent::Raw(data) })
+}
 
 #[test]
 fn what_is_no_stream_is_named_if_it_is_known() {
@@ -22,7 +26,7 @@ fn what_is_no_stream_is_named_if_it_is_known() {
         (b"\x11\x22\x33\x44\0\0\0\x01", "0x11223344 (a multifd channel)"),
         (b"anything", "0x616e7974"),
     ] {
-        let error = SliceReader::new(bytes, Options::default()).next_record().unwrap_err().to_string();
+        let error = SliceReader::new(bytes, Options::default()).advance().unwrap_err().to_string();
         assert_eq!(error, format!("offset 0x0: not a migration stream: magic {what}, expected 0x5145564d"));
     }
 }
@@ -30,11 +34,11 @@ fn what_is_no_stream_is_named_if_it_is_known() {
 #[test]
 fn after_an_error_there_is_nothing_more() {
     let mut slice = SliceReader::new(b"anything", Options::default());
-    assert!(slice.next_record().is_err());
-    assert_eq!(slice.next_record().unwrap(), None);
+    assert!(slice.advance().is_err());
+    assert_eq!(slice.advance().unwrap(), None);
     let mut pull = StreamReader::new(&b"anything"[..], Options::default());
-    assert!(pull.next_record().is_err());
-    assert!(matches!(pull.next_record(), Ok(None)));
+    assert!(pull.advance().is_err());
+    assert!(matches!(pull.advance(), Ok(None)));
 }
 
 fn beginning() -> Vec<u8> {
@@ -77,7 +81,7 @@ fn an_interrupted_read_is_repeated_and_a_failed_one_says_how_far_it_came() {
     let mut reader = StreamReader::new(Failing(&stream, 0), Options::default());
     let mut records = 0;
     let error = loop {
-        match reader.next_record() {
+        match reader.advance() {
             Ok(Some(_)) => records += 1,
             Ok(None) => panic!("the source failed"),
             Err(error) => break error,
@@ -87,7 +91,7 @@ fn an_interrupted_read_is_repeated_and_a_failed_one_says_how_far_it_came() {
     assert_eq!(reader.decoder().offset(), whole as u64);
     assert!(matches!(error, ReadError::Io { offset, .. } if offset == stream.len() as u64));
     assert!(error.to_string().ends_with("no more paper"), "{error}");
-    assert!(matches!(reader.next_record(), Ok(None)));
+    assert!(matches!(reader.advance(), Ok(None)));
 }
 
 /// Feeds `stream` to `decoder`; how many records there were, and the error if there is one.
@@ -118,7 +122,7 @@ fn a_preempt_channel_is_pages_of_blocks_that_are_learned() {
     put_zero_page(&mut channel, Some(b"pc.ram"), 0);
     let mut decoder = Decoder::preempt(Options::default()).starting_at(0x100);
     let Ok(Step::Record { record, len }) = decoder.step(&channel) else { panic!("a page") };
-    assert_eq!(record, Record::RamPage { block: 0, offset: 0x1000, named: true, data: &[7; 4096] });
+    assert_eq!(record, raw(0, 0x1000, true, &[7; 4096]));
     assert_eq!(decoder.offset(), 0x100 + len as u64);
     assert_eq!(feed(&mut decoder, &channel[len..]), (3, None));
     assert_eq!(names(&decoder), [(&b"pc.ram"[..], UNKNOWN_LENGTH), (b"vga", UNKNOWN_LENGTH)]);
@@ -232,10 +236,11 @@ fn another_page_size_may_be_assumed_before_the_first_page() {
     let mut page = Vec::new();
     put_page_header(&mut page, Some(b"pc.ram"), 1 << 13);
     page.resize(page.len() + (1 << 13), 7);
-    let Ok(Step::Record { record: Record::RamPage { offset, data, .. }, len }) = decoder.step(&page) else {
+    let Ok(Step::Record { record: Record::Page(Page { offset, content, .. }), len }) = decoder.step(&page)
+    else {
         panic!("a page")
     };
-    assert_eq!((offset, data.len(), len), (1 << 13, 1 << 13, page.len()));
+    assert_eq!((offset, content.bytes().len(), len), (1 << 13, 1 << 13, page.len()));
 }
 
 #[test]
@@ -251,7 +256,10 @@ fn a_list_that_the_caller_has_read_is_taken_with_its_end() {
     let mut page = Vec::new();
     put_zero_page(&mut page, Some(b"pc.ram"), 0x2000);
     let Ok(Step::Record { record, .. }) = decoder.step(&page) else { panic!("a page") };
-    assert_eq!(record, Record::RamZero { block: 1, offset: 0x2000, named: true });
+    assert_eq!(
+        record,
+        Record::Page(Page { block: 1, offset: 0x2000, named: true, content: PageContent::Zero })
+    );
 }
 
 #[test]
@@ -423,7 +431,7 @@ fn a_page_of_the_same_block_has_its_own_offset_where_no_length_is_known() {
     put_page_header(&mut page, None, 0x5000);
     page.resize(page.len() + 4096, 7);
     let Ok(Step::Record { record, .. }) = decoder.step(&page) else { panic!("a page") };
-    assert_eq!(record, Record::RamPage { block: 0, offset: 0x5000, named: false, data: &page[8..] });
+    assert_eq!(record, raw(0, 0x5000, false, &page[8..]));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! compared. Both readers say the same, the one that pulls also when its source is slow and interrupted.
 
 use migration_stream::{
-    BlockList, BlockMigration, Command, Decoder, Options, QEMU_VM_EOF, RAM_SECTION_VERSION, RamBlock,
+    BlockList, BlockMigration, Command, Decoder, Entry, Options, QEMU_VM_EOF, RAM_SECTION_VERSION, RamBlock,
     ReadError, Record, SectionHeader, SectionId, SliceReader, Step, StorageAttributes, StreamReader,
     put_block_migration, put_command, put_end_of_section, put_file_header, put_ram_blocks, put_section_end,
     put_section_footer, put_section_header, put_section_part, put_storage_attributes, put_zero_page,
@@ -35,24 +35,24 @@ impl Read for Slow<'_> {
 fn said(bytes: &[u8]) -> String {
     let mut slice = SliceReader::new(bytes, Options::default());
     let slice = loop {
-        match slice.next_record() {
+        match slice.advance() {
             Ok(Some(_)) => {}
             Ok(None) => break WHOLE.to_owned(),
             Err(error) => {
-                assert_eq!(slice.next_record().unwrap(), None);
+                assert_eq!(slice.advance().unwrap(), None);
                 break error.to_string();
             }
         }
     };
     let mut pull = StreamReader::new(Slow { bytes, calls: 0 }, Options::default());
     let pull = loop {
-        match pull.next_record() {
+        match pull.advance() {
             Ok(Some(_)) => {}
             Ok(None) => break WHOLE.to_owned(),
             Err(error) => {
                 assert!(matches!(error, ReadError::Stream(_)), "{error}");
                 let words = error.to_string();
-                assert_eq!(pull.next_record().unwrap(), None);
+                assert_eq!(pull.advance().unwrap(), None);
                 break words;
             }
         }
@@ -214,7 +214,7 @@ fn records_of_other_iterables_survive_a_round_trip() {
     let mut reader = SliceReader::new(&bytes, Options::default());
     let (mut found_blocks, mut found_attributes) = (Vec::new(), Vec::new());
     let mut again = Vec::new();
-    while let Some((_, record)) = reader.next_record().unwrap() {
+    while let Some(Entry { record, .. }) = reader.advance().unwrap() {
         record.put(&mut again, &[]);
         match record {
             Record::BlockMigration(record) => found_blocks.push(record),
@@ -236,7 +236,7 @@ fn a_record_may_be_larger_than_the_buffer() {
     bytes.push(QEMU_VM_EOF);
     let mut reader = StreamReader::new(&bytes[..], Options::default());
     let mut found = 0;
-    while let Some((_, record)) = reader.next_record().unwrap() {
+    while let Some(Entry { record, .. }) = reader.advance().unwrap() {
         if let Record::Command(Command::Packaged(bytes)) = record {
             assert!(bytes == &package[..]);
             found += 1;
@@ -259,7 +259,7 @@ fn an_endless_device_tail_is_not_taken_into_memory() {
     head.push(4);
     let mut reader = StreamReader::new((&head[..]).chain(io::repeat(0)), Options::default());
     let error = loop {
-        match reader.next_record() {
+        match reader.advance() {
             Ok(Some(_)) => {}
             Ok(None) => panic!("it has no end"),
             Err(error) => break error.to_string(),
@@ -389,7 +389,7 @@ fn an_error_of_the_source_says_where() {
     let head = stream(&ram());
     let mut reader = StreamReader::new((&head[..]).chain(Broken), Options::default());
     let error = loop {
-        match reader.next_record() {
+        match reader.advance() {
             Ok(Some(_)) => {}
             Ok(None) => panic!("it has no end"),
             Err(error) => break error,

@@ -84,7 +84,7 @@ fn stream(bytes: &[u8]) -> Result<u64, Error> {
     let mut pull = StreamReader::new(bytes, options);
     let mut records = 0;
     loop {
-        match (slice.next_record(), pull.next_record()) {
+        match (slice.advance(), pull.advance()) {
             (Ok(Some(record)), Ok(Some(pulled))) => assert_eq!(record, pulled),
             (Ok(None), Ok(None)) => return Ok(records),
             (Err(error), Err(ReadError::Stream(pulled))) => {

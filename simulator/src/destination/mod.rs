@@ -12,7 +12,7 @@ use crate::rng::Rng;
 use memory::Memory;
 use migration_stream::protocol::{Incoming, IncomingState, put_received_bitmap};
 use migration_stream::return_path::{ReturnPathMessage, put_return_path_message};
-use migration_stream::{Command, Decoder, Options, Record, Step, put_command};
+use migration_stream::{Command, Decoder, Options, Page, PageContent, Record, Step, put_command};
 use snapshot_engine::Lane;
 use std::collections::{BTreeSet, VecDeque};
 
@@ -238,12 +238,14 @@ impl Destination {
     fn record(&mut self, lane: Lane, record: Record<'_>) -> Result<(), Violation> {
         let refused = |error: migration_stream::protocol::OutOfOrder| Violation::protocol(error.to_string());
         match record {
-            Record::RamPage { block, offset, data, .. } => self.page(lane, block, offset, Some(data)),
-            Record::RamZero { block, offset, .. } => self.page(lane, block, offset, None),
-            Record::RamXbzrle { .. } | Record::RamCompressed { .. } => {
-                self.incoming.page(false).map_err(refused)?;
-                Err(Violation::protocol("a compressed page from an image".to_owned()))
-            }
+            Record::Page(Page { block, offset, content, .. }) => match content {
+                PageContent::Raw(data) => self.page(lane, block, offset, Some(data)),
+                PageContent::Zero => self.page(lane, block, offset, None),
+                PageContent::Xbzrle(_) | PageContent::Zlib(_) => {
+                    self.incoming.page(false).map_err(refused)?;
+                    Err(Violation::protocol("a compressed page from an image".to_owned()))
+                }
+            },
             Record::RamEndOfSection if lane == Lane::Preempt => {
                 self.preempt_ended = true;
                 Ok(())

@@ -2,9 +2,10 @@
 
 use crate::bed::{save, save_config, stream_of};
 use migration_stream::{
-    BlockList, Command, Configuration, Options, PostcopyAdvise, RamBlock, Record, SectionHeader, SectionId,
-    SliceReader, put_command, put_configuration, put_end_of_section, put_file_header, put_multifd_flush,
-    put_page_header, put_ram_blocks, put_section_footer, put_section_header, put_section_part,
+    BlockList, Command, Configuration, Entry, Options, PostcopyAdvise, RamBlock, Record, SectionHeader,
+    SectionId, SliceReader, put_command, put_configuration, put_end_of_section, put_file_header,
+    put_multifd_flush, put_page_header, put_ram_blocks, put_section_footer, put_section_header,
+    put_section_part,
 };
 use vm_simulator::{Fault, Style, VmConfig};
 
@@ -203,9 +204,9 @@ fn without_pages(config: &VmConfig, absent: usize) -> Vec<u8> {
     let options = Options { page_size: Some(config.page_size), ..Options::default() };
     let mut reader = SliceReader::new(&stream, options);
     let (mut out, mut blocks) = (Vec::new(), Vec::new());
-    while let Some((at, record)) = reader.next_record().unwrap() {
+    while let Some(Entry { offset: at, record, .. }) = reader.advance().unwrap() {
         match &record {
-            Record::RamPage { block, .. } | Record::RamZero { block, .. } if *block == absent => continue,
+            Record::Page(page) if page.block == absent => continue,
             Record::Full(..) if at >= (stream.len() - vm.tail().len()) as u64 => break,
             Record::RamBlocks(list) => blocks.clone_from(&list.blocks),
             _ => {}

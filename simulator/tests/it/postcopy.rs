@@ -2,7 +2,7 @@
 //! and read errors. Whatever happens, no page is wrong, lost or sent twice, and every request is answered.
 
 use migration_stream::protocol::IncomingState;
-use migration_stream::{Command, Options, Record, SliceReader};
+use migration_stream::{Command, Entry, Options, Record, SliceReader};
 use snapshot_engine::{
     Class, Failure, HotSet, PostcopyConfig, RevertConfig, RevertMachine, RevertSummary, SaveMachine,
 };
@@ -132,10 +132,10 @@ fn a_hot_set_begins_with_a_discard() {
         let options = Options { page_size: Some(bed.vm().page_size), ..Options::default() };
         let mut reader = SliceReader::new(&world.output, options);
         let mut discards = 0;
-        while let Some((_, record)) = reader.next_record().unwrap() {
+        while let Some(Entry { record, .. }) = reader.advance().unwrap() {
             match record {
                 Record::Command(Command::PostcopyRamDiscard { ranges, .. }) => discards += ranges.len(),
-                Record::RamPage { .. } | Record::RamZero { .. } => {
+                Record::Page(_) => {
                     assert_eq!(discards, 1, "seed {seed}: discards before the first page");
                     pages += 1;
                     break;

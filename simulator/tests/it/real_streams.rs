@@ -1,7 +1,7 @@
 //! Real streams that were cut off, or have a bit wrong, through the save: what it takes is what came.
 
 use crate::bed::revert;
-use migration_stream::{Decoder, Options, Record, Step, compressed, xbzrle};
+use migration_stream::{Decoder, Options, Page, Record, Step};
 use snapshot_engine::{Failure, SaveConfig, SaveMachine};
 use snapshot_image::{Geometry, Identity};
 use std::collections::HashMap;
@@ -41,20 +41,9 @@ fn contents(stream: &[u8]) -> (crate::bed::Ram, &[u8]) {
     let (mut ram, mut at) = (HashMap::new(), 0);
     while let Step::Record { len, record } = decoder.step(&stream[at..]).unwrap() {
         match record {
-            Record::RamPage { block, offset, data, .. } => {
-                ram.insert((block, offset), data.to_vec());
-            }
-            Record::RamZero { block, offset, .. } => {
-                ram.remove(&(block, offset));
-            }
-            Record::RamXbzrle { block, offset, data, .. } => {
+            Record::Page(Page { block, offset, content, .. }) => {
                 let page = ram.entry((block, offset)).or_insert_with(|| vec![0; 4096]);
-                xbzrle::decode(data, page).unwrap();
-            }
-            Record::RamCompressed { block, offset, data, .. } => {
-                let mut page = vec![0; 4096];
-                compressed::inflate(data, &mut page).unwrap();
-                ram.insert((block, offset), page);
+                content.apply(page).unwrap();
             }
             Record::DeviceTail => break,
             _ => {}

@@ -1,6 +1,6 @@
 //! Properties of parser and encoder, over generated streams of every kind.
 
-use migration_stream::{Decoder, Options, ReadError, Record, SliceReader, Step, StreamReader};
+use migration_stream::{Decoder, Entry, Options, ReadError, Record, SliceReader, Step, StreamReader};
 use proptest::prelude::*;
 use std::io::Read;
 use vm_simulator::{Vm, VmConfig};
@@ -53,8 +53,8 @@ fn walk_slice(stream: &[u8], options: Options) -> Walk {
     let mut reader = SliceReader::new(stream, options);
     let (mut walk, mut blocks) = (Walk::default(), Vec::new());
     loop {
-        match reader.next_record() {
-            Ok(Some((at, record))) => note(&mut walk, &mut blocks, at, &record),
+        match reader.advance() {
+            Ok(Some(Entry { offset: at, record, .. })) => note(&mut walk, &mut blocks, at, &record),
             Ok(None) => return walk,
             Err(error) => {
                 walk.2 = Some(error.to_string());
@@ -68,8 +68,8 @@ fn walk_pull(stream: &[u8], options: Options, sizes: &[usize]) -> Walk {
     let mut reader = StreamReader::new(Pieces { rest: stream, sizes, turn: 0 }, options);
     let (mut walk, mut blocks) = (Walk::default(), Vec::new());
     loop {
-        match reader.next_record() {
-            Ok(Some((at, record))) => note(&mut walk, &mut blocks, at, &record),
+        match reader.advance() {
+            Ok(Some(Entry { offset: at, record, .. })) => note(&mut walk, &mut blocks, at, &record),
             Ok(None) => return walk,
             Err(ReadError::Stream(error)) => {
                 walk.2 = Some(error.to_string());

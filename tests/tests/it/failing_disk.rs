@@ -134,7 +134,7 @@ fn failing_writes_and_flushes_fail_the_save() {
 fn has_end(stream: &[u8]) -> bool {
     let mut reader = SliceReader::new(stream, Options::default());
     loop {
-        match reader.next_record() {
+        match reader.advance() {
             Ok(Some(_)) => {}
             Ok(None) => return true,
             Err(_) => return false,

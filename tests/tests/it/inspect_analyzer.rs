@@ -1,6 +1,6 @@
 //! `snapinspect` beside QEMU's own `analyze-migration.py`: the same values of device fields, many times faster.
 
-use migration_stream::{BlockList, Options, Record, SectionId, SliceReader, ram};
+use migration_stream::{BlockList, Entry, Options, Record, SectionId, SliceReader, ram};
 use serde_json::Value;
 use snapshot_tests::{analyzer_or_skip, corpus, tool::snapinspect};
 use std::{
@@ -90,7 +90,7 @@ fn understood(name: &str) -> bool {
 fn without_commands(stream: &[u8]) -> Vec<u8> {
     let mut reader = SliceReader::new(stream, Options::default());
     let mut out = Vec::new();
-    while let Some((_, record)) = reader.next_record().expect("a stream of the corpus") {
+    while let Some(Entry { record, .. }) = reader.advance().expect("a stream of the corpus") {
         if !matches!(record, Record::Command(_)) {
             record.put(&mut out, reader.decoder().blocks());
         }
@@ -148,7 +148,7 @@ fn write_large(file: &Path) {
     let mut blocks = Vec::new();
     // RAM is sent once, where the first PART was.
     let mut inside = false;
-    while let Some((_, record)) = reader.next_record().expect("a stream of the corpus") {
+    while let Some(Entry { record, .. }) = reader.advance().expect("a stream of the corpus") {
         let mut bytes = Vec::new();
         match &record {
             Record::RamBlocks(list) => {

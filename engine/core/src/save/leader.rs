@@ -68,12 +68,7 @@ impl Leader {
                 put_ram_blocks(&mut self.bytes, &plain);
                 return Ok(self.check_limits()?);
             }
-            Record::Command(_)
-            | Record::RamPage { .. }
-            | Record::RamZero { .. }
-            | Record::RamXbzrle { .. }
-            | Record::RamCompressed { .. }
-            | Record::RamMultifdFlush => return Ok(()),
+            Record::Command(_) | Record::Page(_) | Record::RamMultifdFlush => return Ok(()),
             _ => {}
         }
         match self.region {

@@ -8,7 +8,7 @@ use crate::machine::{Action, IoId};
 use crate::memory::OutOfMemory;
 use crate::pool::{BufferId, Pool};
 use crate::zero::is_zero;
-use migration_stream::{Error, ErrorKind, compressed, xbzrle};
+use migration_stream::{Error, ErrorKind, Page, PageContent, compressed, xbzrle};
 use snapshot_image::{PageIndex, PresentPage, RamLayout, SnapshotWriter, crc32c};
 use std::ops::Range;
 
@@ -38,6 +38,20 @@ pub(crate) struct PageUpdate {
     pub(crate) data: Range<usize>,
     /// Where the record stands in the stream.
     pub(crate) at: u64,
+}
+
+impl PageUpdate {
+    /// The update by a record that is at offset `at` of the stream, and ends at `end` of the input buffer.
+    pub(crate) fn new(page: &Page<'_>, end: usize, at: u64) -> Self {
+        let content = match page.content {
+            PageContent::Zero => Content::Zero,
+            PageContent::Raw(_) => Content::Page,
+            PageContent::Xbzrle(_) => Content::Xbzrle,
+            PageContent::Zlib(_) => Content::Compressed,
+        };
+        let data = end - page.content.bytes().len()..end;
+        Self { block: page.block, offset: page.offset, content, data, at }
+    }
 }
 
 /// The RAM part of a save.

@@ -98,20 +98,8 @@ impl SaveMachine {
                     return self.refill(pool, needed, most);
                 }
             };
-            let page = |block, offset, content, data: &[u8]| PageUpdate {
-                block,
-                offset,
-                content,
-                data: held.start + len - data.len()..held.start + len,
-                at,
-            };
             let update = match record {
-                Record::RamPage { block, offset, data, .. } => page(block, offset, Content::Page, data),
-                Record::RamZero { block, offset, .. } => page(block, offset, Content::Zero, &[]),
-                Record::RamXbzrle { block, offset, data, .. } => page(block, offset, Content::Xbzrle, data),
-                Record::RamCompressed { block, offset, data, .. } => {
-                    page(block, offset, Content::Compressed, data)
-                }
+                Record::Page(page) => PageUpdate::new(&page, held.start + len, at),
                 other => {
                     let raw = &pool.bytes(input)[held.start..held.start + len];
                     let then = note(&mut self.leader, &other, raw, at);

@@ -14,7 +14,7 @@ use crate::walk::{Context, Event, Finding, Flow, Item, Level, PacketPages, Visit
 use coverage::Coverages;
 use migration_stream::ram::multifd::Message;
 use migration_stream::return_path::ReturnPathMessage;
-use migration_stream::{Record, SectionId};
+use migration_stream::{Page, PageContent, Record, SectionId};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use text::Text;
@@ -222,12 +222,12 @@ impl Dump<'_> {
 
     /// Takes a page into the run; false if it is to be shown by itself.
     fn page(&mut self, item: &Item<'_>, record: &Record<'_>, context: &Context<'_>) -> Result<bool, Error> {
-        let (kind, block, start) = match record {
-            Record::RamPage { block, offset, .. } => ("page_run", *block, *offset),
-            Record::RamZero { block, offset, .. } => ("zero_run", *block, *offset),
-            Record::RamXbzrle { block, offset, .. } => ("xbzrle_run", *block, *offset),
-            Record::RamCompressed { block, offset, .. } => ("compressed_run", *block, *offset),
-            _ => return Ok(false),
+        let &Record::Page(Page { block, offset: start, content, .. }) = record else { return Ok(false) };
+        let kind = match content {
+            PageContent::Raw(_) => "page_run",
+            PageContent::Zero => "zero_run",
+            PageContent::Xbzrle(_) => "xbzrle_run",
+            PageContent::Zlib(_) => "compressed_run",
         };
         if self.args.pages || self.args.at.is_some() {
             return Ok(false);

@@ -3,8 +3,8 @@
 use crate::line::{Line, Value, section};
 use crate::walk::Context;
 use migration_stream::{
-    BlockMigration, ChunkKind, Command, Configuration, DirtyBitmapChunk, Htab, RamBlock, Record,
-    StorageAttributes,
+    BlockMigration, ChunkKind, Command, Configuration, DirtyBitmapChunk, Htab, Page, PageContent, RamBlock,
+    Record, StorageAttributes,
 };
 
 /// Name of a block by its index.
@@ -49,13 +49,15 @@ pub(super) fn lines(offset: u64, length: u64, record: &Record<'_>, context: &Con
             }
             return lines;
         }
-        Record::RamPage { block, offset, .. } => page(line("page"), context, *block, *offset),
-        Record::RamZero { block, offset, .. } => page(line("zero_page"), context, *block, *offset),
-        Record::RamXbzrle { block, offset, data, .. } => page(line("xbzrle_page"), context, *block, *offset)
-            .with("delta_bytes", Value::Decimal(data.len() as u64)),
-        Record::RamCompressed { block, offset, data, .. } => {
-            page(line("compressed_page"), context, *block, *offset)
-                .with("packed_bytes", Value::Decimal(data.len() as u64))
+        Record::Page(Page { block, offset, content, .. }) => {
+            let page = |kind| page(line(kind), context, *block, *offset);
+            let bytes = Value::Decimal(content.bytes().len() as u64);
+            match content {
+                PageContent::Raw(_) => page("page"),
+                PageContent::Zero => page("zero_page"),
+                PageContent::Xbzrle(_) => page("xbzrle_page").with("delta_bytes", bytes),
+                PageContent::Zlib(_) => page("compressed_page").with("packed_bytes", bytes),
+            }
         }
         Record::RamMultifdFlush => line("multifd_flush"),
         Record::RamEndOfSection => line("ram_end_of_section"),

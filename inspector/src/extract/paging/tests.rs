@@ -2,7 +2,7 @@ use super::*;
 use crate::contents::RamFile;
 use crate::extract::layout::Segment;
 use crate::walk::Context;
-use migration_stream::{RamBlock, Record};
+use migration_stream::{Page, PageContent, RamBlock, Record};
 
 const PAGE: usize = 4096;
 
@@ -24,7 +24,9 @@ impl Memory {
         let mut ram = RamFile::temporary().unwrap();
         for (number, page) in bytes.chunks(PAGE).enumerate() {
             let offset = (number * PAGE) as u64;
-            ram.take("", 0, &Record::RamPage { block: 0, offset, named: true, data: page }, context).unwrap();
+            let content = PageContent::Raw(page);
+            let page = Page { block: 0, offset, named: true, content };
+            ram.take("", 0, &Record::Page(page), context).unwrap();
         }
         ram.flush().unwrap();
         let segments = vec![Segment { address: 0, block: 0, range: 0..bytes.len() as u64 }];

@@ -8,7 +8,7 @@ use crate::real::faults::Faults;
 use crate::real::memory::TARGET_PAGE_BYTES;
 use crate::real::stream::{End, Flow, RecordStream};
 use migration_stream::protocol::OutOfOrder;
-use migration_stream::{Command, Record, name_text};
+use migration_stream::{Command, Page, PageContent, Record, name_text};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -106,16 +106,12 @@ pub(super) fn main_channel(
     let end = stream.each(|at, record| {
         faults.event()?;
         match record {
-            Record::RamPage { block, offset, data, .. } => {
-                lock(&shared.incoming).page(true).map_err(out_of_order(at))?;
-                assembly.page(shared, *block, *offset, Some(data), at)?;
-            }
-            Record::RamZero { block, offset, .. } => {
-                lock(&shared.incoming).page(true).map_err(out_of_order(at))?;
-                assembly.page(shared, *block, *offset, None, at)?;
-            }
-            Record::RamXbzrle { .. } | Record::RamCompressed { .. } => {
-                lock(&shared.incoming).page(false).map_err(out_of_order(at))?;
+            Record::Page(page) => {
+                let content = plain(page);
+                lock(&shared.incoming).page(content.is_some()).map_err(out_of_order(at))?;
+                if let Some(content) = content {
+                    assembly.page(shared, page.block, page.offset, content, at)?;
+                }
             }
             Record::DirtyBitmap(chunk) => {
                 lock(bitmaps).chunk(chunk).map_err(|text| Error::Refused { offset: at, text })?;
@@ -152,6 +148,15 @@ pub(super) fn resume(shared: &Shared) -> Result<(), Error> {
     let waiting: Vec<_> = lock(&shared.pending).keys().copied().collect();
     waiting.into_iter().try_for_each(|(block, offset)| back.request(&shared.memory, block, offset))?;
     back.flush(&shared.memory)
+}
+
+/// The content of a page that is not compressed: its bytes, or none if it is zero.
+fn plain<'a>(page: &Page<'a>) -> Option<Option<&'a [u8]>> {
+    match page.content {
+        PageContent::Raw(data) => Some(Some(data)),
+        PageContent::Zero => Some(None),
+        PageContent::Xbzrle(_) | PageContent::Zlib(_) => None,
+    }
 }
 
 fn kind(record: &Record<'_>) -> &'static str {
@@ -221,10 +226,9 @@ pub(super) fn preempt_channel(
     stream.each(|at, record| {
         faults.event()?;
         match record {
-            Record::RamPage { block, offset, data, .. } => {
-                assembly.page(shared, *block, *offset, Some(data), at)?
+            Record::Page(page) if let Some(content) = plain(page) => {
+                assembly.page(shared, page.block, page.offset, content, at)?;
             }
-            Record::RamZero { block, offset, .. } => assembly.page(shared, *block, *offset, None, at)?,
             // QEMU 7.2 ends it so.
             Record::RamEndOfSection => return Ok(Flow::Leave),
             other => {

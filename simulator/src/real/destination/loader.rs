@@ -11,8 +11,7 @@ use crate::real::memory::{GuestMemory, TARGET_PAGE_BYTES, is_zero};
 use crate::real::stream::{End, Flow, Leader, RecordStream};
 use migration_stream::protocol::Incoming;
 use migration_stream::{
-    BlockList, Command, DiscardRange, Error as StreamError, ErrorKind, PostcopyAdvise, Record, compressed,
-    name_text, xbzrle,
+    BlockList, Command, DiscardRange, Error as StreamError, ErrorKind, PostcopyAdvise, Record, name_text,
 };
 use std::sync::{Arc, Mutex};
 
@@ -100,20 +99,7 @@ impl<'a> Loader<'a> {
             }
             Record::Footer(_) => self.leader.footers = true,
             Record::RamBlocks(list) => self.blocks(list)?,
-            Record::RamPage { block, offset, data, .. } => self.page(at, *block, *offset, |page| {
-                page.copy_from_slice(data);
-                Ok(())
-            })?,
-            Record::RamZero { block, offset, .. } => self.page(at, *block, *offset, |page| {
-                page.fill(0);
-                Ok(())
-            })?,
-            Record::RamXbzrle { block, offset, data, .. } => {
-                self.page(at, *block, *offset, |page| xbzrle::decode(data, page))?;
-            }
-            Record::RamCompressed { block, offset, data, .. } => {
-                self.page(at, *block, *offset, |page| compressed::inflate(data, page))?;
-            }
+            Record::Page(page) => self.page(at, page.block, page.offset, |ram| page.content.apply(ram))?,
             Record::RamMultifdFlush => {
                 let text = "MULTIFD_FLUSH: RAM travels on channels of multifd, which are not here".to_owned();
                 return Err(Error::Refused { offset: at, text });

@@ -1,6 +1,6 @@
 //! Saves and reverts generated VMs in a simulated world.
 
-use migration_stream::{Options, Record, SliceReader, compressed, xbzrle};
+use migration_stream::{Entry, Options, Page, Record, SliceReader};
 use snapshot_engine::{
     Failure, RevertConfig, RevertMachine, RevertSummary, SaveConfig, SaveMachine, SaveSummary,
 };
@@ -77,22 +77,11 @@ pub(crate) fn load(stream: &[u8], page_size: u32) -> Result<(Ram, Vec<u8>), Stri
     let mut ram = Ram::new();
     let mut tail = None;
     let size = u64::from(page_size);
-    while let Some((at, record)) = reader.next_record().map_err(|error| error.to_string())? {
+    while let Some(Entry { offset: at, record, .. }) = reader.advance().map_err(|error| error.to_string())? {
         match record {
-            Record::RamPage { block, offset, data, .. } => {
-                ram.insert((block, offset / size), data.to_vec());
-            }
-            Record::RamZero { block, offset, .. } => {
-                ram.remove(&(block, offset / size));
-            }
-            Record::RamXbzrle { block, offset, data, .. } => {
+            Record::Page(Page { block, offset, content, .. }) => {
                 let page = ram.entry((block, offset / size)).or_insert_with(|| vec![0; page_size as usize]);
-                xbzrle::decode(data, page).map_err(|error| error.to_string())?;
-            }
-            Record::RamCompressed { block, offset, data, .. } => {
-                let mut page = vec![0; page_size as usize];
-                compressed::inflate(data, &mut page).map_err(|error| error.to_string())?;
-                ram.insert((block, offset / size), page);
+                content.apply(page).map_err(|error| error.to_string())?;
             }
             Record::Full(..) | Record::Eof if tail.is_none() => tail = Some(usize::try_from(at).unwrap()),
             _ => {}

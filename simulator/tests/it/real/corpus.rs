@@ -1,7 +1,7 @@
 //! QEMU's own streams load: RAM is what an independent reading of the stream gives.
 
 use super::pair::{TIMEOUT, destination, load, userfaultfd_works};
-use migration_stream::{Options, Record, SliceReader, compressed, xbzrle};
+use migration_stream::{Entry, Options, Page, Record, SliceReader};
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
@@ -28,26 +28,18 @@ fn streams() -> Vec<(String, Vec<u8>)> {
     streams
 }
 
-/// Pages that are not zero in the end, and the names of the devices.
+/// Pages that were sent, as they are in the end, and the names of the devices.
 type Model = (BTreeMap<(Vec<u8>, u64), Vec<u8>>, Vec<String>);
 
 fn model(bytes: &[u8]) -> Model {
     let mut reader = SliceReader::new(bytes, Options::default());
     let (mut ram, mut devices): Model = Default::default();
-    while let Some((_, record)) = reader.next_record().unwrap() {
+    while let Some(Entry { record, .. }) = reader.advance().unwrap() {
         let key = |block: usize, offset: u64| (reader.decoder().blocks()[block].idstr.clone(), offset);
         match record {
-            Record::RamPage { block, offset, data, .. } => {
-                drop(ram.insert(key(block, offset), data.to_vec()))
-            }
-            Record::RamZero { block, offset, .. } => drop(ram.remove(&key(block, offset))),
-            Record::RamXbzrle { block, offset, data, .. } => {
+            Record::Page(Page { block, offset, content, .. }) => {
                 let page = ram.entry(key(block, offset)).or_insert_with(|| vec![0; 4096]);
-                xbzrle::decode(data, page).unwrap();
-            }
-            Record::RamCompressed { block, offset, data, .. } => {
-                let page = ram.entry(key(block, offset)).or_insert_with(|| vec![0; 4096]);
-                compressed::inflate(data, page).unwrap();
+                content.apply(page).unwrap();
             }
             Record::Full(header, _) => devices.push(header.idstr.escape_ascii().to_string()),
             _ => {}

@@ -1,0 +1,101 @@
+//! Readers: the walk over a whole stream, from anything that can be read, or from memory.
+
+mod detached;
+mod pieces;
+mod stream;
+
+use crate::decoder::{Decoder, Options, Step};
+use crate::error::Error;
+use crate::ram::block::RamBlock;
+use crate::record::Record;
+use crate::tail;
+use pieces::Pieces;
+pub use stream::{ReadError, StreamReader};
+
+/// A record, and what is known of the stream where it is. `'reader` is the time until the next
+/// [`advance`](StreamReader::advance), `'bytes` that of the bytes which the record borrows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Entry<'reader, 'bytes> {
+    /// Offset of the record in the stream.
+    pub offset: u64,
+    /// The record.
+    pub record: Record<'bytes>,
+    /// The block list, to which pages refer; empty before it arrived.
+    pub blocks: &'reader [RamBlock],
+    /// Target page size in bytes.
+    pub page_size: u32,
+}
+
+fn entry<'reader, 'bytes>(
+    offset: u64,
+    record: Record<'bytes>,
+    decoder: &'reader Decoder,
+) -> Entry<'reader, 'bytes> {
+    Entry { offset, record, blocks: decoder.blocks(), page_size: decoder.page_size() }
+}
+
+/// Reads a stream from memory. Page data is never touched.
+#[derive(Debug)]
+pub struct SliceReader<'a> {
+    bytes: &'a [u8],
+    decoder: Decoder,
+    tail: Option<(&'a [u8], Pieces)>,
+    done: bool,
+}
+
+impl<'a> SliceReader<'a> {
+    /// A reader of `bytes`, which hold the whole stream. The page size is that of the vmdesc if neither `options` nor the
+    /// configuration section have it.
+    #[must_use]
+    pub fn new(bytes: &'a [u8], mut options: Options) -> Self {
+        if options.page_size.is_none() {
+            options.page_size = tail::page_size(bytes);
+        }
+        Self { bytes, decoder: Decoder::new(options), tail: None, done: false }
+    }
+
+    /// The walk: configuration, block list, and what was detected.
+    #[must_use]
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// The block list; empty before it arrived.
+    #[must_use]
+    pub fn blocks(&self) -> &[RamBlock] {
+        self.decoder.blocks()
+    }
+
+    /// Reads the next record; `None` at the end of a complete stream.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong, and where; `Truncated` if the bytes end before the stream does. After an error there is nothing
+    /// more.
+    pub fn advance(&mut self) -> Result<Option<Entry<'_, 'a>>, Error> {
+        if self.done {
+            return Ok(None);
+        }
+        let found = self.find();
+        self.done = !matches!(found, Ok(Some(_)));
+        Ok(found?.map(|(offset, record)| entry(offset, record, &self.decoder)))
+    }
+
+    fn find(&mut self) -> Result<Option<(u64, Record<'a>)>, Error> {
+        if let Some((tail, pieces)) = &mut self.tail {
+            return Ok(pieces.next(tail));
+        }
+        let at = self.decoder.offset();
+        let start = usize::try_from(at).unwrap_or(usize::MAX).min(self.bytes.len());
+        let rest = &self.bytes[start..];
+        match self.decoder.step(rest)? {
+            Step::Incomplete { .. } => self.decoder.finish(rest).map(|()| None),
+            Step::Record { record: Record::DeviceTail, .. } => {
+                self.tail = Some((rest, Pieces::cut(rest, at, &self.decoder)?));
+                self.find()
+            }
+            Step::Record { record, .. } => Ok(Some((at, record))),
+        }
+    }
+}
