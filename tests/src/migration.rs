@@ -42,9 +42,19 @@ pub struct ToImage<'a> {
     pub stream: Option<&'a Path>,
 }
 
+/// The address for QEMU's `migrate` or `migrate-incoming` that starts the tool with these options on an image.
+#[must_use]
+pub fn exec_uri(options: &str, image: &Path) -> String {
+    format!("exec:{}", command(options, image))
+}
+
+fn command(options: &str, image: &Path) -> String {
+    format!("{} {options} {}", qemu_snapshot().display(), image.display())
+}
+
 impl ToImage<'_> {
     fn uri(&self) -> String {
-        let tool = format!("{} {} {}", qemu_snapshot().display(), self.options, self.image.display());
+        let tool = command(self.options, self.image);
         match self.stream {
             Some(stream) => format!("exec:tee {} | {tool}", stream.display()),
             None => format!("exec:{tool}"),

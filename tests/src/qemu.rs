@@ -82,6 +82,12 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The usual machine with so much RAM, in MiB.
+    #[must_use]
+    pub fn of_mib(memory_mib: u32) -> Self {
+        Self { memory_mib, ..Self::default() }
+    }
+
     /// The same machine, waiting for a stream.
     #[must_use]
     pub fn incoming(&self) -> Self {

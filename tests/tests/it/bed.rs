@@ -5,16 +5,12 @@ use std::{fs, io::Seek, os::fd::AsFd};
 
 use snapshot_tests::{Binary, Boot, Config, Guest, Outcome, Qemu, Ram, Version, Workload, with_each_qemu};
 
-fn small() -> Config {
-    Config { memory_mib: 32, ..Config::default() }
-}
-
 #[test]
 fn guest_verifies_its_memory_on_every_machine() {
     with_each_qemu(|binary, guest| {
         for machine in ["pc", "q35"] {
             for boot in [Boot::Multiboot, Boot::Firmware] {
-                let config = Config { machine: machine.to_owned(), boot, ..small() };
+                let config = Config { machine: machine.to_owned(), boot, ..Config::of_mib(32) };
                 let qemu = Qemu::start(binary, guest, config);
                 let pages = qemu.console().wait_ready();
                 assert!((7_800..8_192 - 256).contains(&pages), "{pages} pages of 32 MiB");
@@ -29,7 +25,7 @@ fn guest_verifies_its_memory_on_every_machine() {
 fn guest_follows_its_workload() {
     with_each_qemu(|binary, guest| {
         let workload = Workload { used_percent: 25, ..Workload::IDLE };
-        let qemu = Qemu::start(binary, guest, Config { workload, ..small() });
+        let qemu = Qemu::start(binary, guest, Config { workload, ..Config::of_mib(32) });
         let pages = qemu.console().wait_ready();
         qemu.console().wait_passes(2);
         assert!(qemu.console().writes().abs_diff(pages / 4) < 100, "{} writes", qemu.console().writes());
@@ -39,7 +35,7 @@ fn guest_follows_its_workload() {
 #[test]
 fn background_snapshot_through_cat_reverts() {
     with_each_qemu(|binary, guest| {
-        let mut source = Qemu::start(binary, guest, small());
+        let mut source = Qemu::start(binary, guest, Config::of_mib(32));
         source.console().wait_ready();
         source.console().wait_passes(1);
         if !source.background_snapshot_or_skip() {
@@ -51,7 +47,7 @@ fn background_snapshot_through_cat_reverts() {
         assert_eq!(source.run_state(), "running");
         source.console().wait_passes(2);
 
-        let mut destination = Qemu::start(binary, guest, small().incoming());
+        let mut destination = Qemu::start(binary, guest, Config::of_mib(32).incoming());
         assert_eq!(destination.revert(&format!("exec:cat {}", file.display())), Outcome::Completed);
         assert_eq!(destination.run_state(), "running");
         destination.console().wait_passes(2);
@@ -67,7 +63,8 @@ fn precopy_of_a_busy_guest_through_a_descriptor_reverts_elsewhere() {
         return;
     };
     for kind in ["pc", "q35"] {
-        let config = Config { machine: Binary::common_machine(kind), workload: Workload::BUSY, ..small() };
+        let config =
+            Config { machine: Binary::common_machine(kind), workload: Workload::BUSY, ..Config::of_mib(32) };
         let mut source = Qemu::start(&new, guest, config.clone());
         source.console().wait_ready();
         let mut file = tempfile::tempfile().expect("a temporary file");
@@ -93,7 +90,7 @@ fn guest_notices_stale_pages() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let ram = folder.path().join("ram");
         let workload = Workload { rewrite: 1, ..Workload::STEADY };
-        let config = Config { ram: Ram::SharedFile(ram.clone()), workload, ..small() };
+        let config = Config { ram: Ram::SharedFile(ram.clone()), workload, ..Config::of_mib(32) };
         let mut source = Qemu::start(binary, guest, config);
         source.console().wait_ready();
         source.console().wait_passes(1);

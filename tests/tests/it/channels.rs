@@ -6,16 +6,16 @@ use std::{
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::Stdio,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::json;
 use snapshot_tests::{
     Binary, Boot, Config, Guest, Outcome, Qemu, Ram, ToImage, Version, Workload,
     beside::{self, utf8},
+    exec_uri,
     image::assert_whole,
     ram::contents,
-    tool::qemu_snapshot,
     with_each_qemu,
 };
 
@@ -74,10 +74,6 @@ const KINDS: [Kind; 10] = [
     Kind { name: "return path", capabilities: &["return-path"], ..PLAIN },
 ];
 
-fn small() -> Config {
-    Config { memory_mib: 32, ..Config::default() }
-}
-
 /// A started source, ready to be saved.
 fn source(binary: &Binary, guest: &Guest, config: Config, capabilities: &[&str]) -> Qemu {
     let mut source = Qemu::start(binary, guest, config);
@@ -98,7 +94,7 @@ fn assert_taken_over(binary: &Binary, guest: &Guest, config: &Config, capabiliti
     let mut destination = Qemu::start(binary, guest, config.incoming());
     let on: Vec<_> = capabilities.iter().map(|&name| (name, true)).collect();
     destination.set_capabilities(&on);
-    let uri = format!("exec:{} --revert {}", qemu_snapshot().display(), image.display());
+    let uri = exec_uri("--revert", image);
     assert_eq!(destination.revert(&uri), Outcome::Completed, "{}", destination.stderr());
     assert_eq!(destination.run_state(), "running");
     destination.console().wait_passes(2);
@@ -120,7 +116,7 @@ fn streams_of_every_kind_come_back() {
                 machine: kind.machine.to_owned(),
                 workload: Workload::IDLE,
                 more: kind.more.iter().map(|&word| word.to_owned()).collect(),
-                ..small()
+                ..Config::of_mib(32)
             };
             let mut source = source(binary, guest, config.clone(), kind.capabilities);
             let (stream, image) = (source.home().join("stream"), source.home().join("image"));
@@ -140,18 +136,20 @@ fn streams_of_every_kind_come_back() {
 fn last_version_of_every_page_is_stored() {
     with_each_qemu(|binary, guest| {
         for capabilities in [&[][..], &["xbzrle"]] {
-            let config = Config { workload: Workload { used_percent: 40, ..Workload::BUSY }, ..small() };
+            let config =
+                Config { workload: Workload { used_percent: 40, ..Workload::BUSY }, ..Config::of_mib(32) };
             let mut source = source(binary, guest, config, capabilities);
             let (stream, image) = (source.home().join("stream"), source.home().join("image"));
             source.set_parameters(json!({ "max-bandwidth": 30_000_000, "downtime-limit": 1 }));
             let save = ToImage { options: "--create", image: &image, stream: Some(&stream) };
             source.start_save_image(&save);
+            let end = Instant::now() + Duration::from_secs(60);
             loop {
                 let info = source.execute("query-migrate", json!({}));
                 if info["ram"]["dirty-sync-count"].as_u64() >= Some(4) {
                     break;
                 }
-                assert_ne!(info["status"], "failed", "{}", source.stderr());
+                assert!(Instant::now() < end && info["status"] != "failed", "{info}: {}", source.stderr());
                 std::thread::sleep(Duration::from_millis(10));
             }
             source.set_fast();
@@ -166,7 +164,7 @@ fn last_version_of_every_page_is_stored() {
 fn sockets_carry_saves_and_reverts() {
     with_each_qemu(|binary, guest| {
         for return_path in [false, true] {
-            let config = Config { workload: Workload::IDLE, ..small() };
+            let config = Config { workload: Workload::IDLE, ..Config::of_mib(32) };
             let mut source = source(binary, guest, config.clone(), &[]);
             source.set_capabilities(&[("return-path", return_path)]);
             let at = |name: &str| -> PathBuf { source.home().join(name) };
@@ -198,7 +196,7 @@ fn sockets_carry_saves_and_reverts() {
 fn descriptors_carry_saves_and_reverts() {
     use std::os::fd::{AsFd, OwnedFd};
     with_each_qemu(|binary, guest| {
-        let config = Config { workload: Workload::IDLE, ..small() };
+        let config = Config { workload: Workload::IDLE, ..Config::of_mib(32) };
         let mut source = source(binary, guest, config.clone(), &["return-path"]);
         let (image, said) = (source.home().join("image"), source.home().join("said"));
         let (ours, qemus) = UnixStream::pair().expect("a socket pair");
@@ -231,7 +229,7 @@ fn ignored_shared_ram_is_refused_by_name() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         // A file with a name: 10.0 sends the RAM of a memfd although it is shared.
         let ram = Ram::SharedFile(folder.path().join("ram"));
-        let config = Config { ram, boot: Boot::Firmware, ..small() };
+        let config = Config { ram, boot: Boot::Firmware, ..Config::of_mib(32) };
         let mut source = source(binary, guest, config, &["x-ignore-shared"]);
         let image = source.home().join("image");
         let outcome = source.save_image(&ToImage { options: "--create", image: &image, stream: None });
@@ -248,7 +246,7 @@ fn ignored_shared_ram_is_refused_by_name() {
 fn sent_shared_ram_is_stored_whatever_the_capability() {
     let Some(guest) = Guest::built_or_skip() else { return };
     let Some(binary) = Version::V10_0.binary_or_skip() else { return };
-    let config = Config { ram: Ram::SharedMemfd, ..small() };
+    let config = Config { ram: Ram::SharedMemfd, ..Config::of_mib(32) };
     let mut source = source(&binary, guest, config.clone(), &["x-ignore-shared"]);
     let image = source.home().join("image");
     let save = ToImage { options: "--create", image: &image, stream: None };
@@ -260,7 +258,7 @@ fn sent_shared_ram_is_stored_whatever_the_capability() {
 #[test]
 fn multifd_is_refused_by_name() {
     with_each_qemu(|binary, guest| {
-        let mut source = source(binary, guest, small(), &["multifd"]);
+        let mut source = source(binary, guest, Config::of_mib(32), &["multifd"]);
         let (image, socket, said) =
             (source.home().join("image"), source.home().join("socket"), source.home().join("said"));
         let uri = format!("unix:{}", socket.display());

@@ -8,9 +8,8 @@ use std::{
 };
 
 use snapshot_tests::{
-    Binary, Config, Guest, Outcome, Qemu, Ram, SmallDisk, Version, Workload, corpus,
-    image::run_tool,
-    tool::{qemu_snapshot, snapinspect},
+    Binary, Config, Guest, Outcome, Qemu, Ram, SmallDisk, Version, Workload, corpus, exec_uri,
+    image::run_tool, tool::snapinspect,
 };
 
 const MAPPED: [(&str, bool); 1] = [("mapped-ram", true)];
@@ -108,7 +107,7 @@ fn a_background_snapshot_in_a_mapped_ram_file_is_salvaged_and_its_guest_runs() {
             assert!(words(&salvaged).contains("assumes that the file was empty"), "{}", words(&salvaged));
             let (uri, capabilities) = match form {
                 "stream" => (format!("exec:cat {}", to.display()), &[][..]),
-                "image" => (format!("exec:{} --revert {}", qemu_snapshot().display(), to.display()), &[][..]),
+                "image" => (exec_uri("--revert", &to), &[][..]),
                 _ => (format!("file:{}", to.display()), &MAPPED[..]),
             };
             loads(&binary, guest, &config(), &uri, capabilities, passes);

@@ -7,10 +7,9 @@ use std::{env, fs, path::Path, process::Output};
 
 use migration_stream::{Options, SliceReader};
 use snapshot_tests::{
-    Config, Failing, FailingDisk, Outcome, Qemu, Saved, Target, ToImage, Workload, corpus,
+    Config, Failing, FailingDisk, Outcome, Qemu, Saved, Target, ToImage, Workload, corpus, exec_uri,
     image::{assert_whole, qemu_img, qemu_img_or_skip, run_tool, text},
     ram::{assert_same, contents},
-    tool::qemu_snapshot,
     with_each_qemu,
 };
 
@@ -237,7 +236,7 @@ fn failing_reads_end_a_precopy_revert_and_pause_a_postcopy_one() {
             let here = on(&mut disk, &saved);
             disk.fail(Failing::Reads, good, u64::MAX);
             let mut destination = Qemu::start(binary, guest, here.config.incoming());
-            let uri = format!("exec:{} --revert {}", qemu_snapshot().display(), here.image().display());
+            let uri = exec_uri("--revert", &here.image());
             let Outcome::Failed(words) = destination.revert(&uri) else {
                 panic!("after {good}: it was loaded")
             };

@@ -11,16 +11,12 @@ use std::{
 
 use serde_json::json;
 use snapshot_tests::{
-    Binary, Config, Guest, Outcome, Qemu, SmallDisk, ToImage, Workload, beside, corpus,
+    Binary, Config, Guest, Outcome, Qemu, SmallDisk, ToImage, Workload, beside, corpus, exec_uri,
     image::{qemu_img, qemu_img_or_skip, run_tool, text},
     ram::assert_same,
     tool::qemu_snapshot,
     with_each_qemu,
 };
-
-fn small() -> Config {
-    Config { memory_mib: 32, ..Config::default() }
-}
 
 fn source(binary: &Binary, guest: &Guest, config: Config) -> Qemu {
     let mut source = Qemu::start(binary, guest, config);
@@ -28,10 +24,6 @@ fn source(binary: &Binary, guest: &Guest, config: Config) -> Qemu {
     source.console().wait_passes(1);
     source.set_fast();
     source
-}
-
-fn exec(options: &str, image: &Path) -> String {
-    format!("exec:{} {options} {}", qemu_snapshot().display(), image.display())
 }
 
 /// The save failed in QEMU's eyes, the guest goes on soundly, one line says why, and there is no snapshot.
@@ -56,7 +48,7 @@ fn full_disk_fails_the_migration_and_the_guest_goes_on() {
         with_each_qemu(|binary, guest| {
             for background in [true, false] {
                 let workload = Workload { rewrite: 64, ..Workload::STEADY };
-                let mut source = source(binary, guest, Config { workload, ..small() });
+                let mut source = source(binary, guest, Config { workload, ..Config::of_mib(32) });
                 if background && !source.background_snapshot_or_without() {
                     continue;
                 }
@@ -106,7 +98,7 @@ fn unfit_image_fails_the_migration_and_is_left_alone() {
     let Some(program) = qemu_img_or_skip() else { return };
     with_each_qemu(|binary, guest| {
         for background in [true, false] {
-            let mut source = source(binary, guest, small());
+            let mut source = source(binary, guest, Config::of_mib(32));
             if background && !source.background_snapshot_or_without() {
                 continue;
             }
@@ -126,7 +118,7 @@ fn unfit_image_fails_the_migration_and_is_left_alone() {
 #[test]
 fn missing_image_fails_the_migration() {
     with_each_qemu(|binary, guest| {
-        let mut source = source(binary, guest, small());
+        let mut source = source(binary, guest, Config::of_mib(32));
         let image = source.home().join("no-such-folder/image");
         let outcome = source.save_image(&ToImage { options: "--create", image: &image, stream: None });
         assert_failed(&mut source, &outcome, &image, "No such file or directory");
@@ -145,7 +137,7 @@ fn locked_image_fails_the_migration() {
         let disk = format!("driver=qcow2,node-name=disk0,file.driver=file,file.filename={path}");
         let device = "virtio-blk-pci,drive=disk0".to_owned();
         let more = vec!["-blockdev".to_owned(), disk, "-device".to_owned(), device];
-        let mut source = source(binary, guest, Config { more, ..small() });
+        let mut source = source(binary, guest, Config { more, ..Config::of_mib(32) });
         let outcome = source.save_image(&ToImage { options: "", image: &image, stream: None });
         assert_failed(&mut source, &outcome, &image, "lock");
     });
@@ -161,8 +153,8 @@ fn failed_revert_ends_the_destination_at_once() {
             if let Some(contents) = contents {
                 fs::write(&image, contents).expect("a small file");
             }
-            let mut destination = Qemu::start(binary, guest, small().incoming());
-            let outcome = destination.revert(&exec("--revert", &image));
+            let mut destination = Qemu::start(binary, guest, Config::of_mib(32).incoming());
+            let outcome = destination.revert(&exec_uri("--revert", &image));
             assert!(
                 matches!(&outcome, Outcome::Failed(words) if words.contains("qemu-snapshot: ")),
                 "{outcome:?}"
@@ -176,7 +168,7 @@ fn failed_revert_ends_the_destination_at_once() {
 fn damaged_image_never_completes_a_revert() {
     use std::os::unix::fs::FileExt;
     with_each_qemu(|binary, guest| {
-        let mut source = source(binary, guest, small());
+        let mut source = source(binary, guest, Config::of_mib(32));
         if !source.background_snapshot_or_skip() {
             return;
         }
@@ -194,8 +186,8 @@ fn damaged_image_never_completes_a_revert() {
         file.read_exact_at(&mut bytes, start).expect("32 MiB were saved");
         let at = bytes.iter().position(|&byte| byte != 0).expect("the guest fills its memory");
         file.write_all_at(&[bytes[at] ^ 4], start + at as u64).expect("our own file");
-        let mut destination = Qemu::start(binary, guest, small().incoming());
-        let outcome = destination.revert(&exec("--revert", &image));
+        let mut destination = Qemu::start(binary, guest, Config::of_mib(32).incoming());
+        let outcome = destination.revert(&exec_uri("--revert", &image));
         let words = match outcome {
             Outcome::Failed(words) => words,
             other => panic!("{other:?}"),
@@ -208,7 +200,7 @@ fn damaged_image_never_completes_a_revert() {
 #[test]
 fn cancelled_migration_leaves_no_snapshot() {
     with_each_qemu(|binary, guest| {
-        let mut source = source(binary, guest, small());
+        let mut source = source(binary, guest, Config::of_mib(32));
         source.set_parameters(json!({ "max-bandwidth": 5_000_000 }));
         let image = source.home().join("image");
         source.start_save_image(&ToImage { options: "--create", image: &image, stream: None });

@@ -2,8 +2,7 @@
 
 use serde_json::json;
 use snapshot_tests::{
-    Binary, ChannelRecorder, Config, Guest, Outcome, Qemu, Version, Workload,
-    tool::{qemu_snapshot, snapinspect},
+    Binary, ChannelRecorder, Config, Guest, Outcome, Qemu, Version, Workload, exec_uri, tool::snapinspect,
 };
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -54,7 +53,7 @@ fn loads_form(binary: &Binary, guest: &Guest, form: &str, file: &Path, after: u3
         "stream" => loads(binary, guest, &format!("exec:cat {}", file.display()), &[], after),
         "mapped-ram" => loads(binary, guest, &format!("file:{}", file.display()), &MAPPED, after),
         _ => {
-            let uri = format!("exec:{} --revert {}", qemu_snapshot().display(), file.display());
+            let uri = exec_uri("--revert", file);
             loads(binary, guest, &uri, &[], after);
         }
     }
@@ -69,7 +68,7 @@ fn every_form_becomes_every_other_and_qemu_loads_it() {
     let (stream, mapped, image) = (path("a.stream"), path("a.mapped"), path("a.qcow2"));
     let of_stream = saved(&binary, guest, &format!("exec:cat > {}", stream.display()), &[]);
     let of_mapped = saved(&binary, guest, &format!("file:{}", mapped.display()), &MAPPED);
-    let tool = format!("exec:{} --create {}", qemu_snapshot().display(), image.display());
+    let tool = exec_uri("--create", &image);
     let of_image = saved(&binary, guest, &tool, &[]);
     for (from, form, passes) in [
         (&stream, "image", of_stream),

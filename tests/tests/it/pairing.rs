@@ -8,9 +8,8 @@ use std::{
 
 use serde_json::json;
 use snapshot_tests::{
-    Binary, Config, Guest, Outcome, Qemu, ToImage,
+    Binary, Config, Guest, Outcome, Qemu, ToImage, exec_uri,
     image::{qemu_img, qemu_img_or_skip},
-    tool::qemu_snapshot,
     with_each_qemu,
 };
 
@@ -84,7 +83,7 @@ fn pair(binary: &Binary, guest: &Guest, program: &Path) {
     // The frozen disk stays as it is for further reverts: each gets an overlay of its own.
     qemu_img(program, ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", &utf8(&disk), &utf8(&again)]);
     let mut destination = Qemu::start(binary, guest, with_disk(&again).incoming());
-    let uri = format!("exec:{} --revert {}", qemu_snapshot().display(), image.display());
+    let uri = exec_uri("--revert", &image);
     assert_eq!(destination.revert(&uri), Outcome::Completed, "{}", destination.stderr());
     assert_eq!(destination.run_state(), "paused", "the guest was stopped when it was saved");
     assert_filled(program, &again, 1);

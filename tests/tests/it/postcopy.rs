@@ -7,7 +7,6 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
     },
-    path::Path,
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -16,30 +15,20 @@ use serde_json::json;
 use snapshot_tests::{
     Config, Outcome, Qemu, Ram, Saved, Server, ToImage, Workload,
     beside::{self, utf8},
-    huge_pages_or_skip,
+    exec_uri, huge_pages_or_skip,
     image::{run_tool, text},
-    save_after_a_pass,
-    tool::qemu_snapshot,
-    with_each_qemu,
+    save_after_a_pass, with_each_qemu,
 };
-
-fn small() -> Config {
-    Config { memory_mib: 48, ..Config::default() }
-}
-
-fn exec(options: &str, image: &Path) -> String {
-    format!("exec:{} {options} {}", qemu_snapshot().display(), image.display())
-}
 
 #[test]
 fn every_share_reverts_over_pipes_and_sockets() {
     with_each_qemu(|binary, guest| {
         let workload = Workload { used_percent: 70, ..Workload::STEADY };
-        let Some(saved) = Saved::of(binary, guest, Config { workload, ..small() }) else { return };
+        let Some(saved) = Saved::of(binary, guest, Config { workload, ..Config::of_mib(48) }) else { return };
         for percent in [0, 1, 60, 100] {
             let option = format!("--postcopy={percent}");
             let mut destination = saved.destination(binary, guest);
-            let uri = exec(&format!("--revert {option}"), &saved.image());
+            let uri = exec_uri(&format!("--revert {option}"), &saved.image());
             assert_eq!(destination.revert(&uri), Outcome::Completed, "{}", destination.stderr());
             saved.assert_goes_on(&mut destination);
 
@@ -55,7 +44,9 @@ fn every_share_reverts_over_pipes_and_sockets() {
 #[test]
 fn guest_runs_while_its_pages_come() {
     with_each_qemu(|binary, guest| {
-        let Some(saved) = Saved::of(binary, guest, Config { memory_mib: 128, ..small() }) else { return };
+        let Some(saved) = Saved::of(binary, guest, Config { memory_mib: 128, ..Config::of_mib(48) }) else {
+            return;
+        };
         let mut destination = saved.destination(binary, guest);
         let mut server = saved.serve(&mut destination, "migrate-incoming", &["--postcopy=0"]);
         let started = Instant::now();
@@ -75,9 +66,9 @@ fn guest_runs_while_its_pages_come() {
 #[test]
 fn reverted_guest_is_saved_and_reverted_again() {
     with_each_qemu(|binary, guest| {
-        let Some(saved) = Saved::of(binary, guest, small()) else { return };
+        let Some(saved) = Saved::of(binary, guest, Config::of_mib(48)) else { return };
         let mut destination = saved.destination(binary, guest);
-        let uri = exec("--revert --postcopy=0", &saved.image());
+        let uri = exec_uri("--revert --postcopy=0", &saved.image());
         assert_eq!(destination.revert(&uri), Outcome::Completed, "{}", destination.stderr());
         destination.set_capabilities(&[("postcopy-ram", false)]);
         let image = saved.folder.path().join("again.qcow2");
@@ -85,7 +76,7 @@ fn reverted_guest_is_saved_and_reverted_again() {
         assert!(passes > saved.passes);
         drop(destination);
         let mut last = Qemu::start(binary, guest, saved.config.incoming());
-        assert_eq!(last.revert(&exec("--revert", &image)), Outcome::Completed, "{}", last.stderr());
+        assert_eq!(last.revert(&exec_uri("--revert", &image)), Outcome::Completed, "{}", last.stderr());
         last.console().wait_passes(3);
         assert!(last.console().passes() >= passes + 3);
     });
@@ -95,10 +86,10 @@ fn reverted_guest_is_saved_and_reverted_again() {
 #[test]
 fn stopped_destination_stays_stopped() {
     with_each_qemu(|binary, guest| {
-        let Some(mut saved) = Saved::of(binary, guest, small()) else { return };
+        let Some(mut saved) = Saved::of(binary, guest, Config::of_mib(48)) else { return };
         saved.config.more.push("-S".to_owned());
         let mut destination = saved.destination(binary, guest);
-        let uri = exec("--revert --postcopy=0", &saved.image());
+        let uri = exec_uri("--revert --postcopy=0", &saved.image());
         assert_eq!(destination.revert(&uri), Outcome::Completed, "{}", destination.stderr());
         assert_ne!(destination.run_state(), "running");
         destination.execute("cont", json!({}));
@@ -110,10 +101,12 @@ fn stopped_destination_stays_stopped() {
 #[test]
 fn recovery_works_over_a_pipe_and_names_the_snapshot() {
     with_each_qemu(|binary, guest| {
-        let Some(saved) = Saved::of(binary, guest, Config { memory_mib: 128, ..small() }) else { return };
+        let Some(saved) = Saved::of(binary, guest, Config { memory_mib: 128, ..Config::of_mib(48) }) else {
+            return;
+        };
         let mut destination = saved.destination(binary, guest);
         let mut server = saved.serve(&mut destination, "migrate-incoming", &["--postcopy=0"]);
-        while destination.run_state() != "running" {}
+        destination.wait_running();
         let recovery = server.wait_recovery();
         server.tool.kill().expect("our own child");
         beside::end(&mut server.tool);
@@ -124,7 +117,7 @@ fn recovery_works_over_a_pipe_and_names_the_snapshot() {
             run_tool(["--revert", wrong, "--uri=unix:/nowhere", utf8(&saved.image())].map(OsStr::new), None);
         assert_eq!(output.status.code(), Some(2), "{}", text(&output));
         assert!(text(&output).contains("two guests must not mix"), "{}", text(&output));
-        let uri = exec(&format!("--revert {recovery}"), &saved.image());
+        let uri = exec_uri(&format!("--revert {recovery}"), &saved.image());
         destination.execute("migrate-recover", json!({ "uri": uri }));
         destination.wait_migration("completed");
         saved.assert_goes_on(&mut destination);
@@ -134,7 +127,9 @@ fn recovery_works_over_a_pipe_and_names_the_snapshot() {
 #[test]
 fn descriptors_carry_postcopy_and_its_recovery() {
     with_each_qemu(|binary, guest| {
-        let Some(saved) = Saved::of(binary, guest, Config { memory_mib: 128, ..small() }) else { return };
+        let Some(saved) = Saved::of(binary, guest, Config { memory_mib: 128, ..Config::of_mib(48) }) else {
+            return;
+        };
         let mut destination = saved.destination(binary, guest);
         let said = destination.home().join("said");
         let image = saved.image();
@@ -148,7 +143,7 @@ fn descriptors_carry_postcopy_and_its_recovery() {
             Server { tool, said: said.clone() }
         };
         let mut server = connect(&mut destination, "migrate-incoming", "--postcopy=0");
-        while destination.run_state() != "running" {}
+        destination.wait_running();
         let recovery = server.wait_recovery();
         server.tool.kill().expect("our own child");
         beside::end(&mut server.tool);
@@ -162,9 +157,9 @@ fn descriptors_carry_postcopy_and_its_recovery() {
 #[test]
 fn one_image_reverts_25_guests_at_once() {
     with_each_qemu(|binary, guest| {
-        let config = Config { memory_mib: 16, ..small() };
+        let config = Config { memory_mib: 16, ..Config::of_mib(48) };
         let Some(saved) = Saved::of(binary, guest, config) else { return };
-        let uri = exec("--revert --postcopy=0", &saved.image());
+        let uri = exec_uri("--revert --postcopy=0", &saved.image());
         let mut all: Vec<Qemu> = (0..25).map(|_| saved.destination(binary, guest)).collect();
         for destination in &mut all {
             destination.execute("migrate-incoming", json!({ "uri": uri }));
@@ -181,10 +176,12 @@ fn one_image_reverts_25_guests_at_once() {
 #[test]
 fn server_notices_a_destination_that_is_gone() {
     with_each_qemu(|binary, guest| {
-        let Some(saved) = Saved::of(binary, guest, Config { memory_mib: 128, ..small() }) else { return };
+        let Some(saved) = Saved::of(binary, guest, Config { memory_mib: 128, ..Config::of_mib(48) }) else {
+            return;
+        };
         let mut destination = saved.destination(binary, guest);
         let mut server = saved.serve(&mut destination, "migrate-incoming", &["--postcopy=0"]);
-        while destination.run_state() != "running" {}
+        destination.wait_running();
         // The words stay readable: the folder goes with the machine.
         let said = saved.folder.path().join("said");
         fs::hard_link(&server.said, &said).expect("the same file system");
@@ -198,9 +195,9 @@ fn server_notices_a_destination_that_is_gone() {
 #[test]
 fn destination_without_the_capability_refuses_at_once() {
     with_each_qemu(|binary, guest| {
-        let Some(saved) = Saved::of(binary, guest, small()) else { return };
+        let Some(saved) = Saved::of(binary, guest, Config::of_mib(48)) else { return };
         let mut destination = Qemu::start(binary, guest, saved.config.incoming());
-        let uri = exec("--revert --postcopy=0", &saved.image());
+        let uri = exec_uri("--revert --postcopy=0", &saved.image());
         let Outcome::Failed(words) = destination.revert(&uri) else { panic!("it was loaded") };
         assert!(words.contains("ostcopy"), "{words}");
     });
@@ -211,7 +208,7 @@ fn dirty_bitmaps_come_along() {
     with_each_qemu(|binary, guest| {
         let disk = "driver=null-co,node-name=disk0,size=67108864,read-zeroes=on";
         let more = vec!["-blockdev".to_owned(), disk.to_owned()];
-        let config = Config { more, workload: Workload::IDLE, ..small() };
+        let config = Config { more, workload: Workload::IDLE, ..Config::of_mib(48) };
         let mut source = Qemu::start(binary, guest, config.clone());
         source.console().wait_ready();
         source.console().wait_passes(1);
@@ -228,7 +225,7 @@ fn dirty_bitmaps_come_along() {
         let saved = Saved { folder, config, passes };
         let mut destination = saved.destination(binary, guest);
         destination.set_capabilities(&[("dirty-bitmaps", true)]);
-        let uri = exec("--revert --postcopy=0", &image);
+        let uri = exec_uri("--revert --postcopy=0", &image);
         assert_eq!(destination.revert(&uri), Outcome::Completed, "{}", destination.stderr());
         saved.assert_goes_on(&mut destination);
         let nodes = destination.execute("query-named-block-nodes", json!({})).to_string();
@@ -240,7 +237,9 @@ fn dirty_bitmaps_come_along() {
 #[test]
 fn damaged_page_pauses_the_destination() {
     with_each_qemu(|binary, guest| {
-        let Some(saved) = Saved::of(binary, guest, Config { memory_mib: 128, ..small() }) else { return };
+        let Some(saved) = Saved::of(binary, guest, Config { memory_mib: 128, ..Config::of_mib(48) }) else {
+            return;
+        };
         let mut bytes = fs::read(saved.image()).expect("the image");
         // Nearly all of the file is RAM: the first page behind its middle that is not zero.
         let page = |at: &usize| bytes[*at..][..4096].iter().any(|&byte| byte != 0);
@@ -269,7 +268,7 @@ fn damaged_page_pauses_the_destination() {
 #[test]
 fn preempt_channel_carries_requested_pages() {
     with_each_qemu(|binary, guest| {
-        let Some(saved) = Saved::of(binary, guest, small()) else { return };
+        let Some(saved) = Saved::of(binary, guest, Config::of_mib(48)) else { return };
         for _ in 0..5 {
             let mut destination = saved.destination(binary, guest);
             destination.set_capabilities(&[("postcopy-preempt", true)]);
@@ -293,7 +292,7 @@ fn hot_set_is_recorded_and_used() {
     // Few enough pages that a guest comes to all of them while it is watched, also on a busy machine.
     let workload = Workload { limit_mib: 4, ..Workload::STEADY };
     with_each_qemu(|binary, guest| {
-        let Some(saved) = Saved::of(binary, guest, Config { workload, ..small() }) else { return };
+        let Some(saved) = Saved::of(binary, guest, Config { workload, ..Config::of_mib(48) }) else { return };
         let mut counts = Vec::new();
         for options in [&["--record-hot-set=2"][..], &[], &["--no-hot-set"]] {
             let mut destination = saved.destination(binary, guest);
@@ -325,7 +324,7 @@ fn huge_pages_are_filled_as_a_whole() {
         return;
     }
     with_each_qemu(|binary, guest| {
-        let Some(mut saved) = Saved::of(binary, guest, small()) else { return };
+        let Some(mut saved) = Saved::of(binary, guest, Config::of_mib(48)) else { return };
         saved.config.ram = Ram::Huge;
         let mut destination = saved.destination(binary, guest);
         let options = ["--postcopy=0", "--host-page=pc.ram:2M"];

@@ -4,9 +4,8 @@
 use std::{ffi::OsStr, fs, path::Path};
 
 use snapshot_tests::{
-    Binary, Config, Guest, Outcome, Qemu, Ram, ToImage, Version, Workload,
+    Binary, Config, Guest, Outcome, Qemu, Ram, ToImage, Version, Workload, exec_uri,
     image::{assert_size, run_tool},
-    tool::qemu_snapshot,
     with_each_qemu,
 };
 
@@ -15,14 +14,6 @@ use snapshot_tests::{
 enum How {
     BackgroundSnapshot,
     Precopy,
-}
-
-fn small() -> Config {
-    Config { memory_mib: 48, ..Config::default() }
-}
-
-fn exec(options: &str, image: &Path) -> String {
-    format!("exec:{} {options} {}", qemu_snapshot().display(), image.display())
 }
 
 /// Saves a guest that has verified its memory once; gives it with the number of its passes before the save. [`None`]
@@ -48,7 +39,7 @@ fn saved(binary: &Binary, guest: &Guest, config: Config, how: How, image: &Path)
 /// Reverts `image` into a new QEMU; the guest completes two whole passes, later ones than `after`.
 fn reverts(binary: &Binary, guest: &Guest, config: &Config, options: &str, image: &Path, after: u32) {
     let mut destination = Qemu::start(binary, guest, config.incoming());
-    let outcome = destination.revert(&exec(&format!("--revert {options}"), image));
+    let outcome = destination.revert(&exec_uri(&format!("--revert {options}"), image));
     assert_eq!(outcome, Outcome::Completed, "{}", destination.stderr());
     assert_eq!(destination.run_state(), "running");
     destination.console().wait_passes(3);
@@ -77,14 +68,14 @@ fn round_trip(binary: &Binary, guest: &Guest, config: Config, how: How, options:
 #[test]
 fn background_snapshot_of_a_running_guest_reverts() {
     with_each_qemu(|binary, guest| {
-        round_trip(binary, guest, small(), How::BackgroundSnapshot, "");
+        round_trip(binary, guest, Config::of_mib(48), How::BackgroundSnapshot, "");
     });
 }
 
 #[test]
 fn background_snapshot_of_a_busy_q35_reverts_into_fresh_ram() {
     with_each_qemu(|binary, guest| {
-        let config = Config { machine: "q35".to_owned(), workload: Workload::BUSY, ..small() };
+        let config = Config { machine: "q35".to_owned(), workload: Workload::BUSY, ..Config::of_mib(48) };
         round_trip(binary, guest, config, How::BackgroundSnapshot, "--fresh-ram");
     });
 }
@@ -92,7 +83,13 @@ fn background_snapshot_of_a_busy_q35_reverts_into_fresh_ram() {
 #[test]
 fn precopy_reverts() {
     with_each_qemu(|binary, guest| {
-        round_trip(binary, guest, Config { workload: Workload::IDLE, ..small() }, How::Precopy, "");
+        round_trip(
+            binary,
+            guest,
+            Config { workload: Workload::IDLE, ..Config::of_mib(48) },
+            How::Precopy,
+            "",
+        );
     });
 }
 
@@ -105,7 +102,7 @@ fn precopy_of_a_busy_guest_reverts() {
     for workload in
         [Workload { dirty_pages: 2_000, ..Workload::BUSY }, Workload { used_percent: 10, ..Workload::STEADY }]
     {
-        let config = Config { workload, ..small() };
+        let config = Config { workload, ..Config::of_mib(48) };
         let whole = (0..5).any(|_| busy_precopy_comes_back(&binary, guest, &config));
         assert!(whole, "QEMU lost dirty pages five times");
     }
@@ -127,7 +124,7 @@ fn busy_precopy_comes_back(binary: &Binary, guest: &Guest, config: &Config) -> b
         assert_eq!(destination.revert(uri), Outcome::Completed, "{}", destination.stderr());
         destination.console().is_sound_for(3)
     };
-    if goes_on(&exec("--revert --fresh-ram", &image)) {
+    if goes_on(&exec_uri("--revert --fresh-ram", &image)) {
         return true;
     }
     assert!(!goes_on(&format!("exec:cat {}", stream.display())), "lost by the tool: the stream is right");
@@ -146,7 +143,7 @@ fn guest_with_virtio_mem_reverts() {
             "-device",
             "virtio-mem-pci,memdev=more,requested-size=64M",
         ];
-        let config = Config { more: more.map(str::to_owned).to_vec(), ..small() };
+        let config = Config { more: more.map(str::to_owned).to_vec(), ..Config::of_mib(48) };
         for how in [How::BackgroundSnapshot, How::Precopy] {
             let workload = if matches!(how, How::Precopy) { Workload::IDLE } else { config.workload };
             round_trip(binary, guest, Config { workload, ..config.clone() }, how, "");
@@ -161,7 +158,7 @@ fn snapshot_of_7_2_reverts_into_10_0() {
         return;
     };
     for kind in ["pc", "q35"] {
-        let config = Config { machine: Binary::common_machine(kind), ..small() };
+        let config = Config { machine: Binary::common_machine(kind), ..Config::of_mib(48) };
         let folder = tempfile::tempdir().expect("a temporary folder");
         let image = folder.path().join("vm.qcow2");
         let saved = saved(&old, guest, config.clone(), How::BackgroundSnapshot, &image);
@@ -178,7 +175,7 @@ fn revert_overwrites_old_contents_of_a_shared_ram_file() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let image = folder.path().join("vm.qcow2");
         let workload = Workload { used_percent: 50, ..Workload::STEADY };
-        let config = Config { workload, ..small() };
+        let config = Config { workload, ..Config::of_mib(48) };
         let Some((source, passes)) = saved(binary, guest, config.clone(), How::BackgroundSnapshot, &image)
         else {
             return;

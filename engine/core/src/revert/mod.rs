@@ -12,7 +12,7 @@
 //! A postcopy revert goes another way behind its leader: [`postcopy`].
 //!
 //! The first error is sticky: nothing is sent after it, so the destination never sees an end mark. If nothing has been
-//! sent yet, one byte that is no stream makes QEMU refuse at once; it would wait for ever otherwise (ms 17).
+//! sent yet, one byte that is no stream makes QEMU refuse at once; it would wait for ever otherwise.
 
 mod emit;
 mod leader;

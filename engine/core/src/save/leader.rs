@@ -61,7 +61,7 @@ impl Leader {
                 self.region = if Some(*id) == self.ram_id { Region::Ram } else { Region::Third };
             }
             Record::RamBlocks(list) => {
-                // The host page size is there for postcopy only (ms 4.2 A); a precopy destination that was not told
+                // The host page size is there for postcopy only; a precopy destination that was not told
                 // of postcopy would not expect it. The image's block table keeps it.
                 let mut plain = list.clone();
                 plain.blocks.iter_mut().for_each(|block| block.host_page_size = None);

@@ -7,7 +7,7 @@
 //!    [`slabs`], [`stage`]). With the block list the layout is known, and the image is marked "save in progress".
 //! 3. *Settle*, at the first device section: RAM is complete. The input stands still while every page is written, the
 //!    VM state's space is reserved by writing it, and all is made durable. A full disk shows here at the latest, while
-//!    the source still has bytes to send, so that it sees the failure (ms 17). So does whatever is wrong with the name: a
+//!    the source still has bytes to send, so that it sees the failure. So does whatever is wrong with the name: a
 //!    new file gets it now ([`commit`]), or it is found out whether it can replace the old one.
 //! 4. *Tail*: device sections, EOF and vmdesc are taken in, and verified when the stream ends.
 //! 5. *Seal*: tail, root, headers; the commit protocol is the image's. A new file then replaces the old snapshot, if there

@@ -1,4 +1,4 @@
-//! What comes out of order is an error that names the state (ms 6.6).
+//! What comes out of order is an error that names the state.
 
 use super::pair::{TIMEOUT, destination, userfaultfd_works};
 use migration_stream::{

@@ -5,7 +5,7 @@ use snapshot_engine::HotSet;
 use snapshot_image::crc32c;
 use snapshot_tests::table::{Table, Target, median};
 use snapshot_tests::tool::qemu_snapshot;
-use snapshot_tests::{Binary, Config, Guest, Outcome, Qemu, ToImage, Workload};
+use snapshot_tests::{Binary, Config, Guest, Outcome, Qemu, ToImage, Workload, exec_uri};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -57,7 +57,7 @@ fn revert(binary: &Binary, guest: &Guest, saved: &Saved, options: &str) -> Rever
     let mut destination = Qemu::start(binary, guest, saved.config.incoming());
     let postcopy = options.contains("--postcopy");
     destination.set_capabilities(&[("postcopy-ram", postcopy)]);
-    let uri = format!("exec:{} --revert {options} {}", qemu_snapshot().display(), saved.image.display());
+    let uri = exec_uri(&format!("--revert {options}"), &saved.image);
     let start = Instant::now();
     let since = || start.elapsed().as_secs_f64() * 1e3;
     destination.execute("migrate-incoming", json!({ "uri": uri }));

@@ -1,6 +1,6 @@
 //! Postcopy: the guest runs at once, and what it touches is sent first.
 //!
-//! # The way of a postcopy revert (ms 6.5)
+//! # The way of a postcopy revert
 //!
 //! 1. *Advise*: the leader, page sizes, and the return path is opened.
 //! 2. *Before*: the hot set and the chosen share of non-zero pages are sent. One host page is always held back; it is

@@ -1,4 +1,4 @@
-//! Takes over after a server that died: asks the destination what it has, then lets it go on (ms 7.4).
+//! Takes over after a server that died: asks the destination what it has, then lets it go on.
 
 use crate::failure::Failure;
 use crate::machine::{Header, Lane};
