@@ -1,5 +1,6 @@
-//! A machine is compatible with itself; what is called safe has every block, device and byte at the same place; and whatever
-//! the two inputs are, streams or `-dump-vmstate` files, there is a verdict or an error.
+//! A machine is compatible with itself; what is called safe has every block, device and byte at the
+//! same place; and whatever the two inputs are, streams or `-dump-vmstate` files, there is a
+//! verdict or an error.
 #![no_main]
 
 #[path = "examine/input.rs"]
@@ -197,7 +198,8 @@ fn shape(bytes: &[u8]) -> Option<Shape> {
     Shape::of_opened(open(bytes, &options).ok()?, &options).ok()
 }
 
-// How long the first one is (be24), 0: made by structure; then both. The second one is the first when it is empty.
+// How long the first one is (be24), 0: made by structure; then both. The second one is the first
+// when it is empty.
 fuzz_target!(|input: &[u8]| {
     let Some((&[a, b, c], rest)) = input.split_first_chunk() else { return };
     let length = u32::from_be_bytes([0, a, b, c]) as usize;

@@ -1,10 +1,12 @@
-//! Any body of a `dirty-bitmap` section: both readers agree in any chunking, and what parses encodes to the same bytes.
+//! Any body of a `dirty-bitmap` section: both readers agree in any chunking, and what parses
+//! encodes to the same bytes.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use migration_stream::{
-    ChunkKind, Options, Record, SectionHeader, SectionId, SliceReader, StreamReader, put_file_header,
-    put_section_header, Entry};
+    ChunkKind, Entry, Options, Record, SectionHeader, SectionId, SliceReader, StreamReader, put_file_header,
+    put_section_header,
+};
 use std::io::Read;
 
 struct Dribble<'a>(&'a [u8], usize);
@@ -30,7 +32,10 @@ fuzz_target!(|input: (u8, &[u8])| {
     let mut encoded = Vec::new();
     loop {
         match (slice.advance(), pull.advance()) {
-            (Ok(Some(Entry { offset: at, record, .. })), Ok(Some(Entry { offset: pulled_at, record: pulled, .. }))) => {
+            (
+                Ok(Some(Entry { offset: at, record, .. })),
+                Ok(Some(Entry { offset: pulled_at, record: pulled, .. })),
+            ) => {
                 assert_eq!((at, &record), (pulled_at, &pulled));
                 if let Record::DirtyBitmap(chunk) = &record
                     && let ChunkKind::Bits { first_sector, sectors, .. } = chunk.kind

@@ -1,5 +1,6 @@
-//! A real image with changes anywhere, its checksums forged or not: no panic, no endless loop, no read outside the file; and
-//! what is called verified is what was saved, unless a forger was at work.
+//! A real image with changes anywhere, its checksums forged or not: no panic, no endless loop, no
+//! read outside the file; and what is called verified is what was saved, unless a forger was at
+//! work.
 #![no_main]
 
 #[path = "../../engine/image/tests/bed/mod.rs"]

@@ -1,5 +1,5 @@
-//! A libvirt save image gives its XML and the stream behind it, record by record; any other header is an error or a walk to
-//! the last byte.
+//! A libvirt save image gives its XML and the stream behind it, record by record; any other header
+//! is an error or a walk to the last byte.
 #![no_main]
 
 mod examine;
@@ -34,7 +34,8 @@ struct Input<'a> {
 }
 
 const HEADER_BYTES: usize = 92;
-/// Of what may be taken for the stream: enough to be taken for something else. What follows then is the business of other targets.
+/// Of what may be taken for the stream: enough to be taken for something else. What follows then is
+/// the business of other targets.
 const PART_LIMIT_BYTES: usize = 64;
 
 static STREAM: LazyLock<Vec<u8>> = LazyLock::new(|| {

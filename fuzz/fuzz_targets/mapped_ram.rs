@@ -1,6 +1,7 @@
-//! A mapped-ram file gives the pages whose bits are set, at their places, and no others, and no page of blocks that are ignored
-//! as shared; without bitmaps and END it is an error, and gives its pages only where they are to be salvaged; one with changes
-//! anywhere is walked without a gap, to its last byte.
+//! A mapped-ram file gives the pages whose bits are set, at their places, and no others, and no
+//! page of blocks that are ignored as shared; without bitmaps and END it is an error, and gives its
+//! pages only where they are to be salvaged; one with changes anywhere is walked without a gap, to
+//! its last byte.
 #![no_main]
 
 mod examine;
@@ -11,7 +12,10 @@ use examine::input::options;
 use libfuzzer_sys::fuzz_target;
 use migration_stream::ram::RAM_SAVE_FLAG_MEM_SIZE;
 use migration_stream::ram::mapped::{MappedBlock, MappedList, MappedPlace, entry, put_entry};
-use migration_stream::{Configuration, RAM_SECTION_VERSION, RamBlock, Record, SectionHeader, SectionId, put_configuration, put_end_of_section, put_file_header, put_section_end, put_section_footer, put_section_header};
+use migration_stream::{
+    Configuration, RAM_SECTION_VERSION, RamBlock, Record, SectionHeader, SectionId, put_configuration,
+    put_end_of_section, put_file_header, put_section_end, put_section_footer, put_section_header,
+};
 use snapinspect::input::OpenOptions;
 use snapinspect::walk::{Event, Finding, Level};
 
@@ -126,7 +130,13 @@ fn file(input: &Input, page_size: u32) -> (Vec<u8>, Vec<Page>) {
 fn pages(bytes: &[u8], options: &OpenOptions) -> (Vec<Page>, Vec<Finding>) {
     let mut found = Vec::new();
     let findings = examine(bytes, options, |item| {
-        if let Event::Record(Record::Page(migration_stream::Page { block, offset, content: migration_stream::PageContent::Raw(data), .. })) = &item.event {
+        if let Event::Record(Record::Page(migration_stream::Page {
+            block,
+            offset,
+            content: migration_stream::PageContent::Raw(data),
+            ..
+        })) = &item.event
+        {
             assert!(data[1..] == data[..data.len() - 1], "parts of two pages");
             found.push((*block, *offset, data[0]));
         }

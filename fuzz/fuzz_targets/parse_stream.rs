@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use migration_stream::{Options, Record, SliceReader, StreamReader, Entry};
+use migration_stream::{Entry, Options, Record, SliceReader, StreamReader};
 use std::io::Read;
 
 /// Delivers a few bytes at a time.
@@ -27,7 +27,10 @@ fuzz_target!(|input: (u8, &[u8])| {
         let from_slice = slice.advance();
         let from_pull = pull.advance();
         match (from_slice, from_pull) {
-            (Ok(Some(Entry { offset: at, record, .. })), Ok(Some(Entry { offset: pulled_at, record: pulled, .. }))) => {
+            (
+                Ok(Some(Entry { offset: at, record, .. })),
+                Ok(Some(Entry { offset: pulled_at, record: pulled, .. })),
+            ) => {
                 assert_eq!((at, &record), (pulled_at, &pulled));
                 assert_eq!(at, encoded.len() as u64);
                 if let Record::RamBlocks(list) = &record {

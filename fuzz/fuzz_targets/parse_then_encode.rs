@@ -1,10 +1,14 @@
-//! `parse(encode(records)) == records`, for any records that a source could send: with both readers, and none is lost or
-//! added.
+//! `parse(encode(records)) == records`, for any records that a source could send: with both
+//! readers, and none is lost or added.
 #![no_main]
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use migration_stream::{BlockList, ChunkKind, Command, Configuration, DirtyBitmapChunk, DiscardRange, Options, PostcopyAdvise, RAM_SECTION_VERSION, RamBlock, Record, SectionHeader, SectionId, SliceReader, StreamReader, PageContent};
+use migration_stream::{
+    BlockList, ChunkKind, Command, Configuration, DirtyBitmapChunk, DiscardRange, Options, PageContent,
+    PostcopyAdvise, RAM_SECTION_VERSION, RamBlock, Record, SectionHeader, SectionId, SliceReader,
+    StreamReader,
+};
 
 const PAGE: u64 = 1024;
 const RAM: SectionId = SectionId(2);

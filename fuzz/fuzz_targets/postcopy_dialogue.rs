@@ -1,5 +1,6 @@
-//! Whatever a destination says and whenever reads and writes end: no panic, no page that is sent twice or is another one, no
-//! memory that grows, and an end; and what ends well has sent every page.
+//! Whatever a destination says and whenever reads and writes end: no panic, no page that is sent
+//! twice or is another one, no memory that grows, and an end; and what ends well has sent every
+//! page.
 #![no_main]
 
 mod dialogue;

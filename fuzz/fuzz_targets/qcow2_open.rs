@@ -1,5 +1,5 @@
-//! No file, however damaged, makes opening or inspecting an image panic, loop, read without bound, or ask for something
-//! that cannot be read.
+//! No file, however damaged, makes opening or inspecting an image panic, loop, read without bound,
+//! or ask for something that cannot be read.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,5 @@
-//! Whatever a destination answers: no panic, a message is the same in whatever pieces it comes, and what is understood
-//! encodes to the same bytes.
+//! Whatever a destination answers: no panic, a message is the same in whatever pieces it comes, and
+//! what is understood encodes to the same bytes.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,6 @@
-//! Save, then revert, is the identity on RAM and devices, for any VM, stream, image and order of events; with a fault, the
-//! save fails and no tool takes what is left for a snapshot, or it is whole.
+//! Save, then revert, is the identity on RAM and devices, for any VM, stream, image and order of
+//! events; with a fault, the save fails and no tool takes what is left for a snapshot, or it is
+//! whole.
 #![no_main]
 
 // The tests of the simulator use all of it.
@@ -36,7 +37,8 @@ fuzz_target!(|input: Input| {
     config.page_size = 1 << page_bits;
     let names = [&b"pc.ram"[..], b"/rom@etc/acpi/tables", b"\xff\x1b[2J", b"a\0b"];
     let blocks = names.iter().zip(input.pages.iter().take(4).chain([&7]));
-    // What takes long is seldom run: blocks have 256 KiB at most, clusters too. The simulator's tests have larger ones.
+    // What takes long is seldom run: blocks have 256 KiB at most, clusters too. The simulator's
+    // tests have larger ones.
     let most = (1 << (18 - page_bits)).min(64);
     config.blocks =
         blocks.map(|(name, &pages)| (name.to_vec(), (u64::from(pages) % most + 1) << page_bits)).collect();
@@ -59,7 +61,8 @@ fuzz_target!(|input: Input| {
     });
     let (vm, stream) = bed::stream_of(&config);
     let mut how = bed::save_config(&config, None);
-    let geometry = Geometry::new((64 << 10) << (input.cluster_bits % 3), 1 << (input.refcount_order % 7)).unwrap();
+    let geometry =
+        Geometry::new((64 << 10) << (input.cluster_bits % 3), 1 << (input.refcount_order % 7)).unwrap();
     how.create = Some(geometry.into());
     how.memory_bytes = usize::from(input.memory_quarters % 16) << 18;
     let mut machine = SaveMachine::new(how);

@@ -1,5 +1,5 @@
-//! Whatever a vmdesc says of whatever bytes: pieces and fields leave no byte out and none twice, and sums add up; and devices
-//! that are as they are described come back whole.
+//! Whatever a vmdesc says of whatever bytes: pieces and fields leave no byte out and none twice,
+//! and sums add up; and devices that are as they are described come back whole.
 #![no_main]
 
 use arbitrary::{Arbitrary, Unstructured};

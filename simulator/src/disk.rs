@@ -2,9 +2,10 @@
 //!
 //! # The fault model
 //!
-//! A write that completed is there for every later read, but durable only after a flush that began behind it has
-//! completed. When the power goes, each sector of each write that is not durable is kept or lost on its own, as the seed
-//! has it; so is the file's length. Renames are durable when they complete, for the driver syncs the directory.
+//! A write that completed is there for every later read, but durable only after a flush that began
+//! behind it has completed. When the power goes, each sector of each write that is not durable is
+//! kept or lost on its own, as the seed has it; so is the file's length. Renames are durable when
+//! they complete, for the driver syncs the directory.
 
 use crate::rng::Rng;
 use std::collections::BTreeMap;

@@ -1,7 +1,8 @@
 //! Generated VMs, and the streams that they send.
 //!
-//! A [`Vm`] is decided by its configuration and seed: which pages are zero, what the others hold, what changes between
-//! the rounds of a live migration. So a test knows what a destination must have in the end without keeping it.
+//! A [`Vm`] is decided by its configuration and seed: which pages are zero, what the others hold,
+//! what changes between the rounds of a live migration. So a test knows what a destination must
+//! have in the end without keeping it.
 
 use crate::rng::{Rng, mix};
 use migration_stream::{
@@ -44,14 +45,14 @@ pub struct VmConfig {
     pub footers: bool,
     /// `send-configuration`.
     pub configuration: bool,
-    /// The configuration tells the page size.
+    /// The configuration has the page size.
     pub page_size_told: bool,
     /// The vmdesc is not suppressed.
     pub vmdesc: bool,
     /// Device sections before RAM.
     pub early_devices: bool,
-    /// Capability x-ignore-shared, without a block that it leaves out: the block list has addresses. QEMU does not have it
-    /// together with postcopy, so not with `commands`.
+    /// Capability x-ignore-shared, without a block that it leaves out: the block list has
+    /// addresses. QEMU does not have it together with postcopy, so not with `commands`.
     pub ignore_shared: bool,
     /// A dirty bitmap goes along.
     pub dirty_bitmap: bool,
@@ -111,7 +112,7 @@ impl VmConfig {
         config
     }
 
-    /// Major version of the machine type, which is told with the configuration.
+    /// Major version of the machine type, which is in the configuration.
     #[must_use]
     pub fn machine_version(&self) -> u32 {
         if self.seed.is_multiple_of(2) { 1 } else { 10 }

@@ -1,7 +1,7 @@
 //! A number for everything that a machine asked for in one run.
 //!
-//! Two runs with the same number did the same: the same operations, in the same order, on the same bytes. So a change of the engine
-//! that is to change nothing is seen to change nothing.
+//! Two runs with the same number did the same: the same operations, in the same order, on the same
+//! bytes. So a change of the engine that is to change nothing is seen to change nothing.
 
 use crate::rng::mix;
 use snapshot_engine::{Action, Pool};

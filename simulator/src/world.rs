@@ -1,8 +1,8 @@
 //! The third driver of the engine's machines: one thread, no clock but its own, everything from one seed.
 //!
-//! It keeps the rules of [`snapshot_engine::machine`] and holds the machines to them: a rule that a machine breaks is a
-//! panic that names the event. Operations complete in an order of the seed's; input comes and output goes in pieces of
-//! any size; and a [`Fault`] may strike at any action.
+//! It keeps the rules of [`snapshot_engine::machine`] and holds the machines to them: a rule that a
+//! machine breaks is a panic that names the event. Operations complete in an order of the seed's;
+//! input comes and output goes in pieces of any size; and a [`Fault`] may strike at any action.
 
 use crate::checks::{Violation, no_eternal_wait};
 use crate::destination::Destination;
@@ -100,7 +100,7 @@ pub struct World {
     wake: Option<u64>,
 }
 
-/// The choice of what happens next that stands for the clock.
+/// The choice of what happens next that means the clock.
 const CLOCK: usize = 6;
 
 /// Sent by the machine, not taken by the peer.
@@ -293,7 +293,8 @@ impl World {
         }
     }
 
-    /// Pretends the fault that was planted, once, with a page behind the package: what is sent is as long as before.
+    /// Pretends the fault that was planted, once, with a page behind the package: what is sent is
+    /// as long as before.
     fn plant(&mut self, bytes: &mut [u8], is_page: bool) {
         let serving = self.destination.as_ref().is_some_and(|it| it.state() >= IncomingState::Listening);
         if !is_page || !serving {
@@ -452,7 +453,8 @@ impl World {
                 self.claimed_at = Some(at);
                 pending(id, None, if failing || torn { eio() } else { plain })
             }
-            // Torn: the name is there, the directory could not be synced, and the name could not be taken away.
+            // Torn: the name is there, the directory could not be synced, and the name could not be
+            // taken away.
             Action::Link { id } | Action::Replace { id } => {
                 if failing {
                     return pending(id, None, eio());

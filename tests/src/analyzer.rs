@@ -8,8 +8,8 @@ use std::{
 
 use test_support::{not_run, programs::in_path};
 
-/// A command that runs it: what `ANALYZE_MIGRATION` names, or what `.ci/analyzer` put below `.prefix`. Where there is none,
-/// the test is to return: this has said why, or failed in CI.
+/// A command that runs it: what `ANALYZE_MIGRATION` names, or what `.ci/analyzer` put below
+/// `.prefix`. Where there is none, the test is to return: this has said why, or failed in CI.
 #[must_use]
 pub fn analyzer_or_skip() -> Option<Command> {
     let named = env::var_os("ANALYZE_MIGRATION").map(PathBuf::from);

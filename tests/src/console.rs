@@ -132,8 +132,8 @@ impl Console {
         self.wait("ready", |reports| reports.iter().find_map(pages))
     }
 
-    /// Waits until the guest has completed `count` more passes than at the time of the call: one to end the pass that
-    /// runs, the others each from first page to last.
+    /// Waits until the guest has completed `count` more passes than at the time of the call: one to
+    /// end the pass that runs, the others each from first page to last.
     ///
     /// # Panics
     ///
@@ -159,7 +159,8 @@ impl Console {
         })
     }
 
-    /// Waits until the guest has written `pages` more pages than it had last reported at the time of the call.
+    /// Waits until the guest has written `pages` more pages than it had last reported at the time
+    /// of the call.
     ///
     /// # Panics
     ///

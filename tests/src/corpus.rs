@@ -7,8 +7,8 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// Where the corpus lies: streams of one channel in `valid`, recordings of several channels in `channels`, save images in
-/// `libvirt`.
+/// Where the corpus lies: streams of one channel in `valid`, recordings of several channels in
+/// `channels`, save images in `libvirt`.
 #[must_use]
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../corpus")

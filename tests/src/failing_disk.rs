@@ -1,9 +1,9 @@
-//! A disk whose reads, writes or flushes fail when a test wants it: what device-mapper's `error` and `flakey` do, for
-//! kernels that have none.
+//! A disk whose reads, writes or flushes fail when a test wants it: what device-mapper's `error`
+//! and `flakey` do, for kernels that have none.
 //!
-//! A file that this program serves by FUSE, a loop device on it, and ext4 on that. So whoever uses a file there meets the
-//! kernel's own block device and file system with an I/O error below them: in io_uring, in write-back, in fsync, in the
-//! journal.
+//! A file that this program serves by FUSE, a loop device on it, and ext4 on that. So whoever uses
+//! a file there meets the kernel's own block device and file system with an I/O error below them:
+//! in io_uring, in write-back, in fsync, in the journal.
 
 use std::{
     fs::{self, File},
@@ -187,8 +187,8 @@ impl std::fmt::Debug for FailingDisk {
 }
 
 impl FailingDisk {
-    /// A sound and empty one of so many bytes, mounted. Where this needs more than the test has, the test is to return:
-    /// this has said why, or failed in CI.
+    /// A sound and empty one of so many bytes, mounted. Where this needs more than the test has,
+    /// the test is to return: this has said why, or failed in CI.
     ///
     /// # Panics
     ///
@@ -235,8 +235,8 @@ impl FailingDisk {
         self.folder.path().join("mounted")
     }
 
-    /// From now on: after so many bytes (flushes: so many calls) that go well, so many operations fail. Then all is well
-    /// again; [`u64::MAX`] is never.
+    /// From now on: after so many bytes (flushes: so many calls) that go well, so many operations
+    /// fail. Then all is well again; [`u64::MAX`] is never.
     pub fn fail(&self, failing: Failing, good: u64, errors: u64) {
         *locked(&self.trouble) = Trouble { failing: Some(failing), good, errors, ..Trouble::default() };
     }
@@ -254,11 +254,12 @@ impl FailingDisk {
         locked(&self.trouble).seen[kind as usize]
     }
 
-    /// Takes the file system away and brings it back, as after a crash: what is there afterwards is what is on the disk.
+    /// Takes the file system away and brings it back, as after a crash: what is there afterwards is
+    /// what is on the disk.
     ///
     /// # Panics
     ///
-    /// If somebody still has a file open there.
+    /// If a program still has a file open there.
     pub fn remount(&mut self) {
         self.unmount();
         self.mount();
@@ -309,7 +310,8 @@ impl FailingDisk {
 
 impl Drop for FailingDisk {
     fn drop(&mut self) {
-        // Lazily: whoever still has a file open does not keep the folder; the device is let go with the last of them.
+        // Lazily: whoever still has a file open does not keep the folder; the device is let go with
+        // the last of them.
         if self.mounted {
             let _ = Command::new("umount").arg("--lazy").arg(self.root()).output();
         }

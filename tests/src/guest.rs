@@ -12,8 +12,8 @@ use test_support::{not_run, programs::in_path};
 /// Firmware images are a multiple of 64 KiB; the guest's is one.
 const FIRMWARE_BYTES: u64 = 64 << 10;
 
-/// Freestanding 32-bit code that needs no C library and no 32-bit support package; no instruction whose registers the
-/// entry code would have to enable.
+/// Freestanding 32-bit code that needs no C library and no 32-bit support package; no instruction
+/// whose registers the entry code would have to enable.
 const FLAGS: [&str; 15] = [
     "-m32",
     "-std=c11",
@@ -42,8 +42,8 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// The guest, built once in a process with `gcc` and `binutils`. Where they are missing, the test is to return: this
-    /// has said why, or failed in CI.
+    /// The guest, built once in a process with `gcc` and `binutils`. Where they are missing, the
+    /// test is to return: this has said why, or failed in CI.
     ///
     /// # Panics
     ///
@@ -80,9 +80,10 @@ pub struct Workload {
 impl Workload {
     /// A guest that writes little else than its console after its start.
     ///
-    /// For live precopy: with software emulation QEMU loses dirty pages of a guest that writes, whatever takes the stream.
-    /// Of saves through `cat` 14 of 14 came back with stale pages from 7.2; from 10.0 one of fifteen on a busy machine,
-    /// where the stream alone, loaded through `cat`, showed the same page.
+    /// For live precopy: with software emulation QEMU loses dirty pages of a guest that writes,
+    /// whatever takes the stream. Of saves through `cat` 14 of 14 came back with stale pages from
+    /// 7.2; from 10.0 one of fifteen on a busy machine, where the stream alone, loaded through
+    /// `cat`, showed the same page.
     pub const IDLE: Self = Self { rewrite: 0, ..Self::STEADY };
     /// About as many pages rewritten as verified in a fourth of the time.
     pub const STEADY: Self =
@@ -106,8 +107,8 @@ impl Default for Workload {
     }
 }
 
-/// Builds both images in a folder of their own and moves them to the build's folder, so that test programs that run at
-/// the same time never see half a file.
+/// Builds both images in a folder of their own and moves them to the build's folder, so that test
+/// programs that run at the same time never see half a file.
 fn build() -> Guest {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("guest");
     let home = crate::tool::build_folder().join("guest");

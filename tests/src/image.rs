@@ -16,7 +16,8 @@ use crate::{
     tool,
 };
 
-/// `qemu-img` of [`programs`]. Where there is none, the test is to return: this has said why, or failed in CI.
+/// `qemu-img` of [`programs`]. Where there is none, the test is to return: this has said why, or
+/// failed in CI.
 #[must_use]
 pub fn qemu_img_or_skip() -> Option<PathBuf> {
     let found = programs::qemu_img();
@@ -50,8 +51,9 @@ pub fn assert_clean(program: &Path, image: &Path) {
     assert!(said.contains("No errors were found on the image."), "{said}");
 }
 
-/// Panics unless all judges find `image` right: `qemu-img check` nothing wrong, the tool's revert what `saved` left (a
-/// recorded stream; none: anything whole), and imago, an independent reader, the same RAM.
+/// Panics unless all judges find `image` right: `qemu-img check` nothing wrong, the tool's revert
+/// what `saved` left (a recorded stream; none: anything whole), and imago, an independent reader,
+/// the same RAM.
 ///
 /// # Panics
 ///
@@ -73,11 +75,12 @@ pub fn assert_whole(image: &Path, saved: Option<&[u8]>) {
 /// What a save reserves for the VM state before it reads it.
 const RESERVED_BYTES: u64 = 512 << 10;
 
-/// Panics if `image`, which was not preallocated, is longer than RAM, 1 % of it, 8 clusters, and its VM state: however often pages
-/// were sent. `stream` is what was saved, or what comes back.
+/// Panics if `image`, which was not preallocated, is longer than RAM, 1 % of it, 8 clusters, and
+/// its VM state: however often pages were sent. `stream` is what was saved, or what comes back.
 ///
-/// With clusters larger than those that the tool chooses, or less than 32 MiB of RAM, that is counted in clusters, and with all that is
-/// reserved for the VM state: each block begins at a cluster of its own, and a ROM of 4 KiB costs as much as one of 1 MiB.
+/// With clusters larger than those that the tool chooses, or less than 32 MiB of RAM, that is
+/// counted in clusters, and with all that is reserved for the VM state: each block begins at a
+/// cluster of its own, and a ROM of 4 KiB costs as much as one of 1 MiB.
 ///
 /// # Panics
 ///

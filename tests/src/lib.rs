@@ -12,7 +12,8 @@
 //! ```
 //!
 //! * [`Version`], [`Binary`]: which QEMUs there are, and where.
-//! * [`Qemu`], [`Config`]: one running machine; killed when dropped, its last words printed if the test fails.
+//! * [`Qemu`], [`Config`]: one running machine; killed when dropped, its last words printed if the
+//!   test fails.
 //! * [`Qmp`]: its monitor, every answer within a deadline.
 //! * [`Guest`], [`Console`]: the guest in `guest/`, and what it says about its memory.
 //! * [`ToImage`]: a save into an image, which is judged when QEMU says that it has completed.
@@ -22,8 +23,8 @@
 //! * [`analyzer_or_skip`]: QEMU's own `analyze-migration.py`.
 //! * [`ram`]: what a stream holds in the end.
 //! * [`malformed`]: files that are wrong in one place.
-//! * [`corpus`]: streams captured before; [`Recorder`] captures those that need both ends, [`ChannelRecorder`] those on
-//!   several connections.
+//! * [`corpus`]: streams captured before; [`Recorder`] captures those that need both ends,
+//!   [`ChannelRecorder`] those on several connections.
 //!
 //! The library panics where a test would: a call that cannot go on ends the test with the reason.
 

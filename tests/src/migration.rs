@@ -42,7 +42,8 @@ pub struct ToImage<'a> {
     pub stream: Option<&'a Path>,
 }
 
-/// The address for QEMU's `migrate` or `migrate-incoming` that starts the tool with these options on an image.
+/// The address for QEMU's `migrate` or `migrate-incoming` that starts the tool with these options
+/// on an image.
 #[must_use]
 pub fn exec_uri(options: &str, image: &Path) -> String {
     format!("exec:{}", command(options, image))
@@ -73,8 +74,9 @@ impl Qemu {
         self.execute("migrate-set-capabilities", json!({ "capabilities": list }));
     }
 
-    /// Switches background snapshots on. False where the kernel cannot do it (write protection by userfaultfd): the
-    /// test is to return, this has said why, or failed in CI. False, too, with a QEMU that has none.
+    /// Switches background snapshots on. False where the kernel cannot do it (write protection by
+    /// userfaultfd): the test is to return, this has said why, or failed in CI. False, too, with a
+    /// QEMU that has none.
     ///
     /// # Panics
     ///
@@ -138,8 +140,8 @@ impl Qemu {
         self.judged = Some(Judged { image: save.image.to_owned(), stream });
     }
 
-    /// Saves into an image and waits for the end, two minutes at most. If it has completed, the image is right:
-    /// `qemu-img`, the tool's own revert and an independent reader were asked.
+    /// Saves into an image and waits for the end, two minutes at most. If it has completed, the
+    /// image is right: `qemu-img`, the tool's own revert and an independent reader were asked.
     ///
     /// # Panics
     ///
@@ -188,7 +190,8 @@ impl Qemu {
         self.wait_save(Duration::from_secs(120))
     }
 
-    /// State of the migration that QEMU is in, whichever its direction: `postcopy-active`, `completed`, and so on.
+    /// State of the migration that QEMU is in, whichever its direction: `postcopy-active`,
+    /// `completed`, and so on.
     ///
     /// # Panics
     ///
@@ -198,7 +201,8 @@ impl Qemu {
         info["status"].as_str().unwrap_or("none").to_owned()
     }
 
-    /// Waits until the guest runs: a source says that its migration has failed before it starts its guest again.
+    /// Waits until the guest runs: a source says that its migration has failed before it starts its
+    /// guest again.
     ///
     /// # Panics
     ///
@@ -233,8 +237,8 @@ impl Qemu {
         }
     }
 
-    /// Loads a stream from `uri` into a machine that was started to wait for one. Completed: the machine is in the run
-    /// state that the stream tells.
+    /// Loads a stream from `uri` into a machine that was started to wait for one. Completed: the
+    /// machine is in the run state that the stream has.
     ///
     /// # Panics
     ///
@@ -272,8 +276,8 @@ impl Qemu {
 
 /// Has the image of a save that has completed looked at.
 fn judge(judged: &Judged, end: Instant) {
-    // QEMU may say that it has completed when all bytes are taken, a moment before the snapshot is sealed: until then the tool
-    // holds the image, or it has another name.
+    // QEMU may say that it has completed when all bytes are taken, a moment before the snapshot is
+    // sealed: until then the tool holds the image, or it has another name.
     while !judged.image.exists() || is_held(&judged.image) {
         assert!(Instant::now() < end, "no {}, or the tool has not ended", judged.image.display());
         thread::sleep(POLL);

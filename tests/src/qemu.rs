@@ -41,11 +41,12 @@ pub enum Boot {
     /// QEMU's own firmware loads the guest by the multiboot protocol.
     #[default]
     Multiboot,
-    /// The guest is the firmware: nobody else's code or tables are in memory.
+    /// The guest is the firmware: no code or tables of others are in memory.
     Firmware,
 }
 
-/// A machine to start. The default is a `pc` with 64 MiB and a guest that rewrites its memory at a steady rate.
+/// A machine to start. The default is a `pc` with 64 MiB and a guest that rewrites its memory at a
+/// steady rate.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// `-accel`: `tcg`, or `kvm`, which no test may need.
@@ -156,8 +157,8 @@ pub(crate) struct Judged {
     pub(crate) stream: Option<PathBuf>,
 }
 
-/// A running machine. Dropping it kills QEMU and removes its files; if the test is failing then, what QEMU and the guest
-/// said last is printed.
+/// A running machine. Dropping it kills QEMU and removes its files; if the test is failing then,
+/// what QEMU and the guest said last is printed.
 #[derive(Debug)]
 pub struct Qemu {
     child: Child,

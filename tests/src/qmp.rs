@@ -14,8 +14,8 @@ use std::{
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
 
-/// How long QEMU may take for one answer. Its main loop waits for some things that tests do to it: a tool that syncs a
-/// whole image at the end of a save, for instance.
+/// How long QEMU may take for one answer. Its main loop waits for some things that tests do to it:
+/// a tool that syncs a whole image at the end of a save, for instance.
 const ANSWER: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(5);
 
@@ -39,7 +39,8 @@ pub struct Qmp {
 }
 
 impl Qmp {
-    /// Connects to the monitor at `path` as soon as it listens and `alive` still says so, and leaves negotiation mode.
+    /// Connects to the monitor at `path` as soon as it listens and `alive` still says so, and
+    /// leaves negotiation mode.
     ///
     /// # Errors
     ///

@@ -1,5 +1,5 @@
-//! What RAM a stream leaves at its end, told by a model that has nothing in common with the engine: the last record of a
-//! page decides.
+//! What RAM a stream leaves at its end, told by a model that has nothing in common with the engine:
+//! the last record of a page decides.
 
 use std::collections::BTreeMap;
 

@@ -57,7 +57,8 @@ impl Recorder {
     }
 }
 
-/// Copies until the end of `from`, tells `to` of the end, and gives what was copied. A peer that has gone is an end too.
+/// Copies until the end of `from`, closes `to`, and returns what was copied. A peer that
+/// has gone is an end too.
 fn pass_on(mut from: UnixStream, mut to: UnixStream) -> io::Result<Vec<u8>> {
     let mut all = Vec::new();
     let mut piece = vec![0; 64 << 10];
@@ -86,15 +87,15 @@ struct Sent {
     ended: bool,
 }
 
-/// Passes on what all connections of a source send, to a destination or to nobody, and keeps it: for migrations with more
-/// than one channel.
+/// Passes on what all connections of a source send, to a destination if there is one, and keeps it:
+/// for migrations with more than one channel.
 #[derive(Debug)]
 pub struct ChannelRecorder {
     all: Arc<Mutex<Vec<Arc<Mutex<Sent>>>>>,
 }
 
 impl ChannelRecorder {
-    /// Listens on `near` for the source; every connection of its gets one to `far`, where there is somebody.
+    /// Listens on `near` for the source; every connection of its gets one to `far`, where a destination is.
     ///
     /// # Panics
     ///
@@ -122,8 +123,8 @@ impl ChannelRecorder {
         recorder
     }
 
-    /// What was sent, connection by connection, in the order in which they were opened. To be asked for when the source
-    /// has completed, and waits for it to close what it has opened.
+    /// What was sent, connection by connection, in the order in which they were opened. To be asked
+    /// for when the source has completed, and waits for it to close what it has opened.
     ///
     /// # Panics
     ///
@@ -143,7 +144,7 @@ impl ChannelRecorder {
     }
 }
 
-/// As [`pass_on`], for an end that may be nobody; what has come can be seen at any time.
+/// As [`pass_on`], for an end that may be missing; what has arrived can be seen at any time.
 fn keep(mut from: UnixStream, mut to: Option<UnixStream>, sent: &Mutex<Sent>) {
     let mut piece = vec![0; 64 << 10];
     while let Ok(length @ 1..) = from.read(&mut piece) {

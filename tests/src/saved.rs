@@ -70,7 +70,8 @@ impl Saved {
         assert!(destination.console().passes() >= self.passes + 3, "goes on from the saved moment");
     }
 
-    /// Starts the tool at the other end of a socket of the destination's, on which it listens by this monitor command.
+    /// Starts the tool at the other end of a socket of the destination's, on which it listens by
+    /// this monitor command.
     ///
     /// # Panics
     ///

@@ -14,8 +14,8 @@ pub struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// Mounts one. Where this needs more rights than the test has, the test is to return: this has said why, or failed in
-    /// CI.
+    /// Mounts one. Where this needs more rights than the test has, the test is to return: this has
+    /// said why, or failed in CI.
     ///
     /// # Panics
     ///
@@ -33,8 +33,9 @@ impl SmallDisk {
         done.then_some(Self { folder })
     }
 
-    /// Mounts a new file system of this kind (`btrfs`, `xfs`) of so many bytes, in a file. Where this needs more than the test
-    /// has, the test is to go on without: this has said why, or failed in CI.
+    /// Mounts a new file system of this kind (`btrfs`, `xfs`) of so many bytes, in a file. Where
+    /// this needs more than the test has, the test is to go on without: this has said why, or
+    /// failed in CI.
     ///
     /// # Panics
     ///

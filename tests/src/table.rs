@@ -9,7 +9,7 @@ pub enum Target {
     AtMost(f64),
     /// No less than this.
     AtLeast(f64),
-    /// It stands beside others.
+    /// It is compared with others.
     None,
 }
 

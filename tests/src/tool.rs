@@ -24,8 +24,8 @@ pub fn build_folder() -> PathBuf {
     }
 }
 
-/// Path of the `qemu-snapshot` binary, built by this call if it is missing or older than its sources: cargo builds the
-/// programs of other packages only where asked to.
+/// Path of the `qemu-snapshot` binary, built by this call if it is missing or older than its
+/// sources: cargo builds the programs of other packages only where asked to.
 ///
 /// # Panics
 ///
@@ -58,8 +58,9 @@ pub fn snapsim() -> &'static Path {
     BUILT.get_or_init(|| build("snapsim"))
 }
 
-/// With the features that the whole workspace needs, as cargo builds the tests: what they depend on is not built twice. Features
-/// of what only tests need count if there is a target that may use it: a small benchmark.
+/// With the features that the whole workspace needs, as cargo builds the tests: what they depend on
+/// is not built twice. Features of what only tests need count if there is a target that may use it:
+/// a small benchmark.
 fn build(binary: &str) -> PathBuf {
     let folder = build_folder();
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -89,7 +90,7 @@ impl Target {
     /// Each of them.
     pub const ALL: [Self; 3] = [Self::New, Self::Old, Self::Prepared];
 
-    /// What the tool is told.
+    /// The arguments of the tool.
     #[must_use]
     pub const fn option(self) -> &'static [&'static str] {
         match self {

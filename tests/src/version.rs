@@ -80,7 +80,8 @@ impl Version {
         self >= Self::V7_2
     }
 
-    /// The versions that tests run with: [`Version::USUAL`], all where `QEMU_VERSIONS=all`, else those that it names.
+    /// The versions that tests run with: [`Version::USUAL`], all where `QEMU_VERSIONS=all`, else
+    /// those that it names.
     ///
     /// # Panics
     ///
@@ -98,7 +99,8 @@ impl Version {
         chosen.split(',').map(number).collect()
     }
 
-    /// The binaries of [`Version::chosen`]. Says which ones are missing, or fails in CI; where all are, the test is not run.
+    /// The binaries of [`Version::chosen`]. Says which ones are missing, or fails in CI; where all
+    /// are, the test is not run.
     #[must_use]
     pub fn each() -> Vec<Binary> {
         Self::each_that(|_| true)
@@ -122,8 +124,8 @@ impl Version {
         found
     }
 
-    /// The binary of this version: what [`Version::variable`] names, else the one in `PATH`, else the one that
-    /// `.ci/qemu` put below `.prefix`. [`None`] where none of them is of this version.
+    /// The binary of this version: what [`Version::variable`] names, else the one in `PATH`, else
+    /// the one that `.ci/qemu` put below `.prefix`. [`None`] where none of them is of this version.
     #[must_use]
     pub fn binary(self) -> Option<Binary> {
         let named = env::var_os(self.variable()).map(PathBuf::from);
@@ -135,14 +137,16 @@ impl Version {
         found.map(|path| Binary { path, version: self })
     }
 
-    /// The one below `.prefix`: of this version, or what its suite has since moved on to, as `.ci/qemu` has noted.
+    /// The one below `.prefix`: of this version, or what its suite has since moved on to, as
+    /// `.ci/qemu` has noted.
     fn unpacked(self) -> Option<PathBuf> {
         let tree = format!("qemu-{}", self.number());
         let path = unpacked(&tree, EMULATOR)?;
         (is_version(&path, self.number()) || unpacked(&tree, "moved-on").is_some()).then_some(path)
     }
 
-    /// The binary of this version. Where there is none, the test is to return: this has said why, or failed in CI.
+    /// The binary of this version. Where there is none, the test is to return: this has said why,
+    /// or failed in CI.
     #[must_use]
     pub fn binary_or_skip(self) -> Option<Binary> {
         let found = self.binary();
@@ -179,7 +183,8 @@ impl Binary {
         self.version
     }
 
-    /// The versioned name of machine `pc` or `q35` that releases from 7.2 on know: a stream of one loads in the others.
+    /// The versioned name of machine `pc` or `q35` that releases from 7.2 on know: a stream of one
+    /// loads in the others.
     #[must_use]
     pub fn common_machine(kind: &str) -> String {
         match kind {

@@ -1,6 +1,6 @@
 //! A driver of a postcopy revert in which everything that happens is the fuzzer's choice.
 
-use migration_stream::{Command, Decoder, RamBlock, Record, Step, PageContent};
+use migration_stream::{Command, Decoder, PageContent, RamBlock, Record, Step};
 use snapshot_engine::{
     Action, Buffer, BufferId, Completed, Event, IoError, IoId, Lane, Machine, Pool, RevertConfig,
     RevertMachine,
@@ -158,8 +158,7 @@ impl<'a> Dialogue<'a> {
         if let Some((name, buffer)) = lent {
             self.pool.give_back(name, buffer);
         }
-        let result =
-            if well { Ok(completed) } else { Err(IoError::from_raw_os_error(5)) };
+        let result = if well { Ok(completed) } else { Err(IoError::from_raw_os_error(5)) };
         self.event(Event::Done { id, result });
     }
 
@@ -170,7 +169,7 @@ impl<'a> Dialogue<'a> {
         }
     }
 
-    /// So many bytes leave, or what there is.
+    /// `bytes` leave, or all that is there.
     pub fn sent(&mut self, lane: Lane, bytes: u64) {
         let bytes = bytes.min(self.unsent[lane as usize]);
         if bytes == 0 {
@@ -245,7 +244,7 @@ impl<'a> Dialogue<'a> {
 
     /// It has ended; if well, every page is there.
     pub fn assert_ended(&self, recovers: bool) {
-        assert!(self.finished, "it waits for somebody who has gone");
+        assert!(self.finished, "it waits for a peer that has gone");
         if self.machine.outcome().is_err() || recovers {
             return;
         }

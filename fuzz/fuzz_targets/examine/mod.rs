@@ -8,7 +8,7 @@ use snapinspect::input::OpenOptions;
 use snapinspect::walk::{Context, Finding, Flow, Item, Visitor, walk};
 use std::ops::ControlFlow;
 
-/// A walk that tells every piece to `take`.
+/// A walk that gives every event to `take`.
 pub struct Walk<'a> {
     next: u64,
     /// What was found.
@@ -31,7 +31,8 @@ impl Visitor for Walk<'_> {
     }
 }
 
-/// Walks over everything: no gap, no byte twice, to the last one. Then checks it. Returns what the walk found.
+/// Walks over everything: no gap, no byte twice, to the last one. Then checks it. Returns what the
+/// walk found.
 pub fn examine(bytes: &[u8], options: &OpenOptions, mut take: impl FnMut(&Item<'_>)) -> Option<Vec<Finding>> {
     let opened = open(bytes, options).ok()?;
     let packed = !opened.wrappers.is_empty();

@@ -1,5 +1,6 @@
-//! Each file of `corpus/malformed` is refused for the reason, at the offset and with the numbers that the text beside it has
-//! (line `walk`). The wording of the errors is in one file, `malformed.words`: `UPDATE=1` writes it anew.
+//! Each file of `corpus/malformed` is refused for the reason, at the offset and with the numbers
+//! that the text beside it has (line `walk`). The wording of the errors is in one file,
+//! `malformed.words`: `UPDATE=1` writes it anew.
 //!
 //! What the programs do with these files is tested in `tests`, which also makes them.
 

@@ -1,4 +1,5 @@
-//! Reads a file of `corpus/malformed` with the parser alone. The tests of this crate and `tests/src/malformed` share it.
+//! Reads a file of `corpus/malformed` with the parser alone. The tests of this crate and
+//! `tests/src/malformed` share it.
 
 use migration_stream::ram::multifd::{Channel, Message};
 use migration_stream::return_path::{ReturnPathMessage, received_bitmap, return_path_message};
@@ -6,8 +7,8 @@ use migration_stream::{Error, ErrorKind, Options, ReadError, SliceReader, Stream
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// How many records a file has, or what is wrong with it. `base` is the valid file that it was made from: it says whether the
-/// file is a stream, the answers of a destination, or a multifd channel.
+/// How many records a file has, or what is wrong with it. `base` is the valid file that it was made
+/// from: it says whether the file is a stream, the answers of a destination, or a multifd channel.
 pub(crate) fn read(base: &str, bytes: &[u8]) -> Result<u64, Error> {
     match base {
         "answers" => answers(bytes),
@@ -33,8 +34,8 @@ pub(crate) fn kind_name(error: &Error) -> String {
     kind.split(|letter: char| !letter.is_alphanumeric()).next().unwrap_or_default().to_owned()
 }
 
-/// A message with `N` for each number, and its numbers in parentheses (none: nothing). So the wording can be kept once,
-/// and the numbers with each file.
+/// A message with `N` for each number, and its numbers in parentheses (none: nothing). So the
+/// wording can be kept once, and the numbers with each file.
 pub(crate) fn split_numbers(message: &str) -> (String, String) {
     let (mut words, mut numbers) = (String::new(), Vec::new());
     let mut rest = message;
@@ -60,7 +61,8 @@ pub(crate) fn split_numbers(message: &str) -> (String, String) {
 }
 
 #[allow(clippy::disallowed_methods, reason = "a test writes what it pins; the crate does not")]
-/// Compares messages with those in the file `pinned`; with `UPDATE=1` in the environment it writes the file first.
+/// Compares messages with those in the file `pinned`; with `UPDATE=1` in the environment it writes
+/// the file first.
 pub(crate) fn assert_pinned(words: &BTreeSet<String>, pinned: &Path) {
     if std::env::var_os("UPDATE").is_some() {
         let lines: Vec<&str> = words.iter().map(String::as_str).collect();

@@ -4,8 +4,9 @@
 //! cargo run --release -p background-snapshot --example snapshot -- ram.bin
 //! ```
 //!
-//! The vCPUs count: slot `n` of their page table of counters is never behind slot `n + 1`, and at most one ahead. A copy of
-//! changing memory breaks that; a snapshot does not, which is checked in the end.
+//! The vCPUs count: slot `n` of their page table of counters is never behind slot `n + 1`, and at
+//! most one ahead. A copy of changing memory breaks that; a snapshot does not, which is checked in
+//! the end.
 
 use background_snapshot::{Backing, Cause, Mapping, Options, Prepared, Strategy, Unpopulated};
 use std::error::Error;
@@ -18,7 +19,8 @@ use std::time::Instant;
 const RAM_BYTES: usize = 256 << 20;
 const VCPUS: usize = 2;
 
-/// Counts through all pages of its half, again and again, until `quit`. Stops while somebody holds `running`.
+/// Counts through all pages of its half, again and again, until `quit`. Stops while another thread
+/// holds `running`.
 fn vcpu(ram: &Mapping, running: &RwLock<()>, quit: &AtomicBool, half: usize) {
     let slots = RAM_BYTES / 4096 / VCPUS;
     for count in 1u64.. {

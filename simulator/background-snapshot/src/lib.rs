@@ -1,8 +1,9 @@
 //! The RAM of a running virtual machine, as it was at one moment.
 //!
-//! The guest is stopped for as long as it takes to write-protect its memory ([`Prepared::protect`]); then it goes on, while
-//! [`BackgroundSnapshot::next_run`] hands out page after page with the bytes of that moment. A page that the guest wants
-//! to write first is copied, or handed out next ([`Strategy`]).
+//! The guest is stopped for as long as it takes to write-protect its memory
+//! ([`Prepared::protect`]); then it goes on, while [`BackgroundSnapshot::next_run`] hands out page
+//! after page with the bytes of that moment. A page that the guest wants to write first is copied,
+//! or handed out next ([`Strategy`]).
 //!
 //! | need | use |
 //! | --- | --- |
@@ -18,7 +19,9 @@
 //! let ram = Arc::new(Mapping::new(1 << 20, &Backing::Anonymous)?);
 //! ram.store(0x1000, 1);
 //! let prepared = match Prepared::new(vec![ram.clone().into()], Options::default()) {
-//!     Err(error @ background_snapshot::Error::Userfaultfd { .. }) => return Ok(eprintln!("skipped: {error}")),
+//!     Err(error @ background_snapshot::Error::Userfaultfd { .. }) => {
+//!         return Ok(eprintln!("skipped: {error}"));
+//!     }
 //!     other => other?,
 //! };
 //! // Stop the guest here,
@@ -36,8 +39,8 @@
 //!
 //! # What it does not do
 //!
-//! Pages that are dropped during the snapshot (`madvise`, a balloon) are lost to it: stop that before. Devices that write
-//! memory past the page tables of this process (VFIO) are not seen.
+//! Pages that are dropped during the snapshot (`madvise`, a balloon) are lost to it: stop that
+//! before. Devices that write memory past the page tables of this process (VFIO) are not seen.
 #![deny(unsafe_code)]
 
 mod error;

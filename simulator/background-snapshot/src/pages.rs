@@ -11,7 +11,8 @@ pub(crate) struct PageId {
     pub(crate) page: usize,
 }
 
-/// A region and which of its pages are taken. A page is protected at least until whoever took it has its bytes.
+/// A region and which of its pages are taken. A page is protected at least until whoever took it
+/// has its bytes.
 #[derive(Debug)]
 pub(crate) struct Pages {
     pub(crate) region: Region,
@@ -23,7 +24,7 @@ impl Pages {
         self.taken.len()
     }
 
-    /// Takes a page; false if somebody else has.
+    /// Takes a page; false if another thread has.
     pub(crate) fn take(&self, page: usize) -> bool {
         // Acquire pairs with the release of `give_back`; the bytes themselves are ordered by the protection.
         !self.taken[page].swap(true, Ordering::AcqRel)

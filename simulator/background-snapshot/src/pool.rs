@@ -59,7 +59,7 @@ impl Pool {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Tells the other thread that there is something.
+    /// Wakes the other thread: there is something.
     pub(crate) fn notify(&self) {
         self.changed.notify_all();
     }

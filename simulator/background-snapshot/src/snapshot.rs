@@ -16,8 +16,8 @@ use std::thread::JoinHandle;
 /// What happens to a page that the guest wants to write before it is saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Strategy {
-    /// A thread copies it into a pool and lets the writer go on at once. While the pool is full, writers wait as with
-    /// [`Priority`](Self::Priority).
+    /// A thread copies it into a pool and lets the writer go on at once. While the pool is full,
+    /// writers wait as with [`Priority`](Self::Priority).
     Copy {
         /// The most pages in the pool.
         pool_pages: usize,
@@ -88,7 +88,7 @@ pub struct Counters {
     pub pool_peak_pages: usize,
 }
 
-/// Tells which pages are not taken yet, from any thread.
+/// Shows which pages are not taken yet, from any thread.
 #[derive(Debug, Clone)]
 pub struct Watch(Arc<[Pages]>);
 
@@ -115,8 +115,8 @@ impl Prepared {
     ///
     /// # Errors
     ///
-    /// [`Error::Userfaultfd`], [`Error::NoWriteProtection`], [`Error::Region`], and [`Error::Unprotectable`] before
-    /// anything was touched; [`Error::Kernel`].
+    /// [`Error::Userfaultfd`], [`Error::NoWriteProtection`], [`Error::Region`], and
+    /// [`Error::Unprotectable`] before anything was touched; [`Error::Kernel`].
     pub fn new(regions: Vec<Region>, options: Options) -> Result<Self, Error> {
         let pages = tables(regions)?;
         let mut wanted = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_HUGETLBFS_SHMEM;
@@ -156,8 +156,8 @@ impl Prepared {
         Ok(Self { shared, options })
     }
 
-    /// Protects all memory: this is the moment of the snapshot. The guest must stand still now, and may go on as soon as
-    /// this returns.
+    /// Protects all memory: this is the moment of the snapshot. The guest must stand still now, and
+    /// may go on as soon as this returns.
     ///
     /// # Errors
     ///
@@ -194,7 +194,7 @@ impl Prepared {
 
 /// Protected memory whose pages are being taken.
 ///
-/// Dropping it lets everybody go on who waits for a page, whatever was taken.
+/// Dropping it releases all threads that wait for a page, whatever was taken.
 #[derive(Debug)]
 pub struct BackgroundSnapshot {
     shared: Arc<Shared>,
@@ -245,7 +245,7 @@ impl BackgroundSnapshot {
             .map_err(at("unprotect saved pages"))
     }
 
-    /// Tells other threads what is not taken yet.
+    /// Shows other threads what is not taken yet.
     #[must_use]
     pub fn watch(&self) -> Watch {
         Watch(Arc::clone(&self.shared.pages))
@@ -312,7 +312,7 @@ impl BackgroundSnapshot {
             }
             drop(handover);
             if let Some(run) = self.scan(data) {
-                // The bytes are safe with the caller, so nobody has to wait for them any more.
+                // The bytes are safe with the caller, so no thread has to wait for them any more.
                 self.release()?;
                 return Ok(run);
             }
@@ -330,7 +330,7 @@ impl BackgroundSnapshot {
                 let first = self.cursor;
                 let taken =
                     (first.page..pages.count()).take(most).take_while(|&page| pages.take(page)).count();
-                // A page that ends the run belongs to somebody else.
+                // A page that ends the run belongs to another thread.
                 self.cursor.page += taken.max(1);
                 if taken > 0 {
                     return Some(self.hand_out(first, taken, Cause::Background, data));
@@ -361,6 +361,7 @@ impl Drop for BackgroundSnapshot {
             let _ = rustix::io::write(&self.shared.stop, &1u64.to_ne_bytes());
             let _ = handler.join();
         }
-        // Now the last owner of the descriptor goes: the kernel unprotects what still is, and wakes who waits.
+        // Now the last owner of the descriptor goes: the kernel unprotects what still is, and wakes
+        // who waits.
     }
 }

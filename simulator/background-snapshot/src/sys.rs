@@ -1,4 +1,5 @@
-//! The kernel's side: mappings, accesses to memory that others write, and userfaultfd. The only `unsafe` of the crate.
+//! The kernel's side: mappings, accesses to memory that others write, and userfaultfd. The only
+//! `unsafe` of the crate.
 #![allow(unsafe_code, reason = "memory that is shared with a guest, and ioctls")]
 
 use linux_raw_sys::general::{
@@ -44,8 +45,8 @@ pub enum Backing<'a> {
 
 /// Memory of one's own, which threads may write while others read it.
 ///
-/// Accesses are atomic by words, so that guest and snapshot can race without undefined behaviour. An access blocks as
-/// long as a page of it is write-protected or missing.
+/// Accesses are atomic by words, so that guest and snapshot can race without undefined behaviour.
+/// An access blocks as long as a page of it is write-protected or missing.
 #[derive(Debug)]
 pub struct Mapping {
     address: NonNull<u8>,
@@ -180,7 +181,8 @@ impl Mapping {
         }
     }
 
-    /// Lets the kernel write into the mapping, as device emulation does (`read(2)`); returns how many bytes it wrote.
+    /// Lets the kernel write into the mapping, as device emulation does (`read(2)`); returns how
+    /// many bytes it wrote.
     ///
     /// # Errors
     ///
@@ -193,7 +195,7 @@ impl Mapping {
         assert!(offset.checked_add(length).is_some_and(|end| end <= self.length), "read outside of memory");
         // SAFETY: the assertion keeps it inside the mapping.
         let to = unsafe { self.address.add(offset) };
-        // SAFETY: the kernel writes at most `length` bytes there; nobody holds a reference to them.
+        // SAFETY: the kernel writes at most `length` bytes there; no one holds a reference to them.
         let buffer = unsafe {
             std::slice::from_raw_parts_mut(to.as_ptr().cast::<std::mem::MaybeUninit<u8>>(), length)
         };
@@ -201,8 +203,8 @@ impl Mapping {
         Ok(read.len())
     }
 
-    /// Drops the pages of a range: they are missing afterwards (`MADV_DONTNEED`, for shared memory `MADV_REMOVE`), and zero
-    /// if nobody handles that.
+    /// Drops the pages of a range: they are missing afterwards (`MADV_DONTNEED`, for shared memory
+    /// `MADV_REMOVE`), and zero if no one handles that.
     ///
     /// # Errors
     ///
@@ -266,7 +268,8 @@ pub struct Region {
     _mapping: Option<Arc<Mapping>>,
 }
 
-// SAFETY: the memory stays mapped (the promise of `new`, or the mapping that is held), and is only read atomically.
+// SAFETY: the memory stays mapped (the promise of `new`, or the mapping that is held), and is only
+// read atomically.
 unsafe impl Send for Region {}
 // SAFETY: as above.
 unsafe impl Sync for Region {}
@@ -276,8 +279,8 @@ impl Region {
     ///
     /// # Safety
     ///
-    /// The range is mapped and readable for as long as the region and clones of it exist, and written only by atomic
-    /// accesses, by the kernel, or by a guest (KVM).
+    /// The range is mapped and readable for as long as the region and clones of it exist, and
+    /// written only by atomic accesses, by the kernel, or by a guest (KVM).
     #[must_use]
     pub unsafe fn new(address: NonNull<u8>, length: usize, page_size: usize) -> Self {
         Self { address, length, page_size, _mapping: None }
@@ -366,14 +369,14 @@ impl AsFd for Userfault {
     }
 }
 
-/// Has `place` fill what is missing, from the bytes on that are done already, until it was not interrupted. False if a page
-/// is there already.
+/// Has `place` fill what is missing, from the bytes on that are done already, until it was not
+/// interrupted. False if a page is there already.
 fn until_placed(length: usize, mut place: impl FnMut(usize) -> (Result<(), Errno>, i64)) -> io::Result<bool> {
     let mut done = 0;
     while done < length {
         match place(done) {
             (Ok(()), _) => break,
-            // Interrupted; what was placed is told.
+            // Interrupted; the kernel says how much was placed.
             (Err(Errno::AGAIN), placed) => done += usize::try_from(placed).unwrap_or(0),
             (Err(Errno::EXIST), _) => return Ok(false),
             (Err(error), _) => return Err(error.into()),
@@ -392,7 +395,8 @@ impl Userfault {
         Self::open_with(wanted, UserfaultfdFlags::empty())
     }
 
-    /// Opens one that needs no right, because faults of the kernel (a `read(2)` into the memory) fail instead of waiting.
+    /// Opens one that needs no right, because faults of the kernel (a `read(2)` into the memory)
+    /// fail instead of waiting.
     ///
     /// # Errors
     ///
@@ -402,8 +406,8 @@ impl Userfault {
     }
 
     fn open_with(wanted: u32, flags: UserfaultfdFlags) -> io::Result<Self> {
-        // The kernel answers with all features that it has, whatever is switched on; and only the first handshake of a
-        // descriptor counts.
+        // The kernel answers with all features that it has, whatever is switched on; and only the
+        // first handshake of a descriptor counts.
         let (_, supported) = Self::handshake(0, flags)?;
         let features = u64::from(wanted) & supported;
         let (fd, _) = Self::handshake(features, flags)?;
@@ -480,7 +484,8 @@ impl Userfault {
                 uffdio_copy { dst: range.start, src: source, len: range.len, mode: 0, copy: 0 };
             // SAFETY: UFFDIO_COPY takes this structure.
             let request = unsafe { Updater::<{ UFFDIO_COPY }, _>::new(&mut argument) };
-            // SAFETY: it fills missing pages of the region only, which nobody can have read yet, from readable bytes.
+            // SAFETY: it fills missing pages of the region only, which no one can have read yet,
+            // from readable bytes.
             let result = unsafe { ioctl(&self.fd, request) };
             (result, argument.copy)
         })

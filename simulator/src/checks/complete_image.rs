@@ -1,7 +1,7 @@
 use super::{Invariant, Violation};
 
-/// After a save: what it reported, and whether the image is accepted by a revert. A save that reported success left a
-/// snapshot; a power cut may leave one or none.
+/// After a save: what it reported, and whether the image is accepted by a revert. A save that
+/// reported success left a snapshot; a power cut may leave one or none.
 pub(crate) fn accepted_only_if_complete(
     reported: Option<bool>,
     accepted: bool,

@@ -1,8 +1,9 @@
-//! A destination as QEMU's is, for a simulated world: it loads precopy and postcopy, its guest touches pages and waits
-//! for them, and it fails where QEMU would.
+//! A destination as QEMU's is, for a simulated world: it loads precopy and postcopy, its guest
+//! touches pages and waits for them, and it fails where QEMU would.
 //!
-//! As in QEMU there are two loaders. LISTEN ends the main one's hold on the stream: from there on it only works through
-//! the package (and may have to wait for a page), while the stream goes on beside it.
+//! As in QEMU there are two loaders. LISTEN ends the main one's hold on the stream: from there on
+//! it only works through the package (and may have to wait for a page), while the stream goes on
+//! beside it.
 
 mod memory;
 
@@ -25,7 +26,7 @@ pub struct DestinationConfig {
     pub host_page_bytes: Vec<u64>,
     /// Threads of the guest.
     pub vcpus: usize,
-    /// How often the guest touches a page before it stands still.
+    /// How often the guest touches a page before it stops.
     pub touches: u64,
     /// How often a device that is being loaded touches one.
     pub device_touches: u64,
@@ -35,13 +36,14 @@ pub struct DestinationConfig {
     pub preempt_end: PreemptEnd,
 }
 
-/// How a destination with `postcopy-preempt` ends (`postcopy_ram_incoming_cleanup`, migration/postcopy-ram.c).
+/// How a destination with `postcopy-preempt` ends (`postcopy_ram_incoming_cleanup`,
+/// migration/postcopy-ram.c).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PreemptEnd {
     /// QEMU 7.2 waits for the channel's own mark. Whoever waits for a page then gets a zero page.
     Mark,
-    /// QEMU 8.0 and later waits until no request is outstanding, then closes the channel. A mark ends the thread that reads
-    /// the channel: no request is answered there any more.
+    /// QEMU 8.0 and later waits until no request is outstanding, then closes the channel. A mark
+    /// ends the thread that reads the channel: no request is answered there any more.
     Requests,
 }
 
@@ -435,7 +437,7 @@ impl Destination {
     }
 
     fn request(&mut self, block: usize, start: u64) {
-        // Asked for when there is somebody again.
+        // Requested when there is a server again.
         if self.incoming.is_paused() {
             return;
         }

@@ -1,7 +1,8 @@
-//! Campaigns in the simulated world: a VM is saved and reverted under one seed, with faults, until all faults are over.
+//! Campaigns in the simulated world: a VM is saved and reverted under one seed, with faults, until
+//! all faults are over.
 //!
-//! First safety: whatever fails, nothing wrong may come of it. Then the world heals, and the job must come to its end. A
-//! [`Finding`] names the seed, which replays it exactly.
+//! First safety: whatever fails, nothing wrong may come of it. Then the world heals, and the job
+//! must come to its end. A [`Finding`] names the seed, which replays it exactly.
 
 mod scenario;
 
@@ -258,7 +259,7 @@ impl Run {
         let killed = fault == Fault::Killed(world.event);
         let failure = (!killed).then(|| machine.outcome().err().map(|failure| failure.to_string())).flatten();
         let Some(mut destination) = world.destination else { return Err("no destination".to_owned()) };
-        // A destination that has the end mark needs nobody any more.
+        // A destination that has the end mark needs no server any more.
         while destination.state() == IncomingState::End && destination.can_step() {
             destination.step().map_err(|violation| told(&violation))?;
         }

@@ -72,7 +72,7 @@ impl Bitmap {
         self.bits.iter().map(|word| u64::from(word.count_ones())).sum()
     }
 
-    /// Whether it is still being loaded: nobody else may use it.
+    /// Whether it is still being loaded: no one else may use it.
     #[must_use]
     pub fn is_busy(&self) -> bool {
         self.loading.is_some()

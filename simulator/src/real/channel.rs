@@ -131,7 +131,7 @@ impl Connection {
     }
 }
 
-/// Waits for somebody to listen there.
+/// Waits until a program listens there.
 fn patient(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
     let start = Instant::now();
     loop {
@@ -168,7 +168,7 @@ impl Listener {
     /// The kernel's.
     pub fn bind(path: &Path) -> io::Result<Self> {
         let socket = UnixListener::bind(path)?;
-        // Guest RAM is secret. Nobody can have connected that is not accepted yet.
+        // Guest RAM is secret. No one can have connected that is not accepted yet.
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         Ok(Self { socket, path: path.to_owned() })
     }

@@ -1,4 +1,5 @@
-//! Device state, as far as a VM without devices has one: generated sections with a description that fits them.
+//! Device state, as far as a VM without devices has one: generated sections with a description that
+//! fits them.
 
 use crate::generate::{Vm, VmConfig};
 use crc_fast::{CrcAlgorithm, checksum};

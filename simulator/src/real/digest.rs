@@ -1,8 +1,8 @@
 //! What a page must hold: a checksum for each.
 //!
-//! As a file: a line `snapsim-digest 1`, then for each block a line `block NAME BYTES` (the name in hexadecimal) and lines
-//! `COUNT CHECKSUM` for that many pages in a row (CRC-64/NVME in hexadecimal); in the end `devices CHECKSUM`, of the device
-//! sections with headers and footers.
+//! As a file: a line `snapsim-digest 1`, then for each block a line `block NAME BYTES` (the name in
+//! hexadecimal) and lines `COUNT CHECKSUM` for that many pages in a row (CRC-64/NVME in
+//! hexadecimal); in the end `devices CHECKSUM`, of the device sections with headers and footers.
 
 use super::memory::{GuestMemory, TARGET_PAGE_BYTES};
 use crc_fast::{CrcAlgorithm, checksum};
@@ -27,7 +27,7 @@ pub struct Digest {
 }
 
 impl Digest {
-    /// What the memory holds now. Nobody may write it meanwhile.
+    /// What the memory holds now. No thread may write it meanwhile.
     #[must_use]
     pub fn of(memory: &GuestMemory) -> Self {
         let mut page = [0; TARGET_PAGE_BYTES];

@@ -62,7 +62,7 @@ pub enum Error {
         /// How far it was.
         state: String,
     },
-    /// Nobody answered.
+    /// No answer arrived.
     #[error("{what}: nothing for {seconds} s")]
     Timeout {
         /// What was waited for.

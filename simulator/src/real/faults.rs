@@ -10,7 +10,7 @@ use std::time::Duration;
 /// What an end does wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Requests a page of a block that nobody has.
+    /// Requests a page of a block that does not exist.
     RequestUnknownBlock,
     /// Requests a page behind the end of a block.
     RequestOutside,
@@ -156,7 +156,8 @@ impl Faults {
         if before >= at { Err(Error::Killed("kill-at")) } else { Ok(()) }
     }
 
-    /// How much of `length` bytes is moved at once, `at` bytes from the start; 0 if the connection ends there.
+    /// How much of `length` bytes is moved at once, `at` bytes from the start; 0 if the connection
+    /// ends there.
     pub(super) fn piece(&self, at: u64, length: usize) -> usize {
         let limits = self.faults.iter().map(|fault| match fault {
             Fault::OneByte => 1,

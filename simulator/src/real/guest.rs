@@ -62,7 +62,7 @@ impl Writer {
     }
 }
 
-/// While RAM is protected there is a watch that tells which writes have to wait.
+/// While RAM is protected there is a watch that shows which writes have to wait.
 impl Access<Option<Watch>> for Writer {
     fn access(&self, watch: &Option<Watch>, thread: usize, page: u64, rng: &mut Rng) {
         let (block, offset) = self.memory.locate(page);

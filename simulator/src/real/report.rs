@@ -1,4 +1,4 @@
-//! What a job tells in the end.
+//! What a job reports at its end.
 
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};

@@ -1,7 +1,7 @@
 //! A stream as a destination reads it: as much as there is, and no further than the end mark needs.
 //!
-//! QEMU's connection stays open behind the stream while the source waits for SHUT, so the end of the input is no help in
-//! finding the end of the stream.
+//! QEMU's connection stays open behind the stream while the source waits for SHUT, so the end of
+//! the input is no help in finding the end of the stream.
 
 use super::channel::Input;
 use super::error::{Error, at};
@@ -25,7 +25,7 @@ const TAIL_LIMIT_BYTES: usize = 256 << 20;
 pub(super) enum Flow {
     /// The next one.
     Go,
-    /// Leave the rest to somebody else.
+    /// Leave the rest to another reader.
     Leave,
 }
 
@@ -63,8 +63,8 @@ impl RecordStream {
         }
     }
 
-    /// A stream whose beginning was read elsewhere: of a recovery (in a section: none) or of the preempt channel (in a
-    /// PART). The beginning is played to the decoder.
+    /// A stream whose beginning was read elsewhere: of a recovery (in a section: none) or of the
+    /// preempt channel (in a PART). The beginning is played to the decoder.
     pub(super) fn resumed(
         input: Input,
         options: Options,
@@ -104,7 +104,7 @@ impl RecordStream {
         &self.input
     }
 
-    /// Gives records to `sink`, with the offset behind each, until somebody has enough.
+    /// Gives records to `sink`, with the offset behind each, until the sink has enough.
     pub(super) fn each(
         &mut self,
         mut sink: impl FnMut(u64, &Record<'_>) -> Result<Flow, Error>,

@@ -1,4 +1,5 @@
-//! Threads that touch memory as a guest's vCPUs do: at a rate, and stopped while somebody needs them to be.
+//! Threads that touch memory as a guest's vCPUs do: at a rate, and stopped while another thread
+//! needs them to be.
 
 use super::workload::Workload;
 use crate::rng::Rng;

@@ -1,4 +1,5 @@
-//! Campaigns in the simulated world: fresh seeds every time, all seeds that ever failed, and faults that must be found.
+//! Campaigns in the simulated world: fresh seeds every time, all seeds that ever failed, and faults
+//! that must be found.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 use vm_simulator::Planted;
@@ -36,8 +37,8 @@ fn seeds_that_once_failed_find_nothing() {
     }
 }
 
-/// The canary: an engine that sends a wrong page, or one twice and another not at all, is found, and the same seed finds
-/// the same thing at the same event.
+/// The canary: an engine that sends a wrong page, or one twice and another not at all, is found,
+/// and the same seed finds the same thing at the same event.
 #[test]
 fn planted_faults_are_found_and_replay() {
     for (planted, rule) in [(Planted::WrongPage, "no wrong page"), (Planted::PageTwice, "")] {

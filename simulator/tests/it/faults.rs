@@ -1,4 +1,5 @@
-//! Faults at every action: a save is whole or says that it is not; a revert delivers everything or no end mark.
+//! Faults at every action: a save is whole or says that it is not; a revert delivers everything or
+//! no end mark.
 
 use crate::bed::{check_holds, load, revert, save, save_config, stream_of};
 use snapshot_engine::{Failure, NewImage, SaveConfig, SaveMachine, SaveSummary};
@@ -31,13 +32,14 @@ fn a_save_that_meets_a_fault_fails_or_is_whole() {
                         .unwrap()
                         .unwrap_or_else(|error| panic!("seed {seed}, {:?}: {error}", fault(at))),
                     Err(_) => {
-                        // With a disk that fails for good, what was written last can be neither removed nor taken back. It is
-                        // whole, then.
+                        // With a disk that fails for good, what was written last can be neither
+                        // removed nor taken back. It is whole, then.
                         let dead = fault(at) == Fault::Dead(at);
                         let no_snapshot = accepted.is_none_or(|found| found.is_err());
                         assert!(no_snapshot || dead, "seed {seed}, {:?}", fault(at));
-                        // A disk that another program fills fails no save that has its name. Only on a copy-on-write disk
-                        // there is a moment in which the ballast could be taken away.
+                        // A disk that another program fills fails no save that has its name. Only
+                        // on a copy-on-write disk there is a moment in which the ballast could be
+                        // taken away.
                         let has_name = world.claimed_at.is_some_and(|claimed| claimed < at);
                         let late = world.copy_on_write && world.given_back_at.is_some_and(|back| back < at);
                         assert!(
@@ -70,8 +72,9 @@ fn save_without_overwrite(
     (world, ended.then(|| machine.outcome()))
 }
 
-/// At each of its actions and events: until the file has its name nothing is left, then an interrupted save, which the next save
-/// replaces without being asked to, and in the end the snapshot.
+/// At each of its actions and events: until the file has its name nothing is left, then an
+/// interrupted save, which the next save replaces without being asked to, and in the end the
+/// snapshot.
 #[test]
 fn a_new_image_that_is_cut_short_is_nothing_or_an_interrupted_save_or_whole() {
     for seed in 0..8 {
@@ -190,7 +193,8 @@ fn empty_image(config: &VmConfig) -> SimFile {
         match step {
             snapshot_image::Step::Write { at, mut bytes } => {
                 if at.0 == 0 {
-                    // The feature name table ends the extensions of an image of qemu-img: ours comes behind it.
+                    // The feature name table ends the extensions of an image of qemu-img: ours
+                    // comes behind it.
                     let start = 112 + 8 + 192;
                     bytes[start..start + 8].fill(0);
                     // Nor has it our autoclear bit.
@@ -259,7 +263,7 @@ fn a_revert_that_meets_a_fault_sends_no_end_mark() {
                         let peer_gone = matches!(fault(at), Fault::PeerGone(_));
                         assert!(
                             !world.output.is_empty() || peer_gone,
-                            "seed {seed}: the destination would wait for ever"
+                            "seed {seed}: the destination would wait without end"
                         );
                     }
                 }

@@ -1,5 +1,5 @@
-//! Save, then revert, is the identity on RAM and devices: every cluster size, refcount width and page size with every kind
-//! of VM, stream, memory limit and timing.
+//! Save, then revert, is the identity on RAM and devices: every cluster size, refcount width and
+//! page size with every kind of VM, stream, memory limit and timing.
 
 use crate::bed::{check_holds, save_config, stream_of};
 use proptest::prelude::*;

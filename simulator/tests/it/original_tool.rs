@@ -1,5 +1,5 @@
-//! Images of the original `qemu-snapshot` tool: its layout to the byte, read without checksums; and what another program
-//! did to an image of ours.
+//! Images of the original `qemu-snapshot` tool: its layout to the byte, read without checksums; and
+//! what another program did to an image of ours.
 
 use crate::bed::{check_holds, expected_ram, load, save, save_config, stream_of};
 use migration_stream::Options;

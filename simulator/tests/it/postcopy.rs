@@ -1,5 +1,6 @@
-//! Postcopy reverts under one seed: the real machine, a destination whose guest touches pages in any order, delays, cuts
-//! and read errors. Whatever happens, no page is wrong, lost or sent twice, and every request is answered.
+//! Postcopy reverts under one seed: the real machine, a destination whose guest touches pages in
+//! any order, delays, cuts and read errors. Whatever happens, no page is wrong, lost or sent twice,
+//! and every request is answered.
 
 use migration_stream::protocol::IncomingState;
 use migration_stream::{Command, Entry, Options, Record, SliceReader};
@@ -64,7 +65,7 @@ impl Bed {
             panic!("seed {}, {fault:?}: {violation} ({:?})", self.seed, self.postcopy());
         }
         let mut destination = world.destination.take().unwrap();
-        // A destination that has the end mark needs nobody any more.
+        // A destination that has the end mark needs no server any more.
         while destination.state() == IncomingState::End && destination.can_step() {
             destination.step().unwrap_or_else(|violation| panic!("seed {}: {violation}", self.seed));
         }
@@ -81,7 +82,8 @@ impl Bed {
     }
 }
 
-/// The destination itself verifies every page, refuses what comes twice, and ends only when it has everything.
+/// The destination itself verifies every page, refuses what comes twice, and ends only when it has
+/// everything.
 #[test]
 fn everything_arrives_once_and_in_order() {
     let (mut requests, mut wanted) = (0, 0);
@@ -120,7 +122,8 @@ fn a_recorded_hot_set_is_never_requested_again() {
     assert!(recorded as u64 > seeds() / 5, "{recorded} recorded");
 }
 
-/// QEMU gives up huge pages with its first discard: one comes before the pages of a hot set, which are scattered.
+/// QEMU gives up huge pages with its first discard: one comes before the pages of a hot set, which
+/// are scattered.
 #[test]
 fn a_hot_set_begins_with_a_discard() {
     let mut pages = 0;
@@ -212,7 +215,8 @@ fn killed_servers_are_replaced_until_everything_is_there() {
             recovered += 1;
             postcopy = bed.scenario.recovery();
         }
-        // Behind the end mark QEMU cannot be recovered any more, should it still wait for zero pages (from 8.0 on).
+        // Behind the end mark QEMU cannot be recovered any more, should it still wait for zero
+        // pages (from 8.0 on).
         let lost = match destination.state() {
             IncomingState::Running => true,
             IncomingState::End => !destination.is_done() && !bed.postcopy().preempt,
@@ -293,7 +297,7 @@ fn only_the_same_snapshot_recovers() {
     assert!(world.output.is_empty(), "something was sent");
 }
 
-/// Without a return path nobody could ask for a page.
+/// Without a return path no page could be requested.
 #[test]
 fn postcopy_needs_a_return_path() {
     let bed = bed(1);
@@ -306,7 +310,7 @@ fn postcopy_needs_a_return_path() {
     assert_eq!(world.output, b"X");
 }
 
-/// A destination that takes everything and says nothing is not waited for for ever.
+/// A destination that takes everything and says nothing is not waited for without end.
 #[test]
 fn a_silent_destination_is_given_up() {
     let bed = bed(2);

@@ -27,8 +27,8 @@ fn save_then_revert_gives_the_same_ram_and_devices() {
     }
 }
 
-/// A source sees a failure only as long as it has something to write: so it is held back before the device tail, and from
-/// the beginning where nobody knows how much RAM will come.
+/// A source sees a failure only as long as it has something to write: so it is held back before the
+/// device tail, and from the beginning where it is not known how much RAM will arrive.
 #[test]
 fn writer_is_held_back_before_the_tail() {
     let (mut live, mut early) = (0, 0);
@@ -85,7 +85,8 @@ fn a_truncated_stream_is_never_a_snapshot() {
             (0..tail_start).step_by(step).chain((tail_start..stream.len()).step_by(tail_step)).chain(last)
         {
             let (world, outcome) = save(&config, &stream[..cut], None, seed, Fault::None);
-            // Without a vmdesc a cut that falls behind a footer and an EOF byte cannot be told; the option says so.
+            // Without a vmdesc a cut that falls behind a footer and an EOF byte cannot be told; the
+            // option says so.
             if config.vmdesc || !stream[..cut].ends_with(&[0]) {
                 let failure =
                     outcome.unwrap().expect_err(&format!("seed {seed}: cut at {cut} of {}", stream.len()));

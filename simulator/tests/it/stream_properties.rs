@@ -97,14 +97,16 @@ proptest! {
     }
 
     #[test]
-    fn a_proper_prefix_is_incomplete_or_a_located_error_or_ends_at_eof(seed in any::<u64>(), at in any::<prop::sample::Index>()) {
+    fn a_proper_prefix_is_incomplete_or_a_located_error_or_ends_at_eof(
+        seed in any::<u64>(), at in any::<prop::sample::Index>()
+    ) {
         let config = small_config(seed);
         let stream = stream_of(&config);
         let cut = at.index(stream.len());
         let (_, encoded, error) = walk_slice(&stream[..cut], options(&config));
         match error {
             Some(error) => prop_assert!(error.starts_with("offset 0x"), "{}", error),
-            // Only EOF can end it: behind it stands a vmdesc that is not required.
+            // Only EOF can end it: behind it is a vmdesc that is not required.
             None => prop_assert!(stream[..cut].ends_with(&[0]) && encoded == stream[..cut]),
         }
         prop_assert!(stream.starts_with(&encoded));
@@ -112,7 +114,8 @@ proptest! {
 
     #[test]
     fn a_changed_stream_never_panics_and_both_readers_say_the_same(
-        seed in any::<u64>(), changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)
+        seed in any::<u64>(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)
     ) {
         let config = small_config(seed);
         let mut stream = stream_of(&config);

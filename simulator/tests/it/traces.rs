@@ -4,8 +4,9 @@ use crate::bed::{revert, save, stream_of};
 use vm_simulator::explore::explore;
 use vm_simulator::{Fault, VmConfig};
 
-/// Saves, overwrites, reverts and postcopies of 300 seeds with their faults. A change of what the engine does, of the parser's
-/// encoders, or of the VMs that the simulator generates changes the number; then it is to be written here anew.
+/// Saves, overwrites, reverts and postcopies of 300 seeds with their faults. A change of what the
+/// engine does, of the parser's encoders, or of the VMs that the simulator generates changes the
+/// number; then it is to be written here anew.
 #[test]
 fn the_same_seeds_ask_for_the_same() {
     let mut sum = 0_u64;

@@ -1,6 +1,7 @@
-//! Captures what `corpus/capture` does not: streams of further releases and of KVM, files with a place for each page, streams
-//! without their RAM, and NUMA guests with QEMU's own dump of their memory. An argument takes only the files whose path
-//! contains it, `--missing` those that are not there.
+//! Captures what `corpus/capture` does not: streams of further releases and of KVM, files with a
+//! place for each page, streams without their RAM, and NUMA guests with QEMU's own dump of their
+//! memory. An argument takes only the files whose path contains it, `--missing` those that are not
+//! there.
 
 #[path = "../capture/keep.rs"]
 mod keep;

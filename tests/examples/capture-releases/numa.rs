@@ -1,4 +1,5 @@
-//! A stopped guest with RAM in several nodes: its stream, and what QEMU's own `dump-guest-memory` says is where.
+//! A stopped guest with RAM in several nodes: its stream, and what QEMU's own `dump-guest-memory`
+//! says is where.
 
 use std::{fs, time::Duration};
 

@@ -57,7 +57,8 @@ pub(crate) fn take(version: Version, guest: &Guest, wanted: &dyn Fn(&str) -> boo
         };
         let mut source = Qemu::start(&binary, guest, config);
         if accel == "kvm" {
-            // Under a KVM that emulates, the guest may not come far; the state of the devices is KVM's all the same.
+            // Under a KVM that emulates, the guest may not come far; the state of the devices is
+            // KVM's all the same.
             thread::sleep(Duration::from_secs(1));
         } else {
             source.console().wait_passes(2);

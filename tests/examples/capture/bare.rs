@@ -1,5 +1,5 @@
-//! Streams of machines of other architectures, which never ran: no guest of ours runs there, and nobody's firmware is loaded.
-//! They are there for their sections, page sizes and iterables.
+//! Streams of machines of other architectures, which never ran: no guest of ours runs there, and
+//! no firmware is loaded. They are there for their sections, page sizes and iterables.
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ use snapshot_tests::{Qmp, programs};
 pub(crate) struct Bare {
     pub(crate) name: &'static str,
     architecture: &'static str,
-    /// `FIRMWARE` stands for a file of zeros.
+    /// `FIRMWARE` is replaced by a file of zeros.
     arguments: &'static str,
 }
 

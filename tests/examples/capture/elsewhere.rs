@@ -1,5 +1,5 @@
-//! Saves whose RAM is elsewhere: in shared memory, handed over by cpr, or in a mapped-ram file whose bitmaps were never
-//! written.
+//! Saves whose RAM is elsewhere: in shared memory, handed over by cpr, or in a mapped-ram file
+//! whose bitmaps were never written.
 
 use std::{fs, path::Path, time::Duration};
 

@@ -7,8 +7,8 @@ use snapshot_tests::corpus;
 /// Level of packing: small files matter, time does not.
 pub(crate) const LEVEL: i32 = 19;
 
-/// Packs a file into the corpus, with a line in the manifest. `path` is the one below the corpus, without `.bin.zst`; the
-/// manifest leaves `valid/` out.
+/// Packs a file into the corpus, with a line in the manifest. `path` is the one below the corpus,
+/// without `.bin.zst`; the manifest leaves `valid/` out.
 pub(crate) fn keep(path: &str, bytes: &[u8], described: &str) {
     let packed = zstd::encode_all(bytes, LEVEL).expect("memory is enough");
     let file = corpus::root().join(format!("{path}.bin.zst"));

@@ -1,5 +1,5 @@
-//! Save images of a real libvirt, whose QEMU driver runs inside of `virsh` (`qemu:///embed`): no daemon, no configuration of
-//! the system's is involved, and no root.
+//! Save images of a real libvirt, whose QEMU driver runs inside of `virsh` (`qemu:///embed`): no
+//! daemon, no configuration of the system's is involved, and no root.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ use snapshot_tests::{Console, Guest, Version};
 
 use crate::{FEWEST_PAGES, MEMORY_MIB, keep::keep};
 
-/// Stands in the XML that is saved, so it is the same everywhere.
+/// It is in the XML that is saved, so it is the same everywhere.
 const HOME: &str = "/tmp/libvirt-guest";
 /// As root, libvirt wants a user of its own; as nobody it takes what it gets.
 const NOBODY: u32 = 65_534;
@@ -29,7 +29,7 @@ struct Home;
 
 impl Home {
     fn new() -> Self {
-        fs::create_dir(HOME).expect("nobody else's folder");
+        fs::create_dir(HOME).expect("a folder of our own");
         fs::create_dir(at("etc")).expect("a folder");
         if rustix::process::geteuid().is_root() {
             for folder in [Path::new(HOME), &at("etc")] {
@@ -95,8 +95,9 @@ impl Virsh {
     }
 }
 
-/// Takes the save images, if any of them is wanted: one of a running guest, and then that guest paused, in every format,
-/// so that all of these hold the same. With QEMU 7.2: libvirt 9.0 finds no way to talk to 10.0.
+/// Takes the save images, if any of them is wanted: one of a running guest, and then that guest
+/// paused, in every format, so that all of these hold the same. With QEMU 7.2: libvirt 9.0 finds no
+/// way to talk to 10.0.
 pub(crate) fn take(guest: &Guest, wanted: &dyn Fn(&str) -> bool) {
     let version = Version::V7_2;
     let Some(libvirt) = libvirt_version() else {

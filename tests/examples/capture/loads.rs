@@ -1,5 +1,5 @@
-//! What real QEMUs do with each stream whose machine type they have, too: `corpus/LOADS`, against which the verdicts of
-//! `snapinspect compat` are held.
+//! What real QEMUs do with each stream whose machine type they have, too: `corpus/LOADS`, against
+//! which the verdicts of `snapinspect compat` are held.
 
 use std::{collections::BTreeMap, fs};
 
@@ -41,7 +41,8 @@ pub(crate) fn take(guest: &Guest) {
         destination.set_capabilities(&on);
         let label = match destination.revert(&format!("exec:cat {}", stream.display())) {
             Outcome::Completed => "loads",
-            // A fault of QEMU's: up to 10.0 the state of an isa-vga is read from, and written to, where it is not.
+            // A fault of QEMU's: up to 10.0 the state of an isa-vga is read from, and written to,
+            // where it is not.
             Outcome::Failed(why) if why.starts_with("signal") => "crashes",
             Outcome::Failed(_) | Outcome::Cancelled => "refused",
         };

@@ -1,7 +1,8 @@
-//! Captures the corpus anew: small streams of real QEMUs, with nobody's firmware in them. Run by `corpus/capture`.
+//! Captures the corpus anew: small streams of real QEMUs, with no firmware in them. Run by
+//! `corpus/capture`.
 //!
-//! The guest is the machine's whole firmware, ACPI tables are off and there is no device with an option ROM, so every
-//! page in a stream is the guest's own or zero.
+//! The guest is the machine's whole firmware, ACPI tables are off and there is no device with an
+//! option ROM, so every page in a stream is the guest's own or zero.
 
 mod bare;
 mod dumps;

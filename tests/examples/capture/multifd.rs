@@ -1,4 +1,5 @@
-//! Multifd: a stopped guest, saved on one channel and then with its RAM on several, so that both hold the same.
+//! Multifd: a stopped guest, saved on one channel and then with its RAM on several, so that both
+//! hold the same.
 
 use std::{fs, time::Duration};
 
@@ -44,7 +45,8 @@ pub(crate) fn take(version: Version, guest: &Guest, wanted: &dyn Fn(&str) -> boo
     keep(&name("single"), &single, &described("the same guest as in those with channels; to a pipe"));
     source.quit();
     for compression in COMPRESSIONS {
-        // A machine that was saved cannot be saved again without running: one that loads the stream can, and stays stopped.
+        // A machine that was saved cannot be saved again without running: one that loads the stream
+        // can, and stays stopped.
         let mut source = Qemu::start(&binary, guest, config.incoming());
         assert_eq!(source.revert(&format!("exec:cat {}", file.display())), Outcome::Completed);
         source.set_capabilities(&[("multifd", true)]);

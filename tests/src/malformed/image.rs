@@ -1,5 +1,5 @@
-//! A snapshot image in clusters of 64 KiB. Its checksums are made right again after each change, so that what is behind
-//! them counts; the changes without that are in the bit flip tests.
+//! A snapshot image in clusters of 64 KiB. Its checksums are made right again after each change, so
+//! that what is behind them counts; the changes without that are in the bit flip tests.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -14,7 +14,7 @@ use snapshot_image::{
 
 use super::{Kind, Recipes, base::Base};
 
-/// Where our header extension stands: behind the header (112) and the feature names (8 + 192).
+/// Where our header extension is: behind the header (112) and the feature names (8 + 192).
 const EXTENSION: usize = 312;
 /// The header's checksum in it.
 const CHECKSUM: usize = EXTENSION + 8 + 44;
@@ -138,7 +138,8 @@ impl Parts {
         }
     }
 
-    /// Makes the checksums of header and root, and those in the root of VM-state header and tables, right again.
+    /// Makes the checksums of header and root, and those in the root of VM-state header and tables,
+    /// right again.
     fn forge(&self, bytes: &mut [u8]) {
         let vm = crc32c(&bytes[self.vm..self.vm + 28]);
         put32(bytes, self.root + 56, vm);

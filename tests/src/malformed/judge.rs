@@ -13,7 +13,8 @@ use crate::{image::run_tool, tool::snapinspect};
 /// What each reader does with a file.
 #[derive(Debug)]
 pub struct Said {
-    /// A line for each reader, without wording: exit status, kind of error where the parser knows it, offset, numbers.
+    /// A line for each reader, without wording: exit status, kind of error where the parser knows
+    /// it, offset, numbers.
     pub reasons: String,
     /// The messages that repeat no other reader's, with `N` for each number.
     pub words: Vec<String>,
@@ -24,13 +25,15 @@ impl Said {
         writeln!(self.reasons, "{reader}: {reason}").expect("a String takes everything");
     }
 
-    /// A line for a program that ended with `output` and printed `message`; `others` are the readers that may have said it before.
+    /// A line for a program that ended with `output` and printed `message`; `others` are the
+    /// readers that may have said it before.
     fn program(&mut self, reader: &str, output: &Output, message: &str, others: &[(&str, &str)]) {
         let cause = if output.status.success() { String::new() } else { self.cause(reader, message, others) };
         self.line(reader, &format!("{}{cause}", status(output)));
     }
 
-    /// ` as READER` if the message contains what another reader said; otherwise its numbers, and the message is kept.
+    /// ` as READER` if the message contains what another reader said; otherwise its numbers, and
+    /// the message is kept.
     fn cause(&mut self, reader: &str, message: &str, others: &[(&str, &str)]) -> String {
         if let Some((other, _)) = others.iter().find(|(_, text)| !text.is_empty() && message.contains(text)) {
             return format!(" as {other}");
@@ -45,8 +48,8 @@ fn status(output: &Output) -> String {
     output.status.code().map_or_else(|| "killed".to_owned(), |code| format!("status {code}"))
 }
 
-/// What the toolkit does with `file`. `folder` is for temporary files, `stream` a valid stream, for images that one may be
-/// saved into.
+/// What the toolkit does with `file`. `folder` is for temporary files, `stream` a valid stream, for
+/// images that one may be saved into.
 ///
 /// # Panics
 ///
@@ -90,7 +93,8 @@ pub fn said(file: &Malformed, stream: &Path, folder: &Path) -> Said {
     said
 }
 
-/// The findings of `snapinspect check` with their severities and offsets, without its notes on the file as a whole.
+/// The findings of `snapinspect check` with their severities and offsets, without its notes on the
+/// file as a whole.
 fn check(said: &mut Said, path: &Path, walked: &str, reverted: &str) {
     let output = Command::new(snapinspect()).arg("check").arg(path).output().expect("the program runs");
     let mut reasons = Vec::new();

@@ -1,5 +1,5 @@
-//! A mapped-ram file: two blocks, some pages of each. The readers of streams and a save refuse it by its capability; the
-//! inspector reads it.
+//! A mapped-ram file: two blocks, some pages of each. The readers of streams and a save refuse it
+//! by its capability; the inspector reads it.
 
 use migration_stream::{
     Configuration, RAM_SECTION_VERSION, RamBlock, put_configuration, put_end_of_section, put_file_header,
@@ -132,7 +132,8 @@ pub(super) fn recipes() -> Recipes {
 /// A file whose first block is elsewhere, as shared memory.
 pub(super) fn shared() -> Recipes {
     let mut r = Recipes::new(Kind::Stream, base("mapped-shared", true));
-    // An entry: name (7), length (8), address (8), version (4), page size (8), offset of the bitmap (8), of the pages (8).
+    // An entry: name (7), length (8), address (8), version (4), page size (8), offset of the bitmap
+    // (8), of the pages (8).
     r.set("bitmap-offset", "a bitmap of a block that is elsewhere", ("entry", 41), &[0x10]);
     r.set("pages-offset", "pages of a block that is elsewhere", ("entry", 48), &[0x10]);
     r.set("version-2", "an entry of version 2", ("entry", 26), &[2]);

@@ -1,7 +1,9 @@
-//! The files in `corpus/malformed/`: each a valid one with one named change, made anew by these recipes at any time.
+//! The files in `corpus/malformed/`: each a valid one with one named change, made anew by these
+//! recipes at any time.
 //!
-//! A recipe is a line: the file's name, what was changed, where, and to what. Beside each file is a text that says what the
-//! toolkit does with it; a test compares both with what the recipes and the toolkit make.
+//! A recipe is a line: the file's name, what was changed, where, and to what. Beside each file is a
+//! text that says what the toolkit does with it; a test compares both with what the recipes and the
+//! toolkit make.
 
 mod answers;
 mod base;

@@ -136,7 +136,7 @@ pub(super) fn recipes() -> Recipes {
         let package = bytes[from..to].to_vec();
         bytes.splice(to..to, package);
     });
-    r.make("package-missing", "no package: pages that nobody listens for", |bytes, base| {
+    r.make("package-missing", "no package: pages that no one listens for", |bytes, base| {
         bytes.drain(base.at("packaged")..base.at("part"));
     });
     r.make("discard-late", "DISCARD behind the package", |bytes, base| {

@@ -1,5 +1,6 @@
-//! A QCOW2 image with an internal snapshot, as `savevm` makes it: header, snapshot table, the snapshot's L1 and L2 tables,
-//! the VM state, refcount table and block, in a cluster of 64 KiB each.
+//! A QCOW2 image with an internal snapshot, as `savevm` makes it: header, snapshot table, the
+//! snapshot's L1 and L2 tables, the VM state, refcount table and block, in a cluster of 64 KiB
+//! each.
 
 use migration_stream::{
     BlockList, Configuration, RamBlock, SectionId, put_configuration, put_end_of_section, put_file_header,
@@ -11,7 +12,7 @@ use super::{Kind, Recipes, base::Base};
 const CLUSTER_BYTES: usize = 65536;
 /// The same, and so where the second one begins.
 const CLUSTER: u64 = CLUSTER_BYTES as u64;
-/// What an L1 entry stands for.
+/// What an L1 entry covers.
 const SPAN: u64 = CLUSTER / 8 * CLUSTER;
 /// Entries of an L1 table of one cluster.
 const L1_ENTRIES: u32 = 8192;

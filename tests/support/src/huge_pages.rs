@@ -4,8 +4,8 @@ use std::fs;
 
 use crate::not_run;
 
-/// Whether `count` reserved pages of 2 MiB are free; some are reserved first where that is needed and allowed (root). Where
-/// it is not, the test is to return: this has said why, or failed in CI.
+/// Whether `count` reserved pages of 2 MiB are free; some are reserved first where that is needed
+/// and allowed (root). Where it is not, the test is to return: this has said why, or failed in CI.
 #[must_use]
 pub fn huge_pages_or_skip(count: u64) -> bool {
     if free() < count {

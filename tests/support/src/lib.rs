@@ -1,4 +1,5 @@
-//! What a test does without a thing that it needs ([`not_run`], [`in_part`]), and where QEMU's programs are ([`programs`]).
+//! What a test does without a thing that it needs ([`not_run`], [`in_part`]), and where QEMU's
+//! programs are ([`programs`]).
 //!
 //! `cargo test-all` runs all tests and ends with a line that counts both kinds of skip, and their reasons.
 

@@ -1,4 +1,5 @@
-//! Where the programs of QEMU are: what a variable names, what `PATH` has, what `.ci/qemu` has unpacked below `.prefix`.
+//! Where the programs of QEMU are: what a variable names, what `PATH` has, what `.ci/qemu` has
+//! unpacked below `.prefix`.
 
 use std::{
     env,
@@ -6,7 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The trees of `.prefix` in which programs for images are looked for, in this order: they read what all others wrote.
+/// The trees of `.prefix` in which programs for images are looked for, in this order: they read
+/// what all others wrote.
 const TREES: [&str; 4] = ["qemu-10.0", "qemu-11.1", "qemu-7.2", "qemu-5.2"];
 
 /// The first file called `name` in `PATH`.
@@ -29,14 +31,16 @@ pub fn qemu_img() -> Option<PathBuf> {
     named("QEMU_IMG").or_else(|| found("qemu-img"))
 }
 
-/// `qemu-io`: what `QEMU_IO` names, else the one beside what `QEMU_IMG` names, the one in `PATH`, one below `.prefix`.
+/// `qemu-io`: what `QEMU_IO` names, else the one beside what `QEMU_IMG` names, the one in `PATH`,
+/// one below `.prefix`.
 #[must_use]
 pub fn qemu_io() -> Option<PathBuf> {
     let beside = || Some(named("QEMU_IMG")?.with_file_name("qemu-io")).filter(|path| path.is_file());
     named("QEMU_IO").or_else(beside).or_else(|| found("qemu-io"))
 }
 
-/// The emulator of another target than x86-64, as "aarch64": the one in the tree of 7.2, else the one in `PATH`.
+/// The emulator of another target than x86-64, as "aarch64": the one in the tree of 7.2, else the
+/// one in `PATH`.
 #[must_use]
 pub fn emulator(target: &str) -> Option<PathBuf> {
     let name = format!("qemu-system-{target}");

@@ -9,7 +9,8 @@ use std::{
     thread,
 };
 
-/// Environment variable: a file that every skip is appended to, a line each: kind, package, test and reason, between tabs.
+/// Environment variable: a file that every skip is appended to, a line each: kind, package, test
+/// and reason, between tabs.
 pub const RECORD: &str = "TEST_SKIPS";
 
 /// How much of a test was skipped.
@@ -38,10 +39,11 @@ impl Kind {
     }
 }
 
-/// Says that the running test is not run at all for `reason`, as "no QEMU 7.2: run .ci/qemu"; it is to return.
+/// Says that the running test is not run at all for `reason`, as "no QEMU 7.2: run .ci/qemu"; it is
+/// to return.
 ///
-/// The message goes to the process's own stderr, past the test harness's capture, so that it is seen although the test
-/// passes; each reason once for a test.
+/// The message goes to the process's own stderr, past the test harness's capture, so that it is
+/// seen although the test passes; each reason once for a test.
 ///
 /// # Panics
 ///

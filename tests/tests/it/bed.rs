@@ -1,5 +1,5 @@
-//! The test bed itself, with `cat` in the place of the tool: the guest comes through a save and a revert, and a page
-//! that is not right is noticed.
+//! The test bed itself, with `cat` in the place of the tool: the guest comes through a save and a
+//! revert, and a page that is not right is noticed.
 
 use std::{fs, io::Seek, os::fd::AsFd};
 
@@ -82,8 +82,8 @@ fn precopy_of_a_busy_guest_through_a_descriptor_reverts_elsewhere() {
     }
 }
 
-/// The checker is checked: RAM that kept pages of another moment must be reported. A few pages, for the guest may
-/// rewrite one before it verifies it.
+/// The checker is checked: RAM that kept pages of another moment must be reported. A few pages, for
+/// the guest may rewrite one before it verifies it.
 #[test]
 fn guest_notices_stale_pages() {
     with_each_qemu(|binary, guest| {

@@ -1,5 +1,5 @@
-//! Real QEMU with the capabilities and properties that change a stream, over pipes, sockets and descriptors: what the
-//! source sent is what the image gives back, and a destination takes it.
+//! Real QEMU with the capabilities and properties that change a stream, over pipes, sockets and
+//! descriptors: what the source sent is what the image gives back, and a destination takes it.
 
 use std::{
     fs,
@@ -222,7 +222,7 @@ fn descriptors_carry_saves_and_reverts() {
     });
 }
 
-/// RAM that is not in the stream cannot be stored: the capability is named, and QEMU is told.
+/// RAM that is not in the stream cannot be stored: the capability is named, and the migration fails in QEMU.
 #[test]
 fn ignored_shared_ram_is_refused_by_name() {
     with_each_qemu(|binary, guest| {

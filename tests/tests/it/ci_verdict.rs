@@ -1,5 +1,5 @@
-//! `docs/ci-verdict.md` does what it says: its machines, its known differences and its workflow, taken out of it and run in
-//! a repository as it describes, with both QEMUs.
+//! `docs/ci-verdict.md` does what it says: its machines, its known differences and its workflow,
+//! taken out of it and run in a repository as it describes, with both QEMUs.
 
 use std::{
     env, fs,

@@ -1,5 +1,5 @@
-//! Every stream of the corpus through the tool: saved, judged, reverted, compared; and streams and images that are not
-//! whole.
+//! Every stream of the corpus through the tool: saved, judged, reverted, compared; and streams and
+//! images that are not whole.
 
 use std::{
     collections::BTreeMap,
@@ -193,7 +193,8 @@ fn flipped_bits_never_reach_the_guest() {
     assert!(noticed * 10 > places * 9, "{noticed} of {places} flipped bits were noticed");
 }
 
-/// Places in an image to damage: two in every 64 KiB that hold more than zeros, and all of the start of the header.
+/// Places in an image to damage: two in every 64 KiB that hold more than zeros, and all of the
+/// start of the header.
 fn bytes_that_matter(image: &[u8]) -> Vec<usize> {
     let mut places: Vec<usize> = (0..112).step_by(3).collect();
     for (index, chunk) in image.chunks(16 << 10).enumerate() {
@@ -250,14 +251,14 @@ fn image_too_small_says_what_is_needed() {
     assert_fails(&output, 2, "the image is too small");
 }
 
-/// What somebody may want to keep is refused, and not one byte of it changes.
+/// What a user may want to keep is refused, and not one byte of it changes.
 #[test]
 fn somebody_elses_images_are_left_alone() {
     let Some(program) = qemu_img_or_skip() else { return };
     let bench = Bench::new("qemu-10.0-pc");
     let (image, raw) = (bench.path("image"), bench.path("raw"));
     fs::write(&raw, vec![0x5a; 1 << 20]).expect("a small file");
-    // What qemu-img is told, IMAGE and RAW standing for the paths.
+    // Arguments of qemu-img, with IMAGE and RAW instead of the paths.
     let cases: [(&str, &[&str]); 8] = [
         ("a disk with data", &["convert -f raw -O qcow2 -o cluster_size=1M RAW IMAGE"]),
         ("a disk with compressed data", &["convert -c -f raw -O qcow2 -o cluster_size=1M RAW IMAGE"]),

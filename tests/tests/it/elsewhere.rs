@@ -1,5 +1,5 @@
-//! Saves whose RAM is not where a destination looks for it: salvaged, or left where it is. A real QEMU loads what becomes of
-//! them, and the guest itself verifies every page of its memory.
+//! Saves whose RAM is not where a destination looks for it: salvaged, or left where it is. A real
+//! QEMU loads what becomes of them, and the guest itself verifies every page of its memory.
 
 use std::{
     fs,
@@ -61,7 +61,8 @@ fn words(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// Saves a guest by background-snapshot into a mapped-ram file; gives how often it had verified its memory, at most.
+/// Saves a guest by background-snapshot into a mapped-ram file; gives how often it had verified its
+/// memory, at most.
 fn saved_in_background(binary: &Binary, guest: &Guest, file: &Path) -> Option<u32> {
     let mut source = running(binary, guest, config());
     if !source.background_snapshot_or_skip() {

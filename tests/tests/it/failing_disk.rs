@@ -1,5 +1,6 @@
-//! A real block device that fails below a real file system, under saves and reverts: the kernel's own errors, as io_uring,
-//! Linux AIO and threads report them, in `write`, in write-back, in `fsync`, in `read`.
+//! A real block device that fails below a real file system, under saves and reverts: the kernel's
+//! own errors, as io_uring, Linux AIO and threads report them, in `write`, in write-back, in
+//! `fsync`, in `read`.
 //!
 //! `FAULTS` (2) says at how many moments of each kind of save and revert.
 
@@ -22,7 +23,7 @@ const WAYS: [&str; 5] = [
     "file.aio=threads",
     "file.aio=threads,cache.direct=on",
 ];
-/// For ever; once.
+/// From then on; once.
 const LASTING: [u64; 2] = [u64::MAX, 1];
 
 fn faults() -> u64 {
@@ -117,7 +118,7 @@ fn failing_writes_and_flushes_fail_the_save() {
                         {
                             assert_same(&old, &back.stdout)
                         }
-                        // The last flush failed, that of the folder: nobody can say what is durable.
+                        // The last flush failed, that of the folder: no one can say what is durable.
                         Some(_) => assert_whole(&image, Some(&new)),
                         None => assert_ne!(target, Target::Old, "{what}: the old snapshot is gone"),
                     }

@@ -1,5 +1,5 @@
-//! Failures as a real QEMU sees them: the migration fails, the guest goes on, and no image comes out of it that a tool
-//! takes for a snapshot.
+//! Failures as a real QEMU sees them: the migration fails, the guest goes on, and no image comes
+//! out of it that a tool takes for a snapshot.
 
 use std::{
     fs,
@@ -39,7 +39,8 @@ fn assert_failed(source: &mut Qemu, outcome: &Outcome, image: &Path, wanted: &st
     }
 }
 
-/// At any moment: from the first write to the reservation of the VM state, behind 28 MiB of pages that are not zero.
+/// At any moment: from the first write to the reservation of the VM state, behind 28 MiB of pages
+/// that are not zero.
 #[test]
 fn full_disk_fails_the_migration_and_the_guest_goes_on() {
     for room_mib in [0, 1, 4, 12, 24, 28] {
@@ -62,7 +63,8 @@ fn full_disk_fails_the_migration_and_the_guest_goes_on() {
     }
 }
 
-/// The pipe of a guest with much RAM is wide, and most of its pages are 9 bytes each: still what is missing at the end shows.
+/// The pipe of a guest with much RAM is wide, and most of its pages are 9 bytes each: still what is
+/// missing at the end shows.
 #[test]
 fn disk_that_is_full_at_the_end_of_a_large_guest_fails_the_migration() {
     let Some(large) = SmallDisk::mounted_or_skip(256 << 20) else { return };
@@ -143,7 +145,7 @@ fn locked_image_fails_the_migration() {
     });
 }
 
-/// The destination must not wait for ever: it is sent what it refuses at once.
+/// The destination must not wait without end: it is sent bytes that it refuses at once.
 #[test]
 fn failed_revert_ends_the_destination_at_once() {
     with_each_qemu(|binary, guest| {
@@ -192,7 +194,8 @@ fn damaged_image_never_completes_a_revert() {
             Outcome::Failed(words) => words,
             other => panic!("{other:?}"),
         };
-        // Clusters lie in the order in which they were full: most are of pc.ram, some of firmware or its tables.
+        // Clusters lie in the order in which they were full: most are of pc.ram, some of firmware
+        // or its tables.
         assert!(words.contains("ram block \"") && words.contains("page checksum"), "{words}");
     });
 }
@@ -213,7 +216,8 @@ fn cancelled_migration_leaves_no_snapshot() {
     });
 }
 
-/// Killed at any moment, a save that replaces leaves the old snapshot or the new one, whole. `KILLS` sets how often.
+/// Killed at any moment, a save that replaces leaves the old snapshot or the new one, whole.
+/// `KILLS` sets how often.
 #[test]
 fn killed_overwrite_leaves_the_old_or_the_new_snapshot() {
     let kills = std::env::var("KILLS").ok().and_then(|count| count.parse().ok()).unwrap_or(40_u32);

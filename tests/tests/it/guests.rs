@@ -1,4 +1,5 @@
-//! Guests that must not be lost, and failures that their QEMU must see: what depends on machine type, release and timing.
+//! Guests that must not be lost, and failures that their QEMU must see: what depends on machine
+//! type, release and timing.
 
 use std::{
     env,
@@ -25,8 +26,8 @@ fn reverts_with_preempt(saved: &Saved, binary: &Binary, guest: &Guest) {
     saved.assert_goes_on(&mut destination);
 }
 
-/// Requests cross the end of the preempt channel, which depends on the release, while the machine type says only which
-/// releases it cannot be. `PREEMPT_RUNS` sets how often each pair is tried.
+/// Requests cross the end of the preempt channel, which depends on the release, while the machine
+/// type says only which releases it cannot be. `PREEMPT_RUNS` sets how often each pair is tried.
 #[test]
 fn preempt_comes_to_its_end_with_every_machine_type_on_every_release() {
     let Some(guest) = Guest::built_or_skip() else { return };
@@ -37,7 +38,8 @@ fn preempt_comes_to_its_end_with_every_machine_type_on_every_release() {
     for (number, source) in binaries.iter().enumerate() {
         for machine in ["pc", "pc-i440fx-7.2", "pc-q35-7.2"] {
             let of_one_release = machine == "pc";
-            // A stream of a common type is the same whoever sent it: the oldest sends one, the newest the other.
+            // A stream of a common type is the same whoever sent it: the oldest sends one, the
+            // newest the other.
             let sends = match machine {
                 "pc-i440fx-7.2" => number == 0,
                 "pc-q35-7.2" => number == binaries.len() - 1,
@@ -65,8 +67,8 @@ fn shared_memory(name: &str) -> PathBuf {
     Path::new("/dev/shm").join(format!("{name}-{}", std::process::id()))
 }
 
-/// The whole stream of such a guest is hardly more than what a pipe holds, and the refusal comes with its last part.
-/// `REFUSAL_RUNS` sets how often each machine is tried.
+/// The whole stream of such a guest is hardly more than what a pipe holds, and the refusal comes
+/// with its last part. `REFUSAL_RUNS` sets how often each machine is tried.
 #[test]
 fn refusal_of_a_small_stream_fails_the_migration() {
     with_each_qemu(|binary, guest| {
@@ -109,7 +111,7 @@ fn refusal_of_a_small_stream_fails_the_migration() {
                     source.wait_running();
                     let passes = source.console().passes();
                     source.console().wait_passes(1);
-                    assert!(source.console().passes() > passes, "{what}: the guest stands still");
+                    assert!(source.console().passes() > passes, "{what}: the guest has stopped");
                 }
                 let _ = std::fs::remove_file(&file);
             }

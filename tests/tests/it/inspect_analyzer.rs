@@ -1,4 +1,5 @@
-//! `snapinspect` beside QEMU's own `analyze-migration.py`: the same values of device fields, many times faster.
+//! `snapinspect` beside QEMU's own `analyze-migration.py`: the same values of device fields, many
+//! times faster.
 
 use migration_stream::{BlockList, Entry, Options, Record, SectionId, SliceReader, ram};
 use serde_json::Value;
@@ -16,7 +17,8 @@ use std::{
 /// Fields of a device by their paths, as numbers.
 type Fields = BTreeMap<String, u64>;
 
-/// Numbers among what the analyzer says of a device. It writes them in hex, with as many digits as their bytes have.
+/// Numbers among what the analyzer says of a device. It writes them in hex, with as many digits as
+/// their bytes have.
 fn analyzed(value: &Value, path: &str, out: &mut Fields) {
     let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
     match value {
@@ -66,8 +68,9 @@ fn inspected(file: &Path) -> BTreeMap<String, Fields> {
     devices
 }
 
-/// Streams that the analyzer of 7.2 understands, without their commands: it knows no XBZRLE, no compression and no bitmaps,
-/// and wants footers, a vmdesc, and a configuration. Of an array of 11.1, whose elements have no index, it keeps the last element.
+/// Streams that the analyzer of 7.2 understands, without their commands: it knows no XBZRLE, no
+/// compression and no bitmaps, and wants footers, a vmdesc, and a configuration. Of an array of
+/// 11.1, whose elements have no index, it keeps the last element.
 fn understood(name: &str) -> bool {
     let not = [
         "xbzrle",
@@ -110,7 +113,8 @@ fn fields_have_the_values_that_qemus_own_analyzer_reads() {
         let Some(mut analyzer) = analyzer_or_skip() else { return };
         let output = analyzer.args(["-d", "state", "-f"]).arg(&file).output().expect("it runs");
         if !output.status.success() {
-            // It looks for the first brace behind the last NUL, which in some streams is a part of the vmdesc's length.
+            // It looks for the first brace behind the last NUL, which in some streams is a part of
+            // the vmdesc's length.
             let text = String::from_utf8_lossy(&output.stderr);
             assert!(text.contains("No Debug Migration device found"), "{name}: {text}");
             not_found += 1;
@@ -240,9 +244,9 @@ fn read_pipe(file: &Path) -> Duration {
     start.elapsed()
 }
 
-/// What is promised: ten times as fast as the analyzer, in at most 64 MiB, whatever the size. The analyzer cannot read a
-/// pipe, and passes over pages by seeking; there a check is held to what reading alone takes. The best of three rounds each,
-/// one after the other.
+/// What is promised: ten times as fast as the analyzer, in at most 64 MiB, whatever the size. The
+/// analyzer cannot read a pipe, and passes over pages by seeking; there a check is held to what
+/// reading alone takes. The best of three rounds each, one after the other.
 #[test]
 #[ignore = "minutes, and needs --release and an idle machine: .ci/nightly runs it"]
 fn a_check_of_2_gib_is_ten_times_as_fast_as_the_analyzer_in_64_mib() {

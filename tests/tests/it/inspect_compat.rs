@@ -1,5 +1,5 @@
-//! What `snapinspect compat` says, against what a real QEMU does with the same stream: what does not load was never called
-//! safe, and what loads was never called broken.
+//! What `snapinspect compat` says, against what a real QEMU does with the same stream: what does
+//! not load was never called safe, and what loads was never called broken.
 
 use serde_json::Value;
 use snapshot_tests::{Binary, Config, Guest, Outcome, Qemu, Version, Workload, tool::snapinspect};

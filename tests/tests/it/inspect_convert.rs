@@ -1,4 +1,5 @@
-//! What `snapinspect convert` writes is loaded by a real QEMU, and the guest itself verifies every page of its memory.
+//! What `snapinspect convert` writes is loaded by a real QEMU, and the guest itself verifies every
+//! page of its memory.
 
 use serde_json::json;
 use snapshot_tests::{
@@ -113,7 +114,8 @@ fn a_busy_guest_of_7_2_is_converted_for_10_0() {
     destination.quit();
 }
 
-/// Pages come again and again, on either channel, and the last one counts: the guest itself finds a stale one.
+/// Pages come again and again, on either channel, and the last one counts: the guest itself finds a
+/// stale one.
 #[test]
 fn channels_of_a_busy_guest_in_several_rounds_become_a_stream_that_qemu_loads() {
     let Some(guest) = Guest::built_or_skip() else { return };

@@ -40,8 +40,8 @@ fn assert_kind(kind: &str, file: &Path) {
     assert!(text.contains(&format!("kind=\"{kind}\"")), "{}", text.lines().next().unwrap_or_default());
 }
 
-/// Starts a machine without a guest of ours, lets its firmware run for a moment, and saves it with these commands of the
-/// monitor.
+/// Starts a machine without a guest of ours, lets its firmware run for a moment, and saves it with
+/// these commands of the monitor.
 fn save_plain(program: &Path, arguments: &[&str], commands: &str) {
     let mut child = Command::new(program)
         .args(["-display", "none", "-nodefaults", "-no-user-config", "-monitor", "stdio"])

@@ -1,7 +1,9 @@
-//! What the toolkit does with each file in `corpus/malformed/`, and that these files are what the recipes make.
+//! What the toolkit does with each file in `corpus/malformed/`, and that these files are what the
+//! recipes make.
 //!
-//! `NAME.txt` beside each file has exit statuses, kinds of errors, offsets and numbers. The wording of messages is in
-//! `malformed.words` (the parser's in `parser/tests/it/malformed.words`). `UPDATE=1` writes all of it anew: look at the difference before you commit it.
+//! `NAME.txt` beside each file has exit statuses, kinds of errors, offsets and numbers. The wording
+//! of messages is in `malformed.words` (the parser's in `parser/tests/it/malformed.words`).
+//! `UPDATE=1` writes all of it anew: look at the difference before you commit it.
 
 use std::{
     collections::BTreeSet,

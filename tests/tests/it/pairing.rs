@@ -29,8 +29,8 @@ fn write_disk(qemu: &mut Qemu, byte: u8) {
     qemu.execute("human-monitor-command", json!({ "command-line": line }));
 }
 
-/// Panics unless the first MiB of the image `file`, its backing file included, is filled with `byte`. From outside, for
-/// what the monitor's own disk tester finds goes to QEMU's stdout.
+/// Panics unless the first MiB of the image `file`, its backing file included, is filled with
+/// `byte`. From outside, for what the monitor's own disk tester finds goes to QEMU's stdout.
 fn assert_filled(program: &Path, file: &Path, byte: u8) {
     let plain = file.with_extension("raw");
     let [from, to] = [file, &plain].map(|path| path.to_str().expect("a UTF-8 path"));
@@ -55,7 +55,8 @@ fn pair(binary: &Binary, guest: &Guest, program: &Path) {
     }
     write_disk(&mut source, 1);
 
-    // 1. Stop. 2. Freeze the disks: later writes go to overlays. 3. Start the save. 4. Go on when it is under way.
+    // 1. Stop. 2. Freeze the disks: later writes go to overlays. 3. Start the save. 4. Go on when
+    //    it is under way.
     source.execute("stop", json!({}));
     let snapshot =
         json!({ "node-name": "disk0", "snapshot-file": overlay, "snapshot-node-name": "overlay0" });
@@ -65,7 +66,8 @@ fn pair(binary: &Binary, guest: &Guest, program: &Path) {
     let end = Instant::now() + Duration::from_secs(30);
     loop {
         let info = source.execute("query-migrate", json!({}));
-        // "active" alone may be told before the device state has been saved; pages are sent only after it was.
+        // "active" alone may be told before the device state has been saved; pages are sent only
+        // after it was.
         let pages = |kind: &str| info["ram"][kind].as_u64().unwrap_or(0);
         if info["status"] == "completed" || pages("normal") + pages("duplicate") > 0 {
             break;

@@ -1,4 +1,5 @@
-//! Postcopy reverts into real QEMUs: the guest runs at once, goes on from the saved moment, and itself verifies every page.
+//! Postcopy reverts into real QEMUs: the guest runs at once, goes on from the saved moment, and
+//! itself verifies every page.
 
 use std::{
     ffi::OsStr,

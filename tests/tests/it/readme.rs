@@ -52,7 +52,8 @@ fn placed(text: &str, folder: &Path) -> String {
         .replace("/run/", &format!("{}/", folder.display()))
 }
 
-/// Gives QEMU the lines of a block; where it asks how far a migration is, that is asked until there is an end.
+/// Gives QEMU the lines of a block; where it asks how far a migration is, that is asked until there
+/// is an end.
 fn execute(qemu: &mut Qemu, block: &str) {
     for line in block.lines() {
         let command: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"));

@@ -1,5 +1,5 @@
-//! The main job with real QEMU: a guest is saved into an image and reverted from it, goes on from the saved moment, and
-//! itself verifies every page of its memory.
+//! The main job with real QEMU: a guest is saved into an image and reverted from it, goes on from
+//! the saved moment, and itself verifies every page of its memory.
 
 use std::{ffi::OsStr, fs, path::Path};
 
@@ -16,8 +16,8 @@ enum How {
     Precopy,
 }
 
-/// Saves a guest that has verified its memory once; gives it with the number of its passes before the save. [`None`]
-/// where this machine cannot do it.
+/// Saves a guest that has verified its memory once; gives it with the number of its passes before
+/// the save. [`None`] where this machine cannot do it.
 fn saved(binary: &Binary, guest: &Guest, config: Config, how: How, image: &Path) -> Option<(Qemu, u32)> {
     let mut source = Qemu::start(binary, guest, config);
     source.console().wait_ready();
@@ -94,7 +94,7 @@ fn precopy_reverts() {
 }
 
 /// Pages are sent many times, zero after normal and normal after zero. QEMU itself may lose some of them: see
-/// [`Workload::IDLE`]. That is told apart from a loss of ours by loading the stream without the tool.
+/// [`Workload::IDLE`]. Loading the stream without the tool shows whether the loss is ours.
 #[test]
 fn precopy_of_a_busy_guest_reverts() {
     let Some(guest) = Guest::built_or_skip() else { return };
@@ -131,7 +131,8 @@ fn busy_precopy_comes_back(binary: &Binary, guest: &Guest, config: &Config) -> b
     false
 }
 
-/// Most of the device's block is unplugged: its pages are never sent. From 8.1 on, its state comes before RAM.
+/// Most of the device's block is unplugged: its pages are never sent. From 8.1 on, its state comes
+/// before RAM.
 #[test]
 fn guest_with_virtio_mem_reverts() {
     with_each_qemu(|binary, guest| {

@@ -16,7 +16,7 @@ fn memory_of_a_file_is_refused_before_the_guest_is_touched() {
     let error = Prepared::new(vec![ram.clone().into(), file.into()], Options::default()).unwrap_err();
     let Error::Unprotectable { region: 1, length: 65536, .. } = &error else { panic!("{error}") };
     assert!(error.to_string().contains("cannot be write-protected"), "{error}");
-    // Nothing is left protected: nobody would serve the fault.
+    // Nothing is left protected: no one would serve the fault.
     ram.store(0, 1);
     assert_eq!(ram.load(0), 1);
 }

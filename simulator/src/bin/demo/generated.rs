@@ -1,4 +1,5 @@
-//! The demo where page faults cannot be handled: a generated VM is saved through a pipe, and the revert is read back.
+//! The demo where page faults cannot be handled: a generated VM is saved through a pipe, and the
+//! revert is read back.
 
 use crate::{Cli, Result, check, size};
 use migration_stream::{Entry, Page, PageContent, Record, StreamReader};

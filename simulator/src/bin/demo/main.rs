@@ -1,5 +1,6 @@
-//! `cargo demo`: the main job without QEMU. A busy VM is saved in the background, the image is checked, the VM is reverted
-//! from it in postcopy, and every page that its guest finds is compared.
+//! `cargo demo`: the main job without QEMU. A busy VM is saved in the background, the image is
+//! checked, the VM is reverted from it in postcopy, and every page that its guest finds is
+//! compared.
 
 mod generated;
 mod real;
@@ -14,7 +15,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-/// Save a busy VM, check the image, revert it in postcopy, compare: without QEMU, or with --qemu on a real one.
+/// Save a busy VM, check the image, revert it in postcopy, compare: without QEMU, or with --qemu on
+/// a real one.
 #[derive(Debug, Parser)]
 struct Cli {
     /// RAM of the VM, in MiB
@@ -72,7 +74,7 @@ fn with_qemu() -> Result<()> {
     ])
 }
 
-/// The tool stands beside this program.
+/// The tool is in the folder of this program.
 fn tool() -> Result<PathBuf> {
     cargo(&["build", "--release", "--package", "qemu-snapshot"])?;
     let own = std::env::current_exe()?;

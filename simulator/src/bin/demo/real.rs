@@ -1,5 +1,5 @@
-//! The demo with memory, threads and page faults: source under load, background snapshot, `qemu-snapshot`, image, postcopy
-//! revert, destination under load.
+//! The demo with memory, threads and page faults: source under load, background snapshot,
+//! `qemu-snapshot`, image, postcopy revert, destination under load.
 
 use crate::{Cli, Result, check, size};
 use background_snapshot::{Strategy, Unpopulated};
@@ -9,7 +9,7 @@ use vm_simulator::real::destination::{self, DestinationConfig};
 use vm_simulator::real::source::{self, Mode, SourceConfig};
 use vm_simulator::real::{Address, Connection, Faults, Load, Times, Workload};
 
-/// Nobody is silent for that long.
+/// No end is silent for that long.
 const TIMEOUT: Duration = Duration::from_secs(120);
 /// How long the destination's guest works on when everything is there.
 const RUN_FOR: Duration = Duration::from_millis(200);

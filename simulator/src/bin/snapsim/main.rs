@@ -1,6 +1,7 @@
 //! `snapsim`: a source and a destination of migrations without QEMU.
 //!
-//! Exit status 0: done, and everything was right. 1: what came from the other end is wrong. 2: it could not be done.
+//! Exit status 0: done, and everything was right. 1: what came from the other end is wrong. 2: it
+//! could not be done.
 
 mod destination;
 mod explore;
@@ -74,7 +75,7 @@ fn run(command: &Command) -> Result<(), Failure> {
     }
 }
 
-/// The exit status that a result stands for; says on stderr what went wrong.
+/// The exit status of a result; prints to stderr what went wrong.
 fn end(result: Result<(), Failure>) -> ExitCode {
     let (text, status) = match result {
         Ok(()) => return ExitCode::SUCCESS,
@@ -82,7 +83,7 @@ fn end(result: Result<(), Failure>) -> ExitCode {
         Err(Failure::Usage(text)) => (text, 2),
         Err(Failure::Found(count)) => (format!("{count} seeds failed"), 1),
     };
-    // There is nobody to tell if stderr is gone.
+    // No one reads it if stderr is gone.
     let _ = writeln!(io::stderr(), "snapsim: {text}");
     ExitCode::from(status)
 }

@@ -7,7 +7,8 @@ use vm_simulator::real::{Fault, Faults, Load, MemoryKind, TARGET_PAGE_BYTES, Wor
 /// What the guest does.
 #[derive(Debug, Args)]
 pub(super) struct LoadArguments {
-    /// What the guest touches: idle, sequential, random, zipf, hot-cold, trace:FILE (numbers of pages, one per line)
+    /// What the guest touches: idle, sequential, random, zipf, hot-cold, trace:FILE (numbers of
+    /// pages, one per line)
     #[arg(long, default_value = "idle", value_parser = Workload::parse)]
     workload: Workload,
     /// Threads of the guest

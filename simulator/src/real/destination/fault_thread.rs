@@ -78,7 +78,7 @@ fn missing(shared: &Shared, userfault: &Userfault, block: usize, offset: usize) 
     }
 }
 
-/// A page that the devices need and that will never come. A QEMU destination waits for ever.
+/// A page that the devices need and that will never arrive. A QEMU destination waits without end.
 pub(super) fn unanswered(shared: &Shared, block: usize, offset: usize) -> Error {
     let name = name_text(&shared.memory.blocks()[block].name);
     let state = shared.state();

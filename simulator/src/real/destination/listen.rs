@@ -12,8 +12,9 @@ use migration_stream::{Command, Page, PageContent, Record, name_text};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// The preempt channel has brought everything when it was quiet for so long behind the main channel's end mark. A request
-/// may have crossed that mark and never be answered, so it is not enough to wait for all of them.
+/// The preempt channel has brought everything when it was quiet for so long behind the main
+/// channel's end mark. A request may have crossed that mark and never be answered, so it is not
+/// enough to wait for all of them.
 const QUIET: Duration = Duration::from_millis(200);
 
 /// How a channel ended.

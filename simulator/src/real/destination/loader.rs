@@ -1,4 +1,5 @@
-//! The main thread while RAM is loaded into memory that nobody uses yet: precopy, and postcopy up to its package.
+//! The main thread while RAM is loaded into memory that is not in use yet: precopy, and postcopy up
+//! to its package.
 
 use super::DestinationConfig;
 use super::listen::out_of_order;
@@ -130,7 +131,7 @@ impl<'a> Loader<'a> {
         Ok(())
     }
 
-    /// A page into memory that nobody watches.
+    /// A page into memory that is not watched.
     fn page(
         &mut self,
         at: u64,

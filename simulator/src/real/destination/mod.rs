@@ -1,7 +1,8 @@
 //! A virtual machine that loads a stream and runs a guest on it.
 //!
-//! As in QEMU the main thread loads RAM and devices in precopy. In postcopy it loads the package from memory, while the
-//! *listen thread* reads on in the main channel and the *fault thread* makes requests of missing pages:
+//! As in QEMU the main thread loads RAM and devices in precopy. In postcopy it loads the package
+//! from memory, while the *listen thread* reads on in the main channel and the *fault thread* makes
+//! requests of missing pages:
 //!
 //! ```text
 //! main thread    precopy ... PACKAGED | LISTEN, devices (which touch RAM), RUN: the guest runs |  wait
@@ -9,7 +10,8 @@
 //! fault thread                        |       missing page -> request                          |
 //! ```
 //!
-//! After RUN a broken main channel is not the end: the destination waits for a new one and tells on it what has arrived.
+//! After RUN a broken main channel is not the end: the destination waits for a new one and reports on
+//! it what has arrived.
 
 mod fault_thread;
 mod listen;

@@ -33,7 +33,7 @@ pub struct DestinationOutcome {
     pub time_to_run: Duration,
     /// From the beginning until everything was there.
     pub time_to_complete: Duration,
-    /// From the beginning until the source was told.
+    /// From the beginning until the source was answered.
     pub total: Duration,
     /// How long the guest ran.
     pub guest_time: Duration,
@@ -47,7 +47,7 @@ pub struct DestinationOutcome {
     pub devices: Option<u64>,
     /// What it must be.
     pub expected_devices: Option<u64>,
-    /// Names of the devices, where the stream tells them.
+    /// Names of the devices, where the stream has them.
     pub device_names: Vec<String>,
     /// Bitmaps of disks.
     pub bitmaps: Bitmaps,

@@ -1,7 +1,7 @@
 //! A package: LISTEN, device sections, PINGs, RUN.
 //!
-//! Nothing in it tells how long the device sections are; QEMU knows its devices. We know how a package begins and how it
-//! ends: commands, and a section's footer before them.
+//! Nothing in it says how long the device sections are; QEMU knows its devices. We know how a
+//! package begins and how it ends: commands, and a section's footer before them.
 
 use migration_stream::{Command, Decoder, Options, Record, Step, put_file_header};
 
@@ -65,7 +65,7 @@ pub(super) fn split(bytes: &[u8]) -> Result<Package<'_>, String> {
     if bytes[start..].ends_with(&[0x08, 0, 5, 0, 0]) {
         end -= RUN_BYTES;
     }
-    // A footer's mark stands where a PING has the low byte of its length, so the two cannot be mistaken.
+    // A footer's mark is where a PING has the low byte of its length, so the two cannot be mistaken.
     while end - start > PING_BYTES && bytes[end - PING_BYTES..][..5] == [0x08, 0, 2, 0, 4] {
         end -= PING_BYTES;
     }

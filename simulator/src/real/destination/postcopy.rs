@@ -265,7 +265,8 @@ fn load_package(
         let text = format!("package without RUN in state {}", shared.state());
         return Err(Error::Refused { offset, text });
     }
-    // Before the guest touches anything: what it misses at the end mark is zero, what the devices miss is an error.
+    // Before the guest touches anything: what it misses at the end mark is zero, what the devices
+    // miss is an error.
     lock(&shared.progress).running = true;
     shared.changed.notify_all();
     let guest = start_guest(config, shared, reader)?;

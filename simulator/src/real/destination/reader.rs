@@ -21,7 +21,7 @@ pub(super) struct Reader {
     shared: Arc<Shared>,
     /// What each page must be, where that is known.
     expected: Option<Vec<Option<u64>>>,
-    /// Somebody compares, or has compared, the page.
+    /// A thread compares, or has compared, the page.
     claimed: PageBits,
     /// It is compared: from now on it may be written.
     verified: PageBits,
@@ -95,7 +95,7 @@ impl Reader {
         self.verify(page);
     }
 
-    /// Compares what nobody touched. The guest must have ended, and every page must be there.
+    /// Compares what no vCPU touched. The guest must have ended, and every page must be there.
     pub(super) fn verify_rest(&self) {
         (0..self.shared.memory.pages()).for_each(|page| self.verify(page));
     }
@@ -124,7 +124,7 @@ impl Access<()> for Reader {
             lock(&self.stalls[thread]).saturating_record(nanoseconds);
         }
         self.verify(page);
-        // A page is written only when nobody compares it any more.
+        // A page is written only when no thread compares it any more.
         let may_write = self.expected.is_none() || self.verified.has(page);
         if may_write && rng.chance(self.write_percent) {
             self.shared.memory.write_word(page, rng.index(512), rng.next_u64());

@@ -119,7 +119,7 @@ impl Shared {
         lock(&self.incoming).state()
     }
 
-    /// Gives up: keeps the first reason, and lets everybody go on who waits for a page or for the source.
+    /// Gives up: keeps the first reason, and releases all threads that wait for a page or for the source.
     pub(super) fn fail(&self, error: Error) {
         lock(&self.progress).failure.get_or_insert(error);
         self.changed.notify_all();
@@ -136,13 +136,13 @@ impl Shared {
     pub(super) fn release(&self) {
         if let Some(userfault) = lock(&self.userfault).take() {
             for region in &self.regions {
-                // It fails only for memory that is not registered, where nobody waits.
+                // It fails only for memory that is not registered, where no thread waits.
                 let _ = userfault.unregister(region);
             }
         }
     }
 
-    /// Waits until `ready`, or somebody has failed.
+    /// Waits until `ready`, or another thread has failed.
     pub(super) fn wait(
         &self,
         what: &'static str,

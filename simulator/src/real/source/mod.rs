@@ -171,8 +171,8 @@ struct Source<'a> {
     accesses_before: u64,
 }
 
-/// Makes a VM, lets its guest work, and writes its stream into the connection; `connect` makes more connections where
-/// they are needed (preempt, recovery).
+/// Makes a VM, lets its guest work, and writes its stream into the connection; `connect` makes more
+/// connections where they are needed (preempt, recovery).
 ///
 /// # Errors
 ///

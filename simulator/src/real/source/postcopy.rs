@@ -1,6 +1,8 @@
-//! Postcopy: part of RAM, then the devices, then the guest runs at the destination and RAM follows, requested pages first.
+//! Postcopy: part of RAM, then the devices, then the guest runs at the destination and RAM follows,
+//! requested pages first.
 //!
-//! After RUN a broken connection is not the end: the source connects again, asks what has arrived, and goes on.
+//! After RUN a broken connection is not the end: the source connects again, asks what has arrived,
+//! and goes on.
 
 use super::precopy::send_pages;
 use super::sender::Sender;
@@ -136,8 +138,9 @@ impl Source<'_> {
 
 /// Whether a new connection may help.
 fn broken(error: &Error) -> bool {
-    matches!(error, Error::Io { error, .. } if matches!(error.kind(),
-        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof | io::ErrorKind::NotConnected))
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected, UnexpectedEof};
+    let Error::Io { error, .. } = error else { return false };
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof | NotConnected)
 }
 
 /// Discards, and the package that starts the destination's guest.

@@ -28,7 +28,7 @@ impl Sent {
         Self(memory.blocks().iter().map(block).collect())
     }
 
-    /// Takes a page to send it; false if somebody has.
+    /// Takes a page to send it; false if another thread has.
     pub(super) fn take(&self, block: usize, page: usize) -> bool {
         !self.0[block][page].swap(true, Ordering::AcqRel)
     }
@@ -50,7 +50,7 @@ impl Sent {
     }
 }
 
-/// What came on the return path and waits for somebody.
+/// What arrived on the return path and waits for a reader.
 #[derive(Debug, Default)]
 pub(super) struct Heard {
     /// Host pages, by block and number.

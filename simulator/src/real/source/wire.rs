@@ -1,4 +1,4 @@
-//! What stands around the pages in a source's stream.
+//! What surrounds the pages in a source's stream.
 
 use super::SourceConfig;
 use crate::real::memory::{GuestMemory, TARGET_PAGE_BYTES};

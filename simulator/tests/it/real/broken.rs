@@ -135,7 +135,7 @@ fn bitmap_postcopy_that_breaks_loses_unfinished_bitmaps_only() {
     let (broken, loaded) = run(&source, &destination, closing(1, sent.sent.2 / 2));
     assert!(broken.is_err());
     let loaded = loaded.unwrap();
-    // COMPLETE stands at the end for both.
+    // COMPLETE is the end for both.
     assert_eq!(loaded.bitmaps_dropped, 2);
     assert!(loaded.bitmaps.nodes()[&b"disk0"[..]].bitmaps.is_empty());
 }

@@ -9,7 +9,7 @@ use vm_simulator::real::source::{Mode, SourceConfig};
 use vm_simulator::real::{Digest, Error, Fault, Faults, MemoryKind, Workload};
 
 const CYCLES: u64 = 100;
-/// No cycle takes longer, or somebody waits for what never comes.
+/// No cycle takes longer, or a thread waits for what never arrives.
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn workload(rng: &mut Rng) -> Workload {

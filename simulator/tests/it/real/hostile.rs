@@ -1,4 +1,4 @@
-//! Ends that misbehave: the other one says what is wrong, or copes, and nobody waits for ever.
+//! Ends that misbehave: the other one says what is wrong, or copes, and neither waits without end.
 
 use super::pair::{FaultsOf, destination, load, run, source, userfaultfd_works};
 use std::time::Duration;
@@ -81,7 +81,7 @@ fn a_silent_destination_ends_the_wait() {
     // No SHUT comes; the source hears the connection end, or waits for no longer than it may.
     let (sent, loaded) = run(&idle(), &destination, Box::new(|_| Default::default()));
     assert!(sent.is_err(), "{sent:?}");
-    // Nobody was told what is missing, but everything came in its turn.
+    // The source did not learn what is missing, but everything arrived in its turn.
     let loaded = loaded.unwrap();
     assert_eq!(loaded.arrived, loaded.pages);
 }
@@ -108,7 +108,7 @@ fn a_flipped_bit_is_an_error_or_a_wrong_page() {
                 wrong += 1
             }
             Err(_) => errors += 1,
-            Ok(loaded) => panic!("bit {number}: nobody noticed, {} wrong", loaded.wrong),
+            Ok(loaded) => panic!("bit {number}: not noticed, {} wrong", loaded.wrong),
         }
     }
     assert!(errors > 0 && wrong > 0, "{errors} errors, {wrong} wrong pages");
@@ -152,7 +152,7 @@ fn a_source_that_is_killed_leaves_a_destination_that_says_so() {
         let (sent, loaded) =
             run(&SourceConfig { faults, ..idle() }, &destination, Box::new(|_| Default::default()));
         assert!(matches!(sent, Err(Error::Killed(_))), "event {event}: {sent:?}");
-        // Before RUN that is the end; later nobody comes to recover.
+        // Before RUN that is the end; later no one recovers it.
         assert!(matches!(loaded, Err(Error::Closed { .. } | Error::Io { .. })), "event {event}: {loaded:?}");
     }
 }

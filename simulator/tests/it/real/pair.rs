@@ -49,7 +49,8 @@ pub(crate) fn no_faults() -> FaultsOf {
     Box::new(|_| Default::default())
 }
 
-/// Makes connections: the source's end here, to the receiver the destination's, which waits no longer than `patience`.
+/// Makes connections: the source's end here, to the receiver the destination's, which waits no
+/// longer than `patience`.
 fn connector(
     faults: FaultsOf,
     patience: Duration,
@@ -66,7 +67,8 @@ fn connector(
     (connect, receiver)
 }
 
-/// Runs both ends; the destination knows what it must get only if the source makes a digest and `prepare` is given it.
+/// Runs both ends; the destination knows what it must get only if the source makes a digest and
+/// `prepare` is given it.
 pub(crate) fn run(
     source: &SourceConfig,
     destination: &DestinationConfig,
@@ -78,7 +80,7 @@ pub(crate) fn run(
         let loaded = destination::run(destination, |_| {
             connections.recv_timeout(TIMEOUT).map_err(|_| io::ErrorKind::NotConnected.into())
         });
-        // A source that connects again finds nobody.
+        // A source that connects again finds no listener.
         drop(connections);
         (source.join().unwrap(), loaded)
     })

@@ -38,7 +38,7 @@ fn a_background_snapshot_is_ram_of_one_moment() {
             faults += sent.faults.0;
         }
         // One guest may not have got a processor in time, but not all of them.
-        assert!(faults > 0, "{strategy:?}: nobody wrote");
+        assert!(faults > 0, "{strategy:?}: no page was written");
     }
 }
 
@@ -91,7 +91,7 @@ fn postcopy_requests_what_the_guest_misses() {
         assert_eq!(loaded.arrived, loaded.pages);
         assert_eq!(loaded.duplicates, 0);
         assert_eq!(sent.requests, loaded.requests);
-        assert!(percent > 0 || loaded.requests > 0, "nobody missed a page");
+        assert!(percent > 0 || loaded.requests > 0, "no page was requested");
     }
 }
 

@@ -1,5 +1,5 @@
-//! The speed of postcopy reverts: how soon the guest runs, when all its pages are there, and how long it waits for a page
-//! that it touches. `cargo bench-postcopy [ROUNDS]` (5).
+//! The speed of postcopy reverts: how soon the guest runs, when all its pages are there, and how
+//! long it waits for a page that it touches. `cargo bench-postcopy [ROUNDS]` (5).
 
 mod faults;
 mod qemu;

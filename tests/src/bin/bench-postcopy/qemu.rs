@@ -9,7 +9,7 @@ use snapshot_tests::{Binary, Config, Guest, Outcome, Qemu, ToImage, Workload, ex
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// What stands before the ranges of a hot set.
+/// What precedes the ranges of a hot set.
 const MAGIC_AND_UUID_BYTES: usize = 24;
 
 /// A saved guest.
@@ -89,8 +89,9 @@ fn profile(saved: &Saved) -> PathBuf {
     name.into()
 }
 
-/// How long the guest waits for a page that it touches, in us: one processor verifies page after page, and nothing comes
-/// that it did not ask for. What it needs to verify a page that is there is taken off.
+/// How long the guest waits for a page that it touches, in us: one processor verifies page after
+/// page, and nothing comes that it did not ask for. What it needs to verify a page that is there is
+/// taken off.
 fn fault(binary: &Binary, guest: &Guest, saved: &Saved) -> f64 {
     const SECONDS: f64 = 3.0;
     let mut destination = Qemu::start(binary, guest, saved.config.incoming());
@@ -114,7 +115,8 @@ fn fault(binary: &Binary, guest: &Guest, saved: &Saved) -> f64 {
     fault - page
 }
 
-/// Replaces the profile of `saved` by one that is of no use: an eighth of its memory, scattered, the last first.
+/// Replaces the profile of `saved` by one that is of no use: an eighth of its memory, scattered,
+/// the last first.
 fn spoil(saved: &Saved) {
     let name = profile(saved);
     let recorded = std::fs::read(&name).expect("it was recorded");

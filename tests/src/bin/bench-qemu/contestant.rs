@@ -18,9 +18,9 @@ pub(crate) enum Way {
     OursStopped,
     /// `cat > FILE`, and a sync.
     Cat,
-    /// QEMU's own file with a fixed place for each page (10.0), and a sync, of a stopped guest: QEMU takes the capability
-    /// together with background snapshots, but then never writes the bitmap of pages, and cannot load the file. It uses
-    /// `direct-io` with multifd only.
+    /// QEMU's own file with a fixed place for each page (10.0), and a sync, of a stopped guest:
+    /// QEMU takes the capability together with background snapshots, but then never writes the
+    /// bitmap of pages, and cannot load the file. It uses `direct-io` with multifd only.
     MappedRam { multifd: bool, direct: bool },
 }
 
@@ -173,7 +173,7 @@ impl Contestant {
             Way::Cat => format!("sh -c 'cat > {file} && sync {file}'"),
             Way::MappedRam { .. } => return format!("file:{file}"),
         };
-        // Tells CPU time and memory of what QEMU starts.
+        // Reports CPU time and memory of what QEMU starts.
         format!("exec:/usr/bin/time -o {} -f '%U %S %M' {command}", times.display())
     }
 
@@ -189,8 +189,8 @@ impl Contestant {
     }
 }
 
-/// CPU time in seconds per GiB and memory in MiB, as `time` wrote them. It does when the tool has ended, a moment after QEMU
-/// has said that it is done.
+/// CPU time in seconds per GiB and memory in MiB, as `time` wrote them. It does when the tool has
+/// ended, a moment after QEMU has said that it is done.
 fn report(path: &Path, gib: f64) -> (f64, f64) {
     let end = Instant::now() + Duration::from_secs(5);
     while let Ok(text) = fs::read_to_string(path) {

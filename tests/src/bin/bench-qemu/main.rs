@@ -1,5 +1,6 @@
-//! The speed of save and revert with real QEMU, as ratios: all ways are measured in turns in one run on one machine, and
-//! the median is told, with what it is meant to be. Absolute numbers of a machine that others use, too, mean little.
+//! The speed of save and revert with real QEMU, as ratios: all ways are measured in turns in one
+//! run on one machine, and the median is reported, with what it is meant to be. Absolute numbers of a
+//! machine that others use, too, mean little.
 //!
 //! `cargo bench-qemu [MIB [ROUNDS]]`: RAM of the guest (2048), rounds (5).
 
@@ -32,8 +33,9 @@ fn measure_saves(
     saves
 }
 
-/// Takes as much memory as a guest will, and gives it back. Where this machine is a guest itself, its host may have taken what is
-/// free, and the first to use it would wait for that: up to several times as long as a revert takes.
+/// Takes as much memory as a guest will, and gives it back. Where this machine is a guest itself,
+/// its host may have taken what is free, and the first to use it would wait for that: up to several
+/// times as long as a revert takes.
 fn back_memory(mib: u32) {
     std::hint::black_box(vec![1_u8; (mib as usize) << 20]);
 }

@@ -6,7 +6,8 @@ use std::path::Path;
 
 const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
-/// `e_phnum` where there are more program headers than it can count; `sh_info` of the first section header has the number.
+/// `e_phnum` where there are more program headers than it can count; `sh_info` of the first section
+/// header has the number.
 const PN_XNUM: u64 = 0xffff;
 
 /// A range of memory in the file.

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use test_support::{in_part, programs::in_path};
 
-/// Bits that QEMU sets in each virtual address of long mode, also in those of processes, where they are not (`walk_pml4e`).
+/// Bits that QEMU sets in each virtual address of long mode, also in those of processes, where they
+/// are not (`walk_pml4e`).
 const HIGH_BITS: u64 = 0xffff << 48;
 
 /// QEMU 10.0, for booting takes its time, or those that `QEMU_VERSIONS` names.

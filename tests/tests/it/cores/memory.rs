@@ -16,7 +16,8 @@ const FOUR_GIB: u64 = 4 << 30;
 /// What a machine is called, the machine, and where it has RAM: address and MiB.
 type Machine = (&'static str, Config, &'static [(u64, u64)]);
 
-/// A machine whose memory comes from backends of these names and sizes in MiB, a NUMA node each, in this order.
+/// A machine whose memory comes from backends of these names and sizes in MiB, a NUMA node each, in
+/// this order.
 fn nodes(machine: &str, backends: &[(&str, u32)]) -> Config {
     let memory_mib = backends.iter().map(|(_, mib)| mib).sum();
     let mut config = Config { machine: machine.to_owned(), memory_mib, ..quiet() };

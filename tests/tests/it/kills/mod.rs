@@ -1,7 +1,8 @@
 //! `kill -9` of the tool at random moments of saves and reverts under real QEMU.
 //!
-//! `KILLS` (10) says how often for each kind of save or revert, `KILL_SEED` at which moments; it is printed. A seed does
-//! not bring a failure back for certain, since QEMU and the guest have a clock of their own.
+//! `KILLS` (10) says how often for each kind of save or revert, `KILL_SEED` at which moments; it is
+//! printed. A seed does not bring a failure back for certain, since QEMU and the guest have a clock
+//! of their own.
 
 mod reverts;
 mod saves;
@@ -77,8 +78,8 @@ impl Moments {
         struck
     }
 
-    /// Most came too late, and say nothing: the next one comes early in what the last run took, which may have been far
-    /// less than the first one.
+    /// Most came too late, and say nothing: the next one comes early in what the last run took,
+    /// which may have been far less than the first one.
     fn few(&self) -> bool {
         self.struck * 2 <= self.done
     }
@@ -95,7 +96,7 @@ fn pipe() -> (OwnedFd, OwnedFd) {
     pipe_with(PipeFlags::CLOEXEC).expect("a pipe")
 }
 
-/// Gives QEMU its end of the pipe, as `fd:channel`; nobody else has it then.
+/// Gives QEMU its end of the pipe, as `fd:channel`; no one else has it then.
 fn give(qemu: &mut Qemu, end: OwnedFd) {
     qemu.qmp().give_fd("channel", end.as_fd()).expect("QEMU takes a descriptor");
 }

@@ -1,5 +1,5 @@
-//! A killed revert harms no image. In precopy QEMU ends, and says so; in postcopy, once the guest runs, another server
-//! takes over.
+//! A killed revert harms no image. In precopy QEMU ends, and says so; in postcopy, once the guest
+//! runs, another server takes over.
 
 use std::{
     fs::{self, File},
@@ -31,13 +31,15 @@ enum Settled {
     Paused,
     /// It ended, with this exit status (none: by a signal).
     Ended(Option<i32>),
-    /// It has got nothing, and waits for a connection, or for a first byte in a pipe: the end of one does not wake it.
+    /// It has got nothing, and waits for a connection, or for a first byte in a pipe: the end of
+    /// one does not wake it.
     Waits,
-    /// Its listen thread ends QEMU while the main thread waits in the package for a page, and neither gets on.
+    /// Its listen thread ends QEMU while the main thread waits in the package for a page, and
+    /// neither gets on.
     Hangs,
 }
 
-/// How it stands with a destination whose server is gone, or will be.
+/// The state of a destination whose server is gone, or will be.
 fn settled(destination: &mut Qemu) -> Settled {
     let end = Instant::now() + PATIENCE;
     loop {
@@ -57,7 +59,7 @@ fn settled(destination: &mut Qemu) -> Settled {
                 let status = destination.wait_exit(Duration::from_secs(30)).expect("its monitor is closed");
                 return Settled::Ended(status.code());
             }
-            // The next look tells why.
+            // The next look shows why.
             Err(QmpError::Late) => assert!(Instant::now() < end + Duration::from_secs(10), "no answer"),
             Err(error) => panic!("query-migrate: {error:?}"),
         }
@@ -78,7 +80,8 @@ fn killed_precopy_reverts_end_the_destination_and_leave_the_image() {
             give(&mut destination, qemus);
             destination.execute("migrate-incoming", json!({ "uri": "fd:channel" }));
             let mut tool = Command::new(qemu_snapshot());
-            // The command, which has our end of the pipe, does not outlive this function: QEMU sees the end of it.
+            // The command, which has our end of the pipe, does not outlive this function: QEMU sees
+            // the end of it.
             let tool = tool
                 .arg("--revert")
                 .arg(saved.image())
@@ -144,12 +147,14 @@ fn killed_postcopy_reverts_are_recovered() {
             loop {
                 match settled(&mut destination) {
                     Settled::Completed => break destination.console().wait_passes(2),
-                    // 7.2 ends when a recovery breaks before it has resumed: there the second server may live.
+                    // 7.2 ends when a recovery breaks before it has resumed: there the second
+                    // server may live.
                     Settled::Paused => {
                         assert!(struck, "{what}: {}", server.words());
                         assert_eq!(destination.run_state(), "running");
                         recovered += 1;
-                        // The first server names the snapshot before the guest runs; a second one need not have come so far.
+                        // The first server names the snapshot before the guest runs; a second one
+                        // need not have come so far.
                         let recovery = server.recovery_by_uuid().or(known).expect("it named the snapshot");
                         server = saved.serve(&mut destination, "migrate-recover", &[&recovery]);
                         known = Some(recovery);
@@ -160,7 +165,8 @@ fn killed_postcopy_reverts_are_recovered() {
                         }
                     }
                     other => {
-                        // Before RUN, as far as the server knew, or a guest would be lost; and not by a signal.
+                        // Before RUN, as far as the server knew, or a guest would be lost; and not
+                        // by a signal.
                         let words = destination.stderr();
                         assert!(
                             matches!(other, Settled::Ended(Some(1)) | Settled::Hangs | Settled::Waits),

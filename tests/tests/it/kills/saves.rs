@@ -70,8 +70,8 @@ impl<'a> Source<'a> {
     }
 }
 
-/// Runs the tool when the image is free. Locks of a killed process go a moment after it: io_uring lets go of its files
-/// behind the process's back.
+/// Runs the tool when the image is free. Locks of a killed process go a moment after it: io_uring
+/// lets go of its files behind the process's back.
 fn run_when_free(option: &str, image: &Path, input: Option<&Path>) -> Output {
     let end = Instant::now() + Duration::from_secs(30);
     loop {

@@ -1,4 +1,5 @@
-//! Copy-on-write file systems whose disk another program fills when the last bytes of a save are still to come.
+//! Copy-on-write file systems whose disk another program fills when the last bytes of a save are
+//! still to come.
 
 use super::{assert_holds, last_bytes, stream, up_to_the_last_bytes};
 use snapshot_tests::{

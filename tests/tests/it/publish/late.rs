@@ -70,7 +70,8 @@ fn remove(image: &Path) -> Option<Attribute> {
     None
 }
 
-/// What forbids the end of a save is an error of the source, while it has bytes to send; what does not is no matter.
+/// What forbids the end of a save is an error of the source, while it has bytes to send; what does
+/// not is no matter.
 #[test]
 fn mischief_while_ram_is_under_way_is_seen_by_the_source() {
     let cases: [Mischief; 10] = [
@@ -171,7 +172,8 @@ fn a_new_image_needs_no_name_any_more_when_the_last_byte_comes() {
     }
 }
 
-/// Killed before its last bytes, a new image is an interrupted save for every program, and no obstacle for the next save.
+/// Killed before its last bytes, a new image is an interrupted save for every program, and no
+/// obstacle for the next save.
 #[test]
 fn a_killed_save_leaves_nothing_that_the_next_one_does_not_replace_or_remove() {
     let home = tempfile::tempdir().expect("a temporary folder");
@@ -230,7 +232,8 @@ fn a_stream_that_is_wrong_at_its_end_leaves_no_name() {
     assert!(names(home.path()).is_empty(), "{:?}", names(home.path()));
 }
 
-/// After the probe only the exchange can find it: QEMU would say completed, and only the exit status says that nothing was saved.
+/// After the probe only the exchange can find it: QEMU would say completed, and only the exit
+/// status says that nothing was saved.
 #[test]
 fn another_file_at_the_name_is_put_back_after_the_exchange() {
     let home = tempfile::tempdir().expect("a temporary folder");

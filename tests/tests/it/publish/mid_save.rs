@@ -1,5 +1,5 @@
-//! With QEMU: while its background snapshot is under way something happens to the image's name. Either QEMU says `failed`, or there
-//! is a snapshot.
+//! With QEMU: while its background snapshot is under way something happens to the image's name.
+//! Either QEMU says `failed`, or there is a snapshot.
 
 use super::{Attribute, Source, is_snapshot, names, stream, wait_until};
 use rustix::fs::IFlags;
@@ -41,8 +41,8 @@ impl Slow {
             }
             assert!(Instant::now() < end, "{info}: {}", self.qemu.stderr());
             std::thread::sleep(Duration::from_millis(5));
-            // QEMU says that a snapshot has failed before it has given back its write protection, and cannot begin another one
-            // then: "ram_write_tracking_start() failed".
+            // QEMU says that a snapshot has failed before it has given back its write protection,
+            // and cannot begin another one then: "ram_write_tracking_start() failed".
             if info["status"] == "failed" {
                 self.qemu.start_save(&uri);
             }

@@ -48,7 +48,8 @@ fn wait_until(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
-/// A save from a pipe that is written as QEMU writes it: an error of a write is a migration that fails, and nothing else is.
+/// A save from a pipe that is written as QEMU writes it: an error of a write is a migration that
+/// fails, and nothing else is.
 struct Source {
     tool: Child,
     /// The source had to notice that nothing was saved.

@@ -58,7 +58,7 @@ impl Guest {
         Self { running, quit, writes, threads }
     }
 
-    /// Runs something while nobody writes.
+    /// Runs something while no vCPU writes.
     pub(crate) fn stopped<T>(&self, work: impl FnOnce() -> T) -> T {
         let _stopped = self.running.write().unwrap();
         work()

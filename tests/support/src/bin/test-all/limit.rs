@@ -1,4 +1,5 @@
-//! A limit for each test: a test program with one that takes longer is killed, and the run goes on with the next program.
+//! A limit for each test: a test program with one that takes longer is killed, and the run goes on
+//! with the next program.
 
 use std::{
     collections::BTreeMap,
@@ -24,7 +25,8 @@ pub(crate) struct Limit {
 }
 
 impl Limit {
-    /// With the limit in the environment, which is no shorter than the time after which the harness reports a test.
+    /// With the limit in the environment, which is no shorter than the time after which the harness
+    /// reports a test.
     pub(crate) fn from_environment() -> Self {
         let seconds = env::var(VARIABLE).ok().and_then(|text| text.parse().ok());
         Self::new(seconds.map_or(DEFAULT, Duration::from_secs))

@@ -1,5 +1,6 @@
-//! `cargo test-all`: all tests of the workspace, and at the end one line that says how many ran, were skipped whole or in
-//! part, and why. Arguments are those of `cargo test`; the exit status is its.
+//! `cargo test-all`: all tests of the workspace, and at the end one line that says how many ran,
+//! were skipped whole or in part, and why. Arguments are those of `cargo test`; the exit status is
+//! its.
 //!
 //! A test that takes longer than fifteen minutes (`TEST_LIMIT`, in seconds) is named, and its program killed.
 
