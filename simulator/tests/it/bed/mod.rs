@@ -1,6 +1,6 @@
 //! Saves and reverts generated VMs in a simulated world.
 
-use migration_stream::{Entry, Options, Page, Record, SliceReader};
+use migration_stream::{Entry, Options, Page, PageContent, Record, SliceReader};
 use snapshot_engine::{
     Failure, RevertConfig, RevertMachine, RevertSummary, SaveConfig, SaveMachine, SaveSummary,
 };
@@ -79,6 +79,10 @@ pub(crate) fn load(stream: &[u8], page_size: u32) -> Result<(Ram, Vec<u8>), Stri
     let size = u64::from(page_size);
     while let Some(Entry { offset: at, record, .. }) = reader.advance().map_err(|error| error.to_string())? {
         match record {
+            // A guest of many GiB of zeros must not take that much memory here.
+            Record::Page(Page { block, offset, content: PageContent::Zero, .. }) => {
+                ram.remove(&(block, offset / size));
+            }
             Record::Page(Page { block, offset, content, .. }) => {
                 let page = ram.entry((block, offset / size)).or_insert_with(|| vec![0; page_size as usize]);
                 content.apply(page).map_err(|error| error.to_string())?;
