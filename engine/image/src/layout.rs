@@ -7,7 +7,7 @@ use crate::types::GuestOffset;
 /// RAM blocks begin at multiples of this, in bytes.
 pub(crate) const BLOCK_ALIGNMENT_BYTES: u64 = 1 << 20;
 /// The most RAM that fits below the VM-state area, whatever the cluster size: 1 PiB is more than any machine has.
-const RAM_LIMIT_BYTES: u64 = 1 << 50;
+pub(crate) const RAM_LIMIT_BYTES: u64 = 1 << 50;
 
 /// A RAM block as the image knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]

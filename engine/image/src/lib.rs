@@ -50,4 +50,4 @@ pub use open::Opener;
 pub use reader::{ReadOptions, Snapshot, SnapshotReader, Verification};
 pub use types::{ALIGNMENT_BYTES, GuestOffset, HostOffset, Identity};
 pub use vm_state::{Form, VmState};
-pub use writer::{SnapshotWriter, Step, Steps};
+pub use writer::{Reserved, Sealed, SnapshotWriter, Step, Steps};

@@ -186,10 +186,10 @@ fn an_overwrite_that_meets_a_fault_or_loses_power_leaves_the_old_or_the_new_snap
 /// An image as `qemu-img create` makes it: begun by us, and emptied of our mark.
 fn empty_image(config: &VmConfig) -> SimFile {
     let Some(NewImage::Of(geometry)) = save_config(config, None).create else { unreachable!() };
-    let mut writer = snapshot_image::SnapshotWriter::create(geometry, 64 << 20).unwrap();
-    let mut file = SimFile::default();
     let identity = snapshot_image::Identity { uuid: [0; 16], created_unix_s: 0 };
-    for step in writer.begin(identity) {
+    let (_, steps) = snapshot_image::SnapshotWriter::create(geometry, 64 << 20, identity).unwrap();
+    let mut file = SimFile::default();
+    for step in steps {
         match step {
             snapshot_image::Step::Write { at, mut bytes } => {
                 if at.0 == 0 {

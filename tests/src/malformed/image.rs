@@ -51,12 +51,10 @@ fn base() -> Base {
     let geometry = Geometry::new(64 << 10, 16).expect("sizes of a QCOW2 image");
     let block = ImageBlock { name: b"pc.ram".to_vec(), used_length: PAGES * 4096, host_page_size: None };
     let layout = RamLayout::new(vec![block], 4096).expect("a small layout");
-    let mut writer = SnapshotWriter::create(geometry, 1 << 20).expect("a small image");
+    let identity = Identity { uuid: *b"0123456789abcdef", created_unix_s: 1_700_000_000 };
+    let (mut writer, begin) = SnapshotWriter::create(geometry, 1 << 20, identity).expect("a small image");
     let mut file = BTreeMap::new();
-    carry_out(
-        &mut file,
-        writer.begin(Identity { uuid: *b"0123456789abcdef", created_unix_s: 1_700_000_000 }),
-    );
+    carry_out(&mut file, begin);
     let mut index = PageIndex::new();
     for page in [0, 1, 17] {
         let bytes = vec![b'p'; 4096];
@@ -75,8 +73,9 @@ fn base() -> Base {
         optional_fields: false,
         normal_pages: 3,
     };
-    carry_out(&mut file, writer.reserve(vm, &layout, &Arc::new(index), tail.len() as u64).expect("room"));
-    carry_out(&mut file, writer.seal(&tail).expect("room"));
+    let (reserved, steps) = writer.reserve(vm, &layout, &Arc::new(index), tail.len() as u64).expect("room");
+    carry_out(&mut file, steps);
+    carry_out(&mut file, reserved.seal(&tail).expect("room").1);
     let clusters = file.keys().max().expect("written") / 16 + 1;
     let mut base = Base::new("image");
     base.bytes = vec![0; usize::try_from(clusters).expect("small") << 16];

@@ -85,8 +85,8 @@ impl SaveMachine {
                 self.phase = Phase::Unlink(id);
             }
             Left::Seal => {
-                if let Some(store) = &mut self.store {
-                    self.steps.start(store.writer.unseal());
+                if let Some(sealed) = self.sealed.take() {
+                    self.steps.start(sealed.unseal());
                 }
             }
         }

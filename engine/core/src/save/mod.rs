@@ -48,9 +48,8 @@ pub(crate) use leader::RAM_IDSTR;
 use migration_stream::Decoder;
 use migration_stream::return_path::{ReturnPathMessage, put_return_path_message};
 use pile::Pile;
-use snapshot_image::{Geometry, Identity, ImageError, RamLayout};
+use snapshot_image::{Geometry, Identity, ImageError, RamLayout, Reserved, Sealed};
 use std::collections::VecDeque;
-use std::sync::Arc;
 use store::{PageUpdate, Store};
 use tail::Tail;
 use target::{Found, NewFile, Target, TargetFinder, Way};
@@ -162,7 +161,13 @@ pub struct SaveMachine {
     intake: Intake,
     leader: Leader,
     coverage: Option<(Coverage, RamLayout)>,
+    /// While RAM arrives.
     store: Option<Store>,
+    /// From when RAM is complete until the seal.
+    reserved: Option<Reserved>,
+    sealed: Option<Sealed>,
+    /// PAGE records of the stream, repeats counted, once RAM is complete.
+    normal_pages: u64,
     deferred: Option<PageUpdate>,
     tail: Tail,
     steps: StepRunner,
@@ -205,6 +210,9 @@ impl SaveMachine {
             leader: Leader::new(),
             coverage: None,
             store: None,
+            reserved: None,
+            sealed: None,
+            normal_pages: 0,
             deferred: None,
             steps: StepRunner::default(),
             ids: Ids::default(),
@@ -249,7 +257,7 @@ impl SaveMachine {
             ram_bytes: self.coverage.as_ref().map_or(0, |(coverage, _)| coverage.total_pages()) * page_bytes,
             nonzero_pages: self.nonzero_pages,
             page_bytes,
-            normal_pages: self.store.as_ref().map_or(0, |store| store.normal_pages),
+            normal_pages: self.normal_pages,
             source_could_not_see: self.config.can_answer && !self.return_path,
         })
     }
@@ -344,15 +352,17 @@ impl SaveMachine {
             | Phase::Finished => return Ok(false),
             Phase::Stream => return self.advance_stream(pool),
             Phase::Settle { reserving: false } => {
-                let Some(store) = self.store.as_mut().filter(|store| store.is_idle()) else {
+                let Some(mut store) = self.store.take_if(|store| store.is_idle()) else {
                     return Ok(false);
                 };
+                store.abandon(pool);
                 memory::probe(store.reserve_bytes(&self.leader), "the VM state and its tables")?;
                 self.nonzero_pages = store.index.nonzero_pages();
+                self.normal_pages = store.normal_pages;
                 let vm_state = self.leader.vm_state(&self.decoder, store.normal_pages);
-                let pages = Arc::new(std::mem::take(&mut store.index));
-                let steps = store.writer.reserve(vm_state, &store.layout, &pages, tail::FIRST_CAPACITY_BYTES);
-                self.steps.start(steps.map_err(could_not)?);
+                let (reserved, steps) = store.reserve(vm_state).map_err(could_not)?;
+                self.reserved = Some(reserved);
+                self.steps.start(steps);
                 self.phase = Phase::Settle { reserving: true };
             }
             Phase::Settle { reserving: true } => {

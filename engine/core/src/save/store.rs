@@ -9,8 +9,11 @@ use crate::memory::OutOfMemory;
 use crate::pool::{BufferId, Pool};
 use crate::zero::is_zero;
 use migration_stream::{Error, ErrorKind, Page, PageContent, compressed, xbzrle};
-use snapshot_image::{PageIndex, PresentPage, RamLayout, SnapshotWriter, crc32c};
+use snapshot_image::{
+    ImageError, PageIndex, PresentPage, RamLayout, Reserved, SnapshotWriter, Steps, VmState, crc32c,
+};
 use std::ops::Range;
+use std::sync::Arc;
 
 const FIRST_CAPACITY: usize = 512 << 10;
 /// Root, index pages, and the rest.
@@ -135,6 +138,12 @@ impl Store {
             usize::try_from(self.layout.total_bytes() / self.writer.cluster_size()).unwrap_or(usize::MAX);
         // Written as one area, and cut into writes; an entry of 8 bytes a cluster, and what refers to a leaf of checksums.
         2 * (leader.length() + FIRST_CAPACITY) + tables.saturating_mul(16) + MORE_BYTES
+    }
+
+    /// RAM is complete: reserves space for the VM state.
+    pub(crate) fn reserve(self, vm_state: VmState) -> Result<(Reserved, Steps), ImageError> {
+        let pages = Arc::new(self.index);
+        self.writer.reserve(vm_state, &self.layout, &pages, super::tail::FIRST_CAPACITY_BYTES)
     }
 
     /// Begins to send everything to disk.

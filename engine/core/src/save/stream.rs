@@ -225,19 +225,20 @@ impl SaveMachine {
         if self.failure.is_some() {
             return Ok(());
         }
-        let mut writer = match self.target.take() {
-            Some(Target::InPlace(container)) => SnapshotWriter::reuse(container, layout.total_bytes()),
-            Some(Target::NewFile(new)) => SnapshotWriter::create(
-                match new.image {
+        let (ram_bytes, identity) = (layout.total_bytes(), self.config.identity);
+        let (writer, steps) = match self.target.take() {
+            Some(Target::InPlace(container)) => SnapshotWriter::reuse(container, ram_bytes, identity),
+            Some(Target::NewFile(new)) => {
+                let geometry = match new.image {
                     NewImage::Of(geometry) => geometry,
-                    NewImage::Fitting => Geometry::fitting(layout.total_bytes()),
-                },
-                layout.total_bytes(),
-            ),
+                    NewImage::Fitting => Geometry::fitting(ram_bytes),
+                };
+                SnapshotWriter::create(geometry, ram_bytes, identity)
+            }
             None => return Ok(()),
         }
         .map_err(could_not)?;
-        self.steps.start(writer.begin(self.config.identity));
+        self.steps.start(steps);
         self.store = Some(Store::new(writer, layout, self.config.memory_bytes));
         Ok(())
     }
@@ -275,16 +276,18 @@ impl SaveMachine {
             memory::probe(self.tail.bytes.len() * PARSED_VMDESC, "the vmdesc")?;
             self.tail.verify(&self.decoder)?;
             memory::probe(self.tail.bytes.len() * 2, "the device sections on their way to the image")?;
-            if let Some(store) = &mut self.store {
-                self.steps.start(store.writer.seal(&self.tail.bytes).map_err(could_not)?);
+            if let Some(reserved) = self.reserved.take() {
+                let (sealed, steps) = reserved.seal(&self.tail.bytes).map_err(could_not)?;
+                self.sealed = Some(sealed);
+                self.steps.start(steps);
             }
             self.begin_seal();
             return Ok(true);
         }
-        if let (Some(capacity), Some(store)) = (self.tail.missing_capacity(), &mut self.store) {
+        if let (Some(capacity), Some(reserved)) = (self.tail.missing_capacity(), &mut self.reserved) {
             memory::probe(usize::try_from(capacity).unwrap_or(usize::MAX), "room for the device sections")?;
             self.tail.capacity = capacity;
-            self.steps.start(store.writer.grow_tail(capacity).map_err(could_not)?);
+            self.steps.start(reserved.grow_tail(capacity).map_err(could_not)?);
             return Ok(true);
         }
         self.refill(pool, 1, TAIL_READ_BYTES)

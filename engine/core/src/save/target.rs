@@ -133,9 +133,10 @@ mod tests {
     /// What an interrupted save leaves of a new image.
     fn interrupted() -> Vec<u8> {
         let geometry = Geometry::with_cluster_size(64 << 10).unwrap();
-        let mut writer = SnapshotWriter::create(geometry, 1 << 20).unwrap();
+        let identity = Identity { uuid: UUID, created_unix_s: 0 };
+        let (_, steps) = SnapshotWriter::create(geometry, 1 << 20, identity).unwrap();
         let mut file = Vec::new();
-        for step in writer.begin(Identity { uuid: UUID, created_unix_s: 0 }) {
+        for step in steps {
             match step {
                 Step::Write { at, bytes } => {
                     let at = usize::try_from(at.0).unwrap();

@@ -23,6 +23,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub(crate) const PAGE: u64 = 4096;
+pub(crate) const IDENTITY: Identity = Identity { uuid: *b"0123456789abcdef", created_unix_s: 1_700_000_000 };
 /// Reads that any of these images can need: more means that it does not end.
 const READS: usize = 20_000;
 /// The most that is looked at of a RAM layout that may claim a petabyte, in pages.
@@ -87,8 +88,7 @@ pub(crate) fn content_of(third: &[u8], blocks: &[(&[u8], u64)], nonzero: &[(usiz
 /// All that [`SnapshotWriter`] does for an image of `content`, if space for so much of the tail is reserved at first.
 pub(crate) fn steps(content: &Content, geometry: Geometry, tail_capacity: usize) -> Vec<Step> {
     let layout = RamLayout::new(content.blocks.clone(), 4096).unwrap();
-    let writer = SnapshotWriter::create(geometry, layout.total_bytes()).unwrap();
-    save(writer, content, tail_capacity)
+    save(SnapshotWriter::create(geometry, layout.total_bytes(), IDENTITY).unwrap(), content, tail_capacity)
 }
 
 /// The description of a VM state whose RAM list stands where [`content`] puts it.
@@ -104,10 +104,13 @@ pub(crate) fn vm_state(leader: Vec<u8>, third: Vec<u8>, normal_pages: u64) -> Vm
     }
 }
 
-/// All that this writer does.
-pub(crate) fn save(mut writer: SnapshotWriter, content: &Content, tail_capacity: usize) -> Vec<Step> {
+/// All that a writer does that has made these first steps.
+pub(crate) fn save(
+    (mut writer, mut steps): (SnapshotWriter, Vec<Step>),
+    content: &Content,
+    tail_capacity: usize,
+) -> Vec<Step> {
     let layout = RamLayout::new(content.blocks.clone(), 4096).unwrap();
-    let mut steps = writer.begin(Identity { uuid: *b"0123456789abcdef", created_unix_s: 1_700_000_000 });
     let mut index = PageIndex::new();
     let cluster = writer.cluster_size();
     for (&page, bytes) in &content.ram {
@@ -117,11 +120,10 @@ pub(crate) fn save(mut writer: SnapshotWriter, content: &Content, tail_capacity:
         index.set(page, crc32c(bytes));
     }
     let vm = vm_state(content.leader.clone(), content.third.clone(), content.ram.len() as u64);
-    steps.extend(writer.reserve(vm, &layout, &Arc::new(index), tail_capacity as u64).unwrap());
-    if content.tail.len() > tail_capacity {
-        steps.extend(writer.grow_tail(content.tail.len() as u64).unwrap());
-    }
-    steps.extend(writer.seal(&content.tail).unwrap());
+    let (mut reserved, more) = writer.reserve(vm, &layout, &Arc::new(index), tail_capacity as u64).unwrap();
+    steps.extend(more);
+    steps.extend(reserved.grow_tail(content.tail.len() as u64).unwrap());
+    steps.extend(reserved.seal(&content.tail).unwrap().1);
     steps
 }
 
@@ -133,7 +135,7 @@ pub(crate) fn write(content: &Content, geometry: Geometry) -> File {
 }
 
 /// Writes `content` into an image by this writer.
-pub(crate) fn write_with(writer: SnapshotWriter, file: &mut File, content: &Content) {
+pub(crate) fn write_with(writer: (SnapshotWriter, Vec<Step>), file: &mut File, content: &Content) {
     file.carry_out(save(writer, content, content.tail.len()));
 }
 

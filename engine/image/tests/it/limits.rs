@@ -1,8 +1,8 @@
 //! What does not fit is refused before anything is written, and an image that was made beforehand is used as it is.
 
-use crate::bed::{PAGE, Places, content, inspect, read, vm_state, write, write_with};
+use crate::bed::{IDENTITY, PAGE, Places, content, inspect, read, vm_state, write, write_with};
 use snapshot_image::{
-    Geometry, GuestOffset, Identity, ImageBlock, ImageError, Inspection, PageIndex, RamLayout, SnapshotWriter,
+    Geometry, GuestOffset, ImageBlock, ImageError, Inspection, PageIndex, RamLayout, Reserved, SnapshotWriter,
 };
 use std::sync::Arc;
 
@@ -16,26 +16,24 @@ fn block(name: &[u8], used_length: u64) -> ImageBlock {
 }
 
 /// A writer that has reserved space for a device tail of this length.
-fn reserved(geometry: Geometry, tail_capacity: u64) -> Result<SnapshotWriter, ImageError> {
+fn reserved(geometry: Geometry, tail_capacity: u64) -> Result<Reserved, ImageError> {
     let layout = RamLayout::new(vec![block(b"pc.ram", 16 * PAGE)], 4096)?;
-    let mut writer = SnapshotWriter::create(geometry, layout.total_bytes())?;
-    writer.begin(Identity { uuid: [7; 16], created_unix_s: 0 });
-    let steps = writer.reserve(
+    let (writer, _) = SnapshotWriter::create(geometry, layout.total_bytes(), IDENTITY)?;
+    let (reserved, steps) = writer.reserve(
         vm_state(vec![1; 100], Vec::new(), 0),
         &layout,
         &Arc::new(PageIndex::new()),
         tail_capacity,
     )?;
     assert!(steps.count() > 0);
-    Ok(writer)
+    Ok(reserved)
 }
 
 #[test]
 fn a_tail_longer_than_its_reservation_is_refused() {
-    let mut writer = reserved(Geometry::default(), 4096).unwrap();
-    let error = writer.seal(&[0; 4097]).unwrap_err();
+    let error = reserved(Geometry::default(), 4096).unwrap().seal(&[0; 4097]).unwrap_err();
     assert_eq!(error.to_string(), "device tail in bytes 4097, at most 4096 can be");
-    writer.seal(&[0; 4096]).unwrap();
+    reserved(Geometry::default(), 4096).unwrap().seal(&[0; 4096]).unwrap();
 }
 
 /// The extension lies half an L1 entry's span behind the start of the VM state.
@@ -43,12 +41,15 @@ fn a_tail_longer_than_its_reservation_is_refused() {
 fn a_vm_state_up_to_the_extension_is_refused() {
     let small = Geometry::new(64 << 10, 16).unwrap();
     let limit = small.l1_span_bytes() / 2;
-    let mut writer = reserved(small, 4096).unwrap();
-    let error = writer.grow_tail(limit).unwrap_err().to_string();
-    assert!(
-        error.starts_with("VM state in bytes ") && error.ends_with(&format!(", at most {limit} can be")),
-        "{error}"
-    );
+    for too_long in [limit, 1 << 40, u64::MAX - 4096, u64::MAX] {
+        let error = reserved(small, 4096).unwrap().grow_tail(too_long).unwrap_err();
+        assert!(
+            matches!(error, ImageError::Limit { what: "VM state in bytes", limit: found, .. } if found == limit),
+            "{error}"
+        );
+        let error = reserved(small, too_long).unwrap_err();
+        assert!(matches!(error, ImageError::Limit { what: "VM state in bytes", .. }), "{error}");
+    }
     let mut writer = reserved(small, 4096).unwrap();
     writer.grow_tail(2 * MIB).unwrap();
     writer.seal(&vec![3; usize::try_from(2 * MIB).unwrap()]).unwrap();
@@ -66,6 +67,34 @@ fn page_and_block_sizes_that_are_none_are_refused() {
     for found in [0, 1000] {
         assert!(RamLayout::new(vec![block(b"pc.ram", found)], 4096).is_err(), "{found}");
     }
+}
+
+/// What no machine has is refused before anything is made for it, and a place behind RAM is no page's.
+#[test]
+fn more_ram_than_any_machine_has_and_places_behind_it_are_refused() {
+    for ram_bytes in [(1 << 50) + 1, u64::MAX] {
+        let error = SnapshotWriter::create(Geometry::default(), ram_bytes, IDENTITY).unwrap_err();
+        assert!(
+            matches!(error, ImageError::Limit { what: "RAM size in bytes", found, .. } if found == ram_bytes)
+        );
+    }
+    let (mut writer, _) = SnapshotWriter::create(large(), 64 << 20, IDENTITY).unwrap();
+    let vm_state = large().vm_state_start(64 << 20);
+    assert!(writer.host(GuestOffset(vm_state - large().cluster_bytes())).is_ok());
+    for guest in [vm_state, u64::MAX - u64::MAX % large().cluster_bytes()] {
+        let error = writer.host(GuestOffset(guest)).unwrap_err();
+        assert!(matches!(error, ImageError::Value { what: "guest offset", found, .. } if found == guest));
+    }
+}
+
+#[test]
+fn a_tail_that_fits_needs_no_more_space() {
+    let mut reserved = reserved(Geometry::default(), 8192).unwrap();
+    for tail in [0, 1, 8192] {
+        assert_eq!(reserved.grow_tail(tail), Ok(Vec::new()));
+    }
+    assert!(!reserved.grow_tail(8193).unwrap().is_empty());
+    assert!(reserved.seal(&[0; 8193]).is_ok());
 }
 
 #[test]
@@ -116,11 +145,12 @@ fn a_preallocated_image_is_empty_and_its_clusters_are_used() {
     let Ok(Inspection::Empty(container)) = inspect(&file) else { panic!("{:?}", inspect(&file)) };
 
     let layout = RamLayout::new(content.blocks.clone(), 4096).unwrap();
-    let error = SnapshotWriter::reuse(container.clone(), layout.total_bytes() + cluster).unwrap_err();
+    let error =
+        SnapshotWriter::reuse(container.clone(), layout.total_bytes() + cluster, IDENTITY).unwrap_err();
     assert!(matches!(error, ImageError::TooSmall { .. }), "{error}");
-    let mut writer = SnapshotWriter::reuse(container.clone(), layout.total_bytes()).unwrap();
+    let (mut writer, _) = SnapshotWriter::reuse(container.clone(), layout.total_bytes(), IDENTITY).unwrap();
     assert_eq!(writer.host(GuestOffset(0)).unwrap().0, page);
-    let writer = SnapshotWriter::reuse(container, layout.total_bytes()).unwrap();
+    let writer = SnapshotWriter::reuse(container, layout.total_bytes(), IDENTITY).unwrap();
     write_with(writer, &mut file, &content);
     assert_eq!(file.length(), before, "no cluster was needed that was not there");
     assert_eq!(file.be64(table) & 1, 0);

@@ -1,8 +1,8 @@
 //! The commit protocol, step by step: what an image is where the machine dies before, between or within them.
 
-use crate::bed::{Content, File, content, content_of, inspect, read, save, steps, vm_state};
+use crate::bed::{Content, File, IDENTITY, content, content_of, inspect, read, save, steps, vm_state};
 use snapshot_image::{
-    Geometry, Identity, ImageError, Inspection, PageIndex, RamLayout, SnapshotWriter, Step, Verification,
+    Geometry, ImageError, Inspection, PageIndex, RamLayout, Reserved, SnapshotWriter, Step, Verification,
 };
 use std::sync::Arc;
 
@@ -112,14 +112,31 @@ fn from_the_reserve_on_nothing_needs_new_space() {
     }
 }
 
-fn reserved(tail_capacity: u64) -> SnapshotWriter {
+fn reserved(tail_capacity: u64) -> Reserved {
     let content = content(b"");
     let layout = RamLayout::new(content.blocks, 4096).unwrap();
-    let mut writer = SnapshotWriter::create(small(), layout.total_bytes()).unwrap();
-    writer.begin(Identity { uuid: [1; 16], created_unix_s: 0 });
+    let (writer, _) = SnapshotWriter::create(small(), layout.total_bytes(), IDENTITY).unwrap();
     let vm = vm_state(content.leader, Vec::new(), 0);
-    drop(writer.reserve(vm, &layout, &Arc::new(PageIndex::new()), tail_capacity).unwrap());
-    writer
+    writer.reserve(vm, &layout, &Arc::new(PageIndex::new()), tail_capacity).unwrap().0
+}
+
+/// A save that cannot remove what it sealed takes the seal back, whatever of it has reached the disk.
+#[test]
+fn what_is_unsealed_is_an_interrupted_save() {
+    let content = content(b"");
+    let layout = RamLayout::new(content.blocks.clone(), 4096).unwrap();
+    let (writer, mut steps) = SnapshotWriter::create(small(), layout.total_bytes(), IDENTITY).unwrap();
+    let vm = vm_state(content.leader, Vec::new(), 0);
+    let (reserved, more) = writer.reserve(vm, &layout, &Arc::new(PageIndex::new()), 16 << 10).unwrap();
+    steps.extend(more);
+    let (sealed, seal) = reserved.seal(&content.tail).unwrap();
+    let unseal = sealed.unseal();
+    for done in 0..=seal.len() {
+        let file = carried_out(steps.iter().chain(&seal[..done]).chain(&unseal));
+        assert!(matches!(inspect(&file), Ok(Inspection::Interrupted(_))), "{:?}", inspect(&file));
+        assert_eq!(read(&file, true).unwrap_err(), ImageError::NoSnapshot("a save was interrupted"));
+    }
+    assert!(read(&carried_out(steps.iter().chain(&seal)), false).is_ok());
 }
 
 #[test]
@@ -141,8 +158,8 @@ fn leader_and_tail_end_before_the_extension() {
 
 /// An image of 4 MiB without a snapshot, as `qemu-img` makes it: no header extension of ours.
 fn empty() -> File {
-    let mut writer = SnapshotWriter::create(small(), 4 << 20).unwrap();
-    let mut file = carried_out(&writer.begin(Identity { uuid: [1; 16], created_unix_s: 0 }));
+    let (_, begin) = SnapshotWriter::create(small(), 4 << 20, IDENTITY).unwrap();
+    let mut file = carried_out(&begin);
     file.write(312, &[0; 4096 - 312]);
     file
 }
@@ -154,10 +171,10 @@ fn an_image_made_beforehand_is_used_if_it_is_large_enough() {
         other => panic!("{other:?}"),
     };
     let mut file = empty();
-    let error = SnapshotWriter::reuse(container(&file), (4 << 20) + 1).unwrap_err();
+    let error = SnapshotWriter::reuse(container(&file), (4 << 20) + 1, IDENTITY).unwrap_err();
     assert!(matches!(error, ImageError::TooSmall { found: 0x40_0000, needed: 0x50_0000 }), "{error}");
     let content = content(b"");
-    let writer = SnapshotWriter::reuse(container(&file), 4 << 20).unwrap();
+    let writer = SnapshotWriter::reuse(container(&file), 4 << 20, IDENTITY).unwrap();
     let before = file.length();
     let steps = save(writer, &content, 1);
     // What was there is not written over but for tables: new clusters are taken at the end.

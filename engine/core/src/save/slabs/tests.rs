@@ -1,5 +1,5 @@
 use super::*;
-use snapshot_image::Geometry;
+use snapshot_image::{Geometry, Identity};
 
 const PAGE_BYTES: usize = 4096;
 
@@ -15,7 +15,8 @@ struct Bed {
 impl Bed {
     fn new() -> Self {
         let geometry = Geometry::new(1 << 20, 16).unwrap();
-        let writer = SnapshotWriter::create(geometry, 4 << 20).unwrap();
+        let identity = Identity { uuid: [0; 16], created_unix_s: 0 };
+        let (writer, _) = SnapshotWriter::create(geometry, 4 << 20, identity).unwrap();
         Self {
             slabs: Slabs::new(4096, writer.cluster_size(), 64 << 20),
             pool: Pool::default(),
