@@ -1,6 +1,6 @@
 //! What stops a command.
 
-use snapshot_engine::{Class, Failure};
+use snapshot_engine::{Class, Failure, error_text};
 use std::io;
 
 /// Why a command could not give its answer.
@@ -27,7 +27,7 @@ pub enum Error {
     #[error("{0}")]
     Wrong(String),
     /// The engine could not save or revert; its failure says whether the input is wrong.
-    #[error("{what}: {failure}")]
+    #[error("{what}: {}", error_text(&**.failure))]
     Engine {
         /// The file.
         what: String,

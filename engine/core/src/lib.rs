@@ -23,7 +23,9 @@ mod text;
 mod watch;
 mod zero;
 
-pub use failure::{Class, Failure, Unsupported};
+pub use failure::{
+    Class, Doing, Failure, HostPagesError, Region, ReturnPathError, ReturnPathErrorKind, Unsupported,
+};
 pub use machine::{Action, Completed, Event, IoError, IoId, Lane, Machine, Milestone};
 pub use memory::OutOfMemory;
 pub use pool::{Buffer, BufferId, Pool};
@@ -32,4 +34,4 @@ pub use revert::postcopy::recovery::check_recovery;
 pub use revert::postcopy::{PostcopyConfig, PostcopySummary};
 pub use revert::{RevertConfig, RevertMachine, RevertSummary};
 pub use save::{NewImage, Progress, SaveConfig, SaveMachine, SaveSummary};
-pub use text::{parse_bytes, parse_page_size, parse_uuid, size_text, uuid_text};
+pub use text::{error_text, parse_bytes, parse_page_size, parse_uuid, size_text, uuid_text};

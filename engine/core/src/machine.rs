@@ -277,6 +277,12 @@ impl IoError {
         Self { errno: None, text: text.into() }
     }
 
+    /// Names what it happened to: `vm1.qcow2: No space left on device (os error 28)`.
+    #[must_use]
+    pub fn of(self, what: impl std::fmt::Display) -> Self {
+        Self { text: format!("{what}: {}", self.text), ..self }
+    }
+
     /// The operating system's error with this number.
     #[must_use]
     pub fn from_raw_os_error(errno: i32) -> Self {

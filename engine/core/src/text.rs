@@ -1,5 +1,14 @@
 //! What people write on command lines, and read in messages.
 
+use std::error::Error;
+
+/// Writes an error and what caused it in one line: `write to the image: No space left on device (os error 28)`.
+#[must_use]
+pub fn error_text(error: &dyn Error) -> String {
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
 /// Writes a UUID as everybody does: 8-4-4-4-12 hex digits.
 #[must_use]
 pub fn uuid_text(uuid: &[u8; 16]) -> String {

@@ -207,7 +207,7 @@ impl Run<'_> {
     /// Does something with the image that is over at once; an error names it.
     fn with_image(&mut self, id: IoId, work: impl FnOnce(&mut ImageFile) -> io::Result<()>) {
         let result = match &mut self.driver.image {
-            Some(image) => work(image).map_err(|error| io_error(&image.named(&error))),
+            Some(image) => work(image).map_err(|error| image.named(&error)),
             None => Err(IoError::new("there is no image file")),
         };
         self.done.push_back((id, result.map(|()| Completed::Plain)));

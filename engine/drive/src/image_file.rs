@@ -8,6 +8,8 @@ use crate::lock::{Use, lock_image, unlock_image};
 use crate::new_file::NewFile;
 use io_uring::IoUring;
 use rustix::fs::OFlags;
+use snapshot_engine::IoError;
+use std::error::Error;
 use std::fs::{File, FileType, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -17,10 +19,10 @@ use std::sync::Arc;
 
 /// Why an image cannot be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: {what}", .path.display().to_string().escape_debug())]
+#[error("{}", .path.display().to_string().escape_debug())]
 pub struct OpenError {
     path: PathBuf,
-    what: String,
+    source: Box<dyn Error + Send + Sync>,
 }
 
 /// The file that a machine works on.
@@ -39,8 +41,8 @@ pub struct ImageFile {
     ballast: Ballast,
 }
 
-fn fail(path: &Path, what: impl ToString) -> OpenError {
-    OpenError { path: path.to_owned(), what: what.to_string() }
+fn fail(path: &Path, source: impl Into<Box<dyn Error + Send + Sync>>) -> OpenError {
+    OpenError { path: path.to_owned(), source: source.into() }
 }
 
 fn check_kind(path: &Path, kind: FileType) -> Result<(), OpenError> {
@@ -129,8 +131,8 @@ impl ImageFile {
     }
 
     /// An error of an operation on the image, with its path.
-    pub(crate) fn named(&self, error: &io::Error) -> io::Error {
-        io::Error::new(error.kind(), format!("{}: {error}", self.path.display().to_string().escape_debug()))
+    pub(crate) fn named(&self, error: &io::Error) -> IoError {
+        IoError::from(error).of(self.path.display().to_string().escape_debug())
     }
 
     /// Creates an empty file in the image's directory; operations mean that file from now on.

@@ -13,7 +13,7 @@ use crate::trace::Traced;
 use crate::wait::Signals;
 use clap::Parser;
 use snapshot_engine::{
-    Class, Failure, Lane, Machine, Milestone, NewImage, PostcopyConfig, RevertConfig, RevertMachine,
+    Doing, Failure, Lane, Machine, Milestone, NewImage, PostcopyConfig, RevertConfig, RevertMachine,
     RevertSummary, SaveConfig, SaveMachine, SaveSummary,
 };
 use snapshot_image::{Geometry, Identity, Lookup, Opener, ReadOptions};
@@ -28,10 +28,6 @@ const USAGE_ERROR_WAIT: Duration = Duration::from_secs(2);
 
 /// A destination that loads takes or says something all the time; one that waits for other channels (multifd) never does.
 const LOADING_TIMEOUT_MS: u64 = 60_000;
-
-fn refused(error: impl ToString) -> Failure {
-    Failure::Refused(error.to_string())
-}
 
 fn stream_options(cli: &Cli) -> migration_stream::Options {
     migration_stream::Options { page_size: cli.page_size, max_ram_bytes: cli.max_ram }
@@ -50,7 +46,7 @@ fn run_traced<M: Machine>(
     let show = |guarded: &Guarded<Traced<'_, M>>| progress(guarded.inner().machine);
     let result = or_end(|| run(&mut guarded, driver, show, announce));
     signals.release();
-    result.map_err(|error| refused(format!("poll: {error}")))
+    result.map_err(|error| Failure::refused(format!("poll: {error}")))
 }
 
 /// Whatever happens from now on, the peer is not left alone.
@@ -63,7 +59,7 @@ fn guard(channel: &Channel, revert: bool) {
 }
 
 fn disk_queue(aio: Option<Aio>) -> Result<DiskQueue, Failure> {
-    DiskQueue::new(aio).map_err(|error| refused(format!("file.aio: {error}")))
+    DiskQueue::new(aio).map_err(|error| Failure::refused(format!("file.aio: {error}")))
 }
 
 /// Lets the peer on stdin and stdout see that the command line was wrong, as it would see any other error.
@@ -73,7 +69,7 @@ fn disk_queue(aio: Option<Aio>) -> Result<DiskQueue, Failure> {
 pub fn refuse_peer(revert: bool) {
     let job = if revert { &["qemu-snapshot", "--revert", "-"][..] } else { &["qemu-snapshot", "-"] };
     let Ok(cli) = Cli::try_parse_from(job) else { return };
-    let failure = || refused("the command line is wrong");
+    let failure = || Failure::refused("the command line is wrong");
     let Ok(signals) = Signals::new() else { return };
     let channel = if revert {
         Channel::for_revert(None, false, None, signals.as_fd())
@@ -155,13 +151,13 @@ fn postcopy_config(cli: &Cli, channel: &Channel) -> Option<PostcopyConfig> {
 /// Why nothing was saved.
 pub fn save(cli: &Cli, warn: impl FnMut(&str)) -> Result<SaveSummary, Failure> {
     let timeout = cli.timeout.map(Duration::from_secs);
-    let signals = Signals::new().map_err(refused)?;
+    let signals = Signals::new().map_err(Failure::refused)?;
     signals.catch();
-    let channel = Channel::for_save(cli.uri.as_ref(), timeout, signals.as_fd()).map_err(refused)?;
+    let channel = Channel::for_save(cli.uri.as_ref(), timeout, signals.as_fd()).map_err(Failure::refused)?;
     signals.release();
     guard(&channel, false);
     let mut uuid = [0; 16];
-    rustix::rand::getrandom(&mut uuid, rustix::rand::GetRandomFlags::empty()).map_err(refused)?;
+    rustix::rand::getrandom(&mut uuid, rustix::rand::GetRandomFlags::empty()).map_err(Failure::refused)?;
     // A random UUID: version 4, variant 1 (RFC 9562).
     uuid[6] = uuid[6] & 0x0f | 0x40;
     uuid[8] = uuid[8] & 0x3f | 0x80;
@@ -188,10 +184,10 @@ fn open_for_save(
     config: &mut SaveConfig,
     mut warn: impl FnMut(&str),
 ) -> Result<(ImageFile, DiskQueue), Failure> {
-    let spec = cli.image_spec().map_err(refused)?;
-    let geometry = cli.cluster_size.map(Geometry::with_cluster_size).transpose().map_err(refused)?;
-    let image = ImageFile::open_for_save(&spec, cli.create).map_err(refused)?;
-    config.existing_length_bytes = image.length_bytes().map_err(refused)?;
+    let spec = cli.image_spec().map_err(Failure::refused)?;
+    let geometry = cli.cluster_size.map(Geometry::with_cluster_size).transpose().map_err(Failure::refused)?;
+    let image = ImageFile::open_for_save(&spec, cli.create).map_err(Failure::refused)?;
+    config.existing_length_bytes = image.length_bytes().map_err(Failure::refused)?;
     config.create = cli.create.then_some(geometry.map_or(NewImage::Fitting, NewImage::Of));
     let disk = disk_queue(spec.aio)?;
     image.sweep().iter().for_each(|line| warn(line));
@@ -214,11 +210,11 @@ pub fn revert(
         // to be wrong must be known before there is a connection.
         check_recovery(cli, uuid)?;
     }
-    let signals = Signals::new().map_err(refused)?;
+    let signals = Signals::new().map_err(Failure::refused)?;
     signals.catch();
     let timeout = cli.timeout.map(Duration::from_secs);
-    let channel =
-        Channel::for_revert(cli.uri.as_ref(), cli.preempt, timeout, signals.as_fd()).map_err(refused)?;
+    let channel = Channel::for_revert(cli.uri.as_ref(), cli.preempt, timeout, signals.as_fd())
+        .map_err(Failure::refused)?;
     signals.release();
     guard(&channel, true);
     let mut config = revert_config(cli);
@@ -229,13 +225,13 @@ pub fn revert(
     let opened = match open_for_revert(cli, &mut config, warn) {
         // Whoever waits at a pipe has to see this as any other error.
         Ok(_) if cli.preempt && !channel.is_preempt() => {
-            Err(refused("--preempt needs a second connection: --uri=unix:PATH"))
+            Err(Failure::refused("--preempt needs a second connection: --uri=unix:PATH"))
         }
         opened => opened,
     };
     let opened = match opened {
         Ok((image, _)) if over_itself(&channel, &image)? => {
-            return Err(refused("the output is the image, which would be overwritten"));
+            return Err(Failure::refused("the output is the image, which would be overwritten"));
         }
         // In a file no one waits for a byte that says so; and it may be the image.
         Err(failure) if !channel.can_answer() => return Err(failure),
@@ -262,13 +258,13 @@ pub fn revert(
         _ => Ok(()),
     };
     let summary = machine.outcome()?;
-    stored.map_err(refused)?;
+    stored.map_err(Failure::refused)?;
     Ok(summary)
 }
 
 /// Whether the snapshot would be sent to its own image.
 fn over_itself(channel: &Channel, image: &ImageFile) -> Result<bool, Failure> {
-    image.file.as_ref().map_or(Ok(false), |file| channel.writes_to(file)).map_err(refused)
+    image.file.as_ref().map_or(Ok(false), |file| channel.writes_to(file)).map_err(Failure::refused)
 }
 
 /// The image can be opened, and holds the snapshot with this UUID.
@@ -277,15 +273,14 @@ fn check_recovery(cli: &Cli, uuid: &[u8; 16]) -> Result<(), Failure> {
     let (image, _) = open_for_revert(cli, &mut config, |_| ())?;
     let options = ReadOptions { allow_unverified: cli.unverified };
     let mut opener = Opener::new(config.image_length_bytes, options);
-    let wrong = |error| Failure::Image { error, class: Class::InputWrong };
     let reader = loop {
-        let (at, length) = match opener.poll().map_err(wrong)? {
+        let (at, length) = match opener.poll().map_err(Failure::WrongImage)? {
             Lookup::Ready(reader) => break reader,
             Lookup::Need(at, length) => (at, length),
         };
         let mut bytes = vec![0; length];
         let read = image.file.as_ref().map_or(Ok(()), |file| read_at_most(file, &mut bytes, at.0));
-        read.map_err(|error| Failure::Io { doing: "read the image", error: io_error(&error) })?;
+        read.map_err(|error| Failure::Io { doing: Doing::ReadImage, source: io_error(&error) })?;
         opener.supply(at, &bytes);
     };
     snapshot_engine::check_recovery(uuid, reader.snapshot())
@@ -307,9 +302,9 @@ fn open_for_revert(
     config: &mut RevertConfig,
     mut warn: impl FnMut(&str),
 ) -> Result<(ImageFile, DiskQueue), Failure> {
-    let spec = cli.image_spec().map_err(refused)?;
-    let image = ImageFile::open_for_revert(&spec).map_err(refused)?;
-    config.image_length_bytes = image.length_bytes().map_err(refused)?.unwrap_or(0);
+    let spec = cli.image_spec().map_err(Failure::refused)?;
+    let image = ImageFile::open_for_revert(&spec).map_err(Failure::refused)?;
+    config.image_length_bytes = image.length_bytes().map_err(Failure::refused)?.unwrap_or(0);
     if let Some(postcopy) = &mut config.postcopy
         && !cli.no_hot_set
         && cli.recover.is_none()

@@ -12,6 +12,7 @@ mod descriptor;
 mod disk;
 mod event_loop;
 mod folder;
+mod hint;
 mod image_file;
 mod job;
 mod last_resort;

@@ -1,9 +1,10 @@
 //! What the program says on stderr: words for people, or one JSON object per line (`--progress=json`).
 
 use crate::cli::{Cli, ProgressMode};
+use crate::hint::{hint, is_damage};
 use crate::words::say;
 use serde_json::{Value, json};
-use snapshot_engine::{Class, Failure, RevertSummary, SaveSummary, size_text, uuid_text};
+use snapshot_engine::{Class, Failure, RevertSummary, SaveSummary, error_text, size_text, uuid_text};
 use snapshot_image::{ImageError, Verification};
 use std::time::Instant;
 
@@ -167,45 +168,80 @@ impl Report {
     }
 }
 
-/// The failure, and what to do where the image is damaged.
+/// The failure with its causes, and what can be done about it.
 fn text_of(failure: &Failure) -> String {
-    const ADVICE: &str = "(`snapinspect check IMAGE` lists all damage; revert from a copy, or save again)";
-    match failure {
-        Failure::Image { error: error @ ImageError::Damaged { .. }, class: Class::InputWrong } => {
-            format!("{error} {ADVICE}")
-        }
-        Failure::Image { error, class: Class::InputWrong } if is_damage(error) => {
-            format!("the image is damaged: {error} {ADVICE}")
-        }
-        failure => failure.to_string(),
+    let text = match failure {
+        Failure::WrongImage(ImageError::Damaged { .. }) => failure.to_string(),
+        Failure::WrongImage(error) if is_damage(error) => format!("the image is damaged: {error}"),
+        failure => error_text(failure),
+    };
+    match hint(failure) {
+        // A hint of two clauses would run together with the text.
+        Some(hint) if hint.contains(';') => format!("{text} ({hint})"),
+        Some(hint) => format!("{text}; {hint}"),
+        None => text,
     }
-}
-
-/// Whether bytes of a snapshot are not what was written; any other error is about an image that is whole, or something else.
-fn is_damage(error: &ImageError) -> bool {
-    matches!(
-        error,
-        ImageError::Checksum { .. }
-            | ImageError::Page { .. }
-            | ImageError::Value { .. }
-            | ImageError::Leader(_)
-    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use snapshot_engine::{HostPagesError, IoError, Unsupported};
 
     #[test]
     fn damage_is_called_that_and_other_images_are_not() {
         let page = ImageError::Page { block: b"pc.ram".to_vec(), offset: 0x1000, found: 1, expected: 2 };
-        let of = |error, class| text_of(&Failure::Image { error, class });
         assert_eq!(
-            of(page.clone(), Class::InputWrong),
+            text_of(&Failure::WrongImage(page.clone())),
             "the image is damaged: ram block \"pc.ram\" offset 0x1000: page checksum 0x00000001, expected 0x00000002 \
              (`snapinspect check IMAGE` lists all damage; revert from a copy, or save again)"
         );
-        assert!(!of(page, Class::CouldNot).contains("damaged"));
-        assert!(!of(ImageError::TooShort { found: 3 }, Class::InputWrong).contains("damaged"));
+        assert!(!text_of(&Failure::UnfitImage(page)).contains("damaged"));
+        assert!(!text_of(&Failure::WrongImage(ImageError::TooShort { found: 3 })).contains("damaged"));
+    }
+
+    #[test]
+    fn a_failure_is_told_with_its_cause_and_with_what_can_be_done() {
+        let check = |failure: Failure, expected: &str| assert_eq!(text_of(&failure), expected);
+        let uuid = "11111111-1111-1111-1111-111111111111";
+        check(
+            Failure::SnapshotExists { uuid: Some([0x11; 16]) },
+            &format!("the image holds a snapshot ({uuid}); --overwrite replaces it"),
+        );
+        check(
+            Failure::InterruptedThenWritten,
+            "the image holds an interrupted save, and another program has written to it since; --overwrite replaces it",
+        );
+        check(
+            Unsupported::NoVmdesc.into(),
+            "the stream has no vmdesc, so its end cannot be verified; a source with suppress-vmdesc=on needs --no-vmdesc",
+        );
+        check(
+            Failure::PeerClosed { sent: 7, source: IoError::from_raw_os_error(32) },
+            "the destination closed the connection after 7 bytes: Broken pipe (os error 32)",
+        );
+        let recover = "; a guest in postcopy-paused can be recovered with --recover";
+        for (recoverable, hint) in [(true, recover), (false, "")] {
+            check(
+                Failure::DestinationFailed { recoverable },
+                &format!("the destination reports failure; its own messages say why{hint}"),
+            );
+            check(
+                Failure::DestinationGone { running: true, recoverable },
+                &format!("the destination closed the return path{hint}"),
+            );
+        }
+        check(
+            Failure::OtherSnapshot { wanted: [0x11; 16], found: None },
+            &format!(
+                "recovery of snapshot {uuid}: the image's snapshot has no UUID, so it may be another one; two guests must \
+                 not mix; --recover names the snapshot that the paused guest was started from"
+            ),
+        );
+        check(
+            HostPagesError::Length { block: b"pc.ram".to_vec(), length: 4096, bytes: 8192 }.into(),
+            "host page size of block \"pc.ram\": 4096 bytes are not whole host pages of 8192 bytes; \
+             --host-page=BLOCK:SIZE gives the destination's",
+        );
     }
 }

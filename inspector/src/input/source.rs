@@ -1,6 +1,6 @@
 //! Where bytes come from: files, pipes, and what is unpacked from them.
 
-use snapshot_engine::{Class, Failure};
+use snapshot_engine::{Class, Failure, error_text};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
@@ -14,7 +14,7 @@ pub enum SourceError {
     #[error("{0}")]
     Io(#[from] io::Error),
     /// The snapshot of an image cannot be reverted to.
-    #[error("{0}")]
+    #[error("{}", error_text(&**.0))]
     Revert(Box<Failure>),
     /// The tables of a QCOW2 image say something that QEMU never writes.
     #[error("{0}")]

@@ -15,7 +15,7 @@ use crate::rng::Rng;
 use crate::trace::Trace;
 use crate::world::{Fault, Planted, World};
 use migration_stream::protocol::IncomingState;
-use snapshot_engine::{PostcopyConfig, RevertMachine, SaveConfig, SaveMachine};
+use snapshot_engine::{PostcopyConfig, RevertMachine, SaveConfig, SaveMachine, error_text};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Servers that may die before the world heals.
@@ -257,7 +257,8 @@ impl Run {
         world.planted = self.planted;
         self.run(&mut world, &mut machine)?;
         let killed = fault == Fault::Killed(world.event);
-        let failure = (!killed).then(|| machine.outcome().err().map(|failure| failure.to_string())).flatten();
+        let failure =
+            (!killed).then(|| machine.outcome().err().map(|failure| error_text(&failure))).flatten();
         let Some(mut destination) = world.destination else { return Err("no destination".to_owned()) };
         // A destination that has the end mark needs no server any more.
         while destination.state() == IncomingState::End && destination.can_step() {

@@ -6,6 +6,7 @@ use migration_stream::protocol::IncomingState;
 use migration_stream::{Command, Entry, Options, Record, SliceReader};
 use snapshot_engine::{
     Class, Failure, HotSet, PostcopyConfig, RevertConfig, RevertMachine, RevertSummary, SaveMachine,
+    error_text,
 };
 use vm_simulator::explore::{Scenario, Size};
 use vm_simulator::{Destination, Fault, Rng, SimFile, VmConfig, World};
@@ -239,7 +240,7 @@ fn read_errors_end_the_server_and_lose_nothing() {
         let Err(failure) = machine.outcome() else { continue };
         failed += 1;
         assert!(!destination.is_done(), "seed {seed}: the destination believes that all is well");
-        assert!(failure.to_string().contains("Input/output error"), "seed {seed}: {failure}");
+        assert!(error_text(&failure).contains("Input/output error"), "seed {seed}: {failure}");
         if destination.broken() {
             let (destination, machine, _) =
                 bed.serve(bed.scenario.recovery(), &bed.image, destination, seed, Fault::None);
@@ -267,7 +268,7 @@ fn damaged_pages_are_never_sent() {
         let Err(failure) = machine.outcome() else { continue };
         assert!(!destination.is_done(), "seed {seed}: the destination believes that all is well");
         assert_eq!(failure.class(), Class::InputWrong, "seed {seed}: {failure}");
-        named += u64::from(failure.to_string().contains("block \""));
+        named += u64::from(error_text(&failure).contains("block \""));
     }
     assert!(named > seeds() / 40, "{named} pages named");
 }
@@ -306,7 +307,7 @@ fn postcopy_needs_a_return_path() {
     let mut world = World::new(1, Some(bed.image.clone()), Vec::new(), Fault::None);
     world.run(&mut machine);
     let text = machine.outcome().unwrap_err().to_string();
-    assert_eq!(text, "postcopy needs a return path: exec: (stdin), a socket, or unix:");
+    assert_eq!(text, "postcopy needs a return path");
     assert_eq!(world.output, b"X");
 }
 

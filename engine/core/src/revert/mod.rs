@@ -23,7 +23,7 @@ pub(crate) mod postcopy;
 mod precopy;
 mod ring;
 
-use crate::failure::{Class, Failure};
+use crate::failure::{Doing, Failure};
 use crate::machine::{Action, Completed, Event, Header, IoError, IoId, Lane, Machine};
 use crate::pool::Pool;
 use crate::save::Progress;
@@ -406,7 +406,7 @@ impl Machine for RevertMachine {
                 match &self.phase {
                     // It had everything; whether all is well, its SHUT says.
                     Phase::Postcopy(_, postcopy) if postcopy.has_ended() => Ok(()),
-                    _ => Err(Failure::PeerClosed { sent: self.output.sent_bytes(), error }),
+                    _ => Err(Failure::PeerClosed { sent: self.output.sent_bytes(), source: error }),
                 }
             }
             Event::Interrupted => Err(Failure::Interrupted),
@@ -519,20 +519,20 @@ impl RevertMachine {
         pool: &mut Pool,
     ) -> Result<(), Failure> {
         let (metadata, pages) = self.phase.done(id, result.is_ok(), pool);
-        let Err(error) = result else { return Ok(()) };
+        let Err(source) = result else { return Ok(()) };
         Err(match (metadata, pages) {
-            (Some(HostOffset(offset)), _) => Failure::MetadataRead { offset, error },
+            (Some(HostOffset(offset)), _) => Failure::MetadataRead { offset, source },
             (None, Some((block, offset))) => {
                 let name = |image: &Image| image.reader.layout().blocks()[block].name.clone();
                 let block = self.phase.image().map(name).unwrap_or_default();
-                Failure::PageRead { block, offset, error }
+                Failure::PageRead { block, offset, source }
             }
             // An earlier failure has ended what it was read for.
-            (None, None) => Failure::Io { doing: "read the image", error },
+            (None, None) => Failure::Io { doing: Doing::ReadImage, source },
         })
     }
 }
 
 fn wrong(error: ImageError) -> Failure {
-    Failure::Image { error, class: Class::InputWrong }
+    Failure::WrongImage(error)
 }

@@ -2,6 +2,7 @@
 
 use super::target::Way;
 use super::{Phase, SaveMachine};
+use crate::failure::Doing;
 use crate::machine::Action;
 
 /// What a failed save would leave behind.
@@ -34,15 +35,15 @@ impl SaveMachine {
     }
 
     /// The name is claimed, or could not be.
-    pub(super) fn claimed(&mut self, well: bool) -> &'static str {
+    pub(super) fn claimed(&mut self, well: bool) -> Doing {
         if well {
             self.phase = Phase::Tail;
         }
         match self.way {
-            Way::Replace => "make ready to replace the image",
+            Way::Replace => Doing::ProbeReplace,
             Way::InPlace | Way::Link => {
                 self.left = if well { Left::Name } else { Left::Nothing };
-                "give the new file the image's name"
+                Doing::GiveName
             }
         }
     }

@@ -1,6 +1,6 @@
 //! What of a stream is kept as it is: the leader and the third region.
 
-use crate::failure::{Failure, Unsupported};
+use crate::failure::{Failure, Region as Kept, Unsupported};
 use crate::memory::append;
 use migration_stream::{Decoder, Record, SectionId, put_ram_blocks};
 use snapshot_image::VmState;
@@ -72,8 +72,8 @@ impl Leader {
             _ => {}
         }
         match self.region {
-            Region::Leader => append(&mut self.bytes, raw, "the sections before RAM")?,
-            Region::Third => append(&mut self.third, raw, "iterables other than RAM")?,
+            Region::Leader => append(&mut self.bytes, raw, Kept::BeforeRam.name())?,
+            Region::Third => append(&mut self.third, raw, Kept::Iterables.name())?,
             Region::Ram => {}
         }
         Ok(self.check_limits()?)
@@ -98,9 +98,7 @@ impl Leader {
     }
 
     fn check_limits(&self) -> Result<(), Unsupported> {
-        for (region, bytes) in
-            [("the sections before RAM", &self.bytes), ("iterables other than RAM", &self.third)]
-        {
+        for (region, bytes) in [(Kept::BeforeRam, &self.bytes), (Kept::Iterables, &self.third)] {
             if bytes.len() as u64 > REGION_LIMIT_BYTES {
                 return Err(Unsupported::TooLarge { region, limit_bytes: REGION_LIMIT_BYTES });
             }

@@ -33,7 +33,7 @@ mod stream;
 mod tail;
 mod target;
 
-use crate::failure::{Class, Failure, Unsupported};
+use crate::failure::{Doing, Failure, Unsupported};
 use crate::ids::Ids;
 use crate::machine::{Action, Completed, Event, Header, IoError, IoId, Lane, Machine};
 use crate::memory;
@@ -421,7 +421,7 @@ impl Machine for SaveMachine {
             Event::InputEnd => self.intake.stopped(),
             Event::InputFailed(error) => {
                 self.intake.stopped();
-                self.fail(Failure::Io { doing: "read the stream", error }, pool);
+                self.fail(Failure::Io { doing: Doing::ReadStream, source: error }, pool);
             }
             Event::Done { id, result } => {
                 self.in_flight = self.in_flight.saturating_sub(1);
@@ -501,12 +501,12 @@ impl SaveMachine {
         let doing = match &mut self.phase {
             Phase::Inspect(finder) => {
                 finder.done(id, result.as_ref().ok().cloned(), pool);
-                "read the image"
+                Doing::ReadImage
             }
             Phase::CreateTemporary(creating, new) if *creating == id => {
                 (self.way, self.target) = (new.way, Some(Target::NewFile(*new)));
                 self.phase = Phase::Stream;
-                "create a new file beside the image"
+                Doing::CreateFile
             }
             Phase::Claim(claiming) if *claiming == id => self.claimed(result.is_ok()),
             Phase::Replace(replacing) if *replacing == id => {
@@ -515,29 +515,29 @@ impl SaveMachine {
                 } else {
                     self.phase = Phase::Seal;
                 }
-                "replace the image"
+                Doing::Replace
             }
             Phase::Unlink(unlinking) if *unlinking == id => {
                 if result.is_err() {
                     // Then at least nothing may take the file for a snapshot.
                     self.left = Left::Seal;
                 }
-                "remove the new file"
+                Doing::RemoveFile
             }
             _ => {
                 let of_store = self.store.as_mut().is_some_and(|store| store.done(id, pool));
                 if !of_store {
                     self.steps.done(id, result.as_ref().map(|_| ()), pool);
                 }
-                "write to the image"
+                Doing::WriteImage
             }
         };
-        if let Err(error) = result {
-            self.fail(Failure::Io { doing, error }, pool);
+        if let Err(source) = result {
+            self.fail(Failure::Io { doing, source }, pool);
         }
     }
 }
 
 fn could_not(error: ImageError) -> Failure {
-    Failure::Image { error, class: Class::CouldNot }
+    Failure::UnfitImage(error)
 }

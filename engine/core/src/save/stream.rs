@@ -7,7 +7,7 @@ use super::store::{Content, PageUpdate, Store};
 use super::tail::TAIL_READ_BYTES;
 use super::target::Target;
 use super::{NewImage, Phase, SaveMachine, could_not};
-use crate::failure::{Failure, Unsupported};
+use crate::failure::{Failure, Region, Unsupported};
 use crate::memory;
 use crate::pool::{BufferId, Pool};
 use migration_stream::return_path::{ReturnPathMessage, put_return_path_message};
@@ -127,7 +127,7 @@ impl SaveMachine {
             refilled => refilled?,
         };
         let action = refilled.ok_or(Unsupported::TooLarge {
-            region: "one record of the stream",
+            region: Region::Record,
             limit_bytes: super::intake::RECORD_LIMIT_BYTES as u64,
         })?;
         self.actions.push_back(action);

@@ -1,6 +1,6 @@
 //! The device tail: from the first device section to the end of the stream.
 
-use crate::failure::{Failure, Unsupported};
+use crate::failure::{Failure, Region, Unsupported};
 use crate::memory::append;
 use migration_stream::Decoder;
 use migration_stream::tail::{Trailer, cut, expected_end};
@@ -40,9 +40,9 @@ impl Tail {
 
     /// Appends what has arrived.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        append(&mut self.bytes, bytes, "device sections")?;
+        append(&mut self.bytes, bytes, Region::Devices.name())?;
         if self.bytes.len() as u64 > LIMIT_BYTES {
-            return Err(Unsupported::TooLarge { region: "device sections", limit_bytes: LIMIT_BYTES }.into());
+            return Err(Unsupported::TooLarge { region: Region::Devices, limit_bytes: LIMIT_BYTES }.into());
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Finds out what the image holds before a byte of it is changed.
 
 use super::NewImage;
-use crate::failure::{Class, Failure};
+use crate::failure::Failure;
 use crate::ids::Ids;
 use crate::machine::{Action, Completed, IoId, Piece};
 use crate::pool::{BUFFER_ALIGNMENT_BYTES, BufferId, Pool};
@@ -62,8 +62,7 @@ impl TargetFinder {
         if self.reading.is_some() {
             return Ok(None);
         }
-        let could_not = |error| Failure::Image { error, class: Class::CouldNot };
-        Ok(Some(match self.inspector.poll().map_err(could_not)? {
+        Ok(Some(match self.inspector.poll().map_err(Failure::UnfitImage)? {
             Inspect::Need(at, length) => {
                 let buffer = pool.take(length)?;
                 let id = ids.next();
@@ -207,7 +206,7 @@ mod tests {
     #[test]
     fn what_is_no_image_is_refused() {
         let error = find(&[0; 8192], true).unwrap_err();
-        assert!(matches!(error, Failure::Image { class: Class::CouldNot, .. }), "{error}");
+        assert!(matches!(error, Failure::UnfitImage(_)), "{error}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 use super::*;
 use crate::new_file::NEW_IMAGE_MODE;
 use rustix::fs::{CWD, Mode};
+use snapshot_engine::error_text;
 use std::ffi::{OsStr, OsString};
 use std::fs::Permissions;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -35,8 +36,8 @@ fn only_regular_files_are_opened() {
         (Path::new("/dev/null"), "a character device"),
     ] {
         let expected = format!("{}: {kind}; images are regular files only", path.display());
-        assert_eq!(ImageFile::open_for_save(&spec(path), true).unwrap_err().to_string(), expected);
-        assert_eq!(ImageFile::open_for_revert(&spec(path)).unwrap_err().to_string(), expected);
+        assert_eq!(error_text(&ImageFile::open_for_save(&spec(path), true).unwrap_err()), expected);
+        assert_eq!(error_text(&ImageFile::open_for_revert(&spec(path)).unwrap_err()), expected);
     }
 }
 
@@ -44,7 +45,7 @@ fn only_regular_files_are_opened() {
 fn missing_image_is_created_only_where_asked_for() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("new\x1b.qcow2");
-    let error = ImageFile::open_for_save(&spec(&path), false).unwrap_err().to_string();
+    let error = error_text(&ImageFile::open_for_save(&spec(&path), false).unwrap_err());
     assert!(error.contains("\\u{1b}.qcow2: No such file or directory (os error 2); --create"), "{error}");
     assert!(ImageFile::open_for_save(&spec(&path), true).unwrap().file.is_none());
     assert_eq!(files(folder.path()), [""; 0], "nothing is there before the machine wants it");
@@ -130,7 +131,7 @@ fn only_the_image_that_was_inspected_is_replaced() {
         std::fs::rename(&path, folder.path().join("aside")).unwrap();
         std::fs::write(&path, b"another's").unwrap();
         let result = if probed { image.replace() } else { image.probe_replace() };
-        let error = result.unwrap_err().to_string();
+        let error = error_text(&result.unwrap_err());
         assert!(error.contains("another file lies there"), "{error}");
         drop(image);
         assert_eq!(files(folder.path()), ["aside", "old.qcow2"]);
@@ -222,7 +223,7 @@ fn symlink_to_nothing_is_refused_before_the_save() {
     let folder = tempfile::tempdir().unwrap();
     let link = folder.path().join("link.qcow2");
     symlink("nothing", &link).unwrap();
-    let error = ImageFile::open_for_save(&spec(&link), true).unwrap_err().to_string();
+    let error = error_text(&ImageFile::open_for_save(&spec(&link), true).unwrap_err());
     assert!(error.contains("link.qcow2: a symbolic link to what is not there"), "{error}");
 }
 
@@ -250,11 +251,11 @@ fn image_is_locked_also_while_it_is_replaced() {
     std::fs::write(&path, b"old").unwrap();
     let mut image = ImageFile::open_for_save(&spec(&path), false).unwrap();
     image.create_temporary().unwrap();
-    let error = ImageFile::open_for_save(&spec(&path), false).unwrap_err().to_string();
+    let error = error_text(&ImageFile::open_for_save(&spec(&path), false).unwrap_err());
     assert!(error.contains("another save with this name is running"), "{error}");
     let other = folder.path().join("hard-link.qcow2");
     std::fs::hard_link(&path, &other).unwrap();
-    let error = ImageFile::open_for_save(&spec(&other), false).unwrap_err().to_string();
+    let error = error_text(&ImageFile::open_for_save(&spec(&other), false).unwrap_err());
     assert!(error.contains("cannot lock the image: another process uses it"), "{error}");
     image.probe_replace().unwrap();
     image.replace().unwrap();

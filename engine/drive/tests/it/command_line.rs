@@ -354,7 +354,7 @@ fn silent_source_ends_the_save_after_the_timeout() {
         tool().args(["--timeout=1", "--create"]).arg(&image).stdin(Stdio::piped()).spawn().unwrap();
     let source = child.stdin.take().unwrap();
     send_header(&source);
-    assert_fails(&end(child), 2, "the peer was silent for 1 s (--timeout)");
+    assert_fails(&end(child), 2, "the peer was silent for 1 s; --timeout sets how long it may be");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 

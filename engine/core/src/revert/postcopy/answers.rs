@@ -1,8 +1,7 @@
 //! What the destination says, cut into messages and checked against the block list.
 
 use super::host_pages::HostPages;
-use crate::failure::Failure;
-use migration_stream::name_text;
+use crate::failure::{Failure, ReturnPathError, ReturnPathErrorKind};
 use migration_stream::protocol::ReceivedBitmap;
 use migration_stream::return_path::{ReturnPathMessage, return_path_message};
 use snapshot_image::RamLayout;
@@ -45,7 +44,7 @@ impl Answers {
     /// The next message, if it is all there.
     pub(crate) fn next(&mut self, layout: &RamLayout, pages: &HostPages) -> Result<Option<Answer>, Failure> {
         if let Some((block, mut bitmap)) = self.receiving.take() {
-            let length = bitmap.take(&self.pending).map_err(|error| self.wrong(error.to_string()))?;
+            let length = bitmap.take(&self.pending).map_err(|error| self.wrong(error.into()))?;
             self.consume(length);
             if bitmap.is_complete() {
                 return Ok(Some(Answer::Received(block, bitmap)));
@@ -54,8 +53,7 @@ impl Answers {
             return Ok(None);
         }
         let pending = std::mem::take(&mut self.pending);
-        let message = return_path_message(&pending, self.offset)
-            .map_err(|error| Failure::ReturnPath(format!("{error}")))?;
+        let message = return_path_message(&pending, self.offset).map_err(ReturnPathErrorKind::Message)?;
         let Some((length, message)) = message else {
             self.pending = pending;
             return Ok(None);
@@ -75,8 +73,8 @@ impl Answers {
         self.offset += length as u64;
     }
 
-    fn wrong(&self, text: String) -> Failure {
-        Failure::ReturnPath(format!("offset {:#x}: {text}", self.offset))
+    fn wrong(&self, kind: ReturnPathErrorKind) -> Failure {
+        ReturnPathError { offset: Some(self.offset), kind }.into()
     }
 
     fn understand(
@@ -87,14 +85,14 @@ impl Answers {
     ) -> Result<Option<Answer>, Failure> {
         let named = |name: &[u8]| {
             let found = layout.blocks().iter().position(|block| block.name == name);
-            found.ok_or_else(|| self.wrong(format!("unknown RAM block \"{}\"", name_text(name))))
+            found.ok_or_else(|| self.wrong(ReturnPathErrorKind::UnknownBlock { name: name.to_vec() }))
         };
         Ok(Some(match message {
             ReturnPathMessage::Shut(status) => Answer::Shut(*status),
             ReturnPathMessage::Pong(value) => Answer::Pong(*value),
             ReturnPathMessage::ResumeAck(1) => Answer::ResumeAck,
-            ReturnPathMessage::ResumeAck(value) => {
-                return Err(self.wrong(format!("RESUME_ACK {value}, expected 1")));
+            ReturnPathMessage::ResumeAck(found) => {
+                return Err(self.wrong(ReturnPathErrorKind::ResumeAck { found: *found }));
             }
             ReturnPathMessage::SwitchoverAck => Answer::Other,
             ReturnPathMessage::ReceivedBitmap(name) => {
@@ -106,9 +104,7 @@ impl Answers {
             ReturnPathMessage::RequestPages { block, start, length } => {
                 let block = match block {
                     Some(name) => named(name)?,
-                    None => self.last_block.ok_or_else(|| {
-                        self.wrong("a request that names no block, before one that does".to_owned())
-                    })?,
+                    None => self.last_block.ok_or_else(|| self.wrong(ReturnPathErrorKind::NoBlock))?,
                 };
                 self.last_block = Some(block);
                 Answer::Wants(self.range(block, *start, u64::from(*length), layout, pages)?)
@@ -131,12 +127,13 @@ impl Answers {
         let Some(end) =
             end.filter(|_| length > 0 && start.is_multiple_of(bytes) && length.is_multiple_of(bytes))
         else {
-            let name = name_text(&layout.blocks()[block].name);
-            let text = format!(
-                "request for {length:#x} bytes at {start:#x} of block \"{name}\", expected whole host pages of \
-                 {bytes:#x} bytes below {used_length:#x}"
-            );
-            return Err(self.wrong(text));
+            return Err(self.wrong(ReturnPathErrorKind::Range {
+                block: layout.blocks()[block].name.clone(),
+                start,
+                length,
+                host_page_bytes: bytes,
+                block_bytes: used_length,
+            }));
         };
         Ok(pages.at(block, start).0..pages.at(block, end - bytes).0 + 1)
     }

@@ -1,7 +1,6 @@
 //! RAM in the units in which a destination asks for it, throws it away and places it: host pages.
 
-use crate::failure::Failure;
-use migration_stream::name_text;
+use crate::failure::HostPagesError;
 use snapshot_image::RamLayout;
 
 /// No system with 4 KiB of page size or more has smaller ones; reads are aligned to this.
@@ -38,13 +37,10 @@ impl HostPages {
         layout: &RamLayout,
         usual_bytes: u64,
         overrides: &[(Vec<u8>, u64)],
-    ) -> Result<Self, Failure> {
-        let unfit = |name: &[u8], text: String| {
-            Err(Failure::Postcopy(format!("--host-page: block \"{}\": {text}", name_text(name))))
-        };
+    ) -> Result<Self, HostPagesError> {
         for (name, _) in overrides {
             if !layout.blocks().iter().any(|block| block.name == *name) {
-                return unfit(name, "the snapshot has none of this name".to_owned());
+                return Err(HostPagesError::UnknownBlock { block: name.clone() });
             }
         }
         let mut blocks = Vec::with_capacity(layout.blocks().len());
@@ -54,15 +50,11 @@ impl HostPages {
             let bytes =
                 given.or(block.host_page_size).unwrap_or(usual_bytes).max(u64::from(layout.page_size()));
             if !bytes.is_power_of_two() || !(SMALLEST_BYTES..=LARGEST_BYTES).contains(&bytes) {
-                let expected = "a power of two, 4 KiB to 64 MiB";
-                return unfit(&block.name, format!("host pages of {bytes} bytes, expected {expected}"));
+                return Err(HostPagesError::Size { block: block.name.clone(), bytes });
             }
             if block.used_length % bytes != 0 {
                 let length = block.used_length;
-                return unfit(
-                    &block.name,
-                    format!("{length} bytes are not whole host pages of {bytes} bytes"),
-                );
+                return Err(HostPagesError::Length { block: block.name.clone(), length, bytes });
             }
             let count = block.used_length / bytes;
             blocks.push(BlockPages { first: total, count, bytes });
@@ -136,10 +128,12 @@ mod tests {
             let error = HostPages::new(&layout, 4096, &[(name.to_vec(), bytes)]).unwrap_err();
             assert_eq!(error.to_string(), expected);
         };
-        check(b"x\x1b", 4096, "--host-page: block \"x\\x1b\": the snapshot has none of this name");
-        check(b"a", 8192, "--host-page: block \"a\": 12288 bytes are not whole host pages of 8192 bytes");
-        let size = "expected a power of two, 4 KiB to 64 MiB";
-        check(b"a", 12288, &format!("--host-page: block \"a\": host pages of 12288 bytes, {size}"));
-        check(b"a", 1 << 30, &format!("--host-page: block \"a\": host pages of 1073741824 bytes, {size}"));
+        let size = "host page size of block";
+        check(b"x\x1b", 4096, &format!("{size} \"x\\x1b\": the snapshot has no block of this name"));
+        let whole = "12288 bytes are not whole host pages of 8192 bytes";
+        check(b"a", 8192, &format!("{size} \"a\": {whole}"));
+        let expected = "expected a power of two, 4 KiB to 64 MiB";
+        check(b"a", 12288, &format!("{size} \"a\": 12288 bytes, {expected}"));
+        check(b"a", 1 << 30, &format!("{size} \"a\": 1073741824 bytes, {expected}"));
     }
 }

@@ -36,7 +36,7 @@ use super::metadata::Image;
 use super::output::Output;
 use super::{read_metadata, wrong};
 use crate::bits::Bits;
-use crate::failure::Failure;
+use crate::failure::{Failure, ReturnPathErrorKind};
 use crate::machine::{Action, Header, IoId, Lane, Milestone};
 use crate::memory::OutOfMemory;
 use crate::pool::Pool;
@@ -139,8 +139,7 @@ impl Postcopy {
         output: &mut Output,
     ) -> Result<Self, Failure> {
         if !config.can_answer {
-            let text = "postcopy needs a return path: exec: (stdin), a socket, or unix:";
-            return Err(Failure::Postcopy(text.to_owned()));
+            return Err(Failure::NoReturnPath);
         }
         let (snapshot, layout) = (image.reader.snapshot(), image.reader.layout());
         let pages = HostPages::new(layout, config.host_page_bytes, &config.host_pages)?;
@@ -420,6 +419,6 @@ impl Postcopy {
     }
 }
 
-fn unasked(what: &str) -> Failure {
-    Failure::ReturnPath(format!("{what} was not asked for"))
+fn unasked(message: &'static str) -> Failure {
+    ReturnPathErrorKind::Unasked { message }.into()
 }

@@ -1,9 +1,8 @@
 //! Takes over after a server that died: asks the destination what it has, then lets it go on.
 
-use crate::failure::Failure;
+use crate::failure::{Failure, ReturnPathErrorKind};
 use crate::machine::{Header, Lane};
 use crate::revert::output::Output;
-use crate::text::uuid_text;
 use migration_stream::{Command, put_command};
 use snapshot_image::{RamLayout, Snapshot};
 
@@ -13,15 +12,10 @@ use snapshot_image::{RamLayout, Snapshot};
 ///
 /// It is another one, or may be another one: two guests must never mix.
 pub fn check_recovery(uuid: &[u8; 16], snapshot: &Snapshot) -> Result<(), Failure> {
-    let wanted = uuid_text(uuid);
-    Err(Failure::Postcopy(match &snapshot.uuid {
-        Some(found) if found == uuid => return Ok(()),
-        Some(found) => {
-            let found = uuid_text(found);
-            format!("--recover={wanted}: the image holds snapshot {found}; two guests must not mix")
-        }
-        None => format!("--recover={wanted}: the image's snapshot has no UUID, so it may be another one"),
-    }))
+    match snapshot.uuid {
+        Some(found) if found == *uuid => Ok(()),
+        found => Err(Failure::OtherSnapshot { wanted: *uuid, found }),
+    }
 }
 
 /// Which bitmaps have come.
@@ -48,7 +42,7 @@ impl Recovery {
     /// The bitmap of this block has come. After the last one the destination may go on.
     pub(crate) fn received(&mut self, block: usize, output: &mut Output) -> Result<(), Failure> {
         if !std::mem::take(&mut self.missing[block]) {
-            return Err(Failure::ReturnPath(format!("a second bitmap of block number {block}")));
+            return Err(ReturnPathErrorKind::SecondBitmap { block }.into());
         }
         if self.may_resume() {
             let mut out = Vec::new();
@@ -86,7 +80,7 @@ mod tests {
     #[test]
     fn only_the_same_snapshot_is_taken_over() {
         let check = |uuid| check_recovery(&[1; 16], &snapshot(uuid)).map_err(|error| error.to_string());
-        let wanted = "--recover=01010101-0101-0101-0101-010101010101";
+        let wanted = "recovery of snapshot 01010101-0101-0101-0101-010101010101";
         assert_eq!(check(Some([1; 16])), Ok(()));
         let other = check(Some([2; 16])).unwrap_err();
         let found = "the image holds snapshot 02020202-0202-0202-0202-020202020202; two guests must not mix";

@@ -444,7 +444,7 @@ impl Serve {
         }
         if self.claimed.count() != self.sent.count() {
             let (claimed, sent) = (self.claimed.count(), self.sent.count());
-            return Err(Failure::Postcopy(format!("{claimed} host pages were looked up, but {sent} sent")));
+            return Err(Failure::PagesLost { claimed, sent });
         }
         Ok(true)
     }

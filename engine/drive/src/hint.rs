@@ -1,0 +1,40 @@
+//! What a user of this program can do about a failure: the engine's errors name none of its options.
+
+use snapshot_engine::{Failure, HostPagesError, Unsupported};
+use snapshot_image::ImageError;
+
+/// What can be done, if something can: it goes behind the failure's own text.
+pub(crate) fn hint(failure: &Failure) -> Option<String> {
+    let hint = match failure {
+        Failure::SnapshotExists { .. } | Failure::InterruptedThenWritten => "--overwrite replaces it",
+        Failure::Unsupported(Unsupported::NoVmdesc) => "a source with suppress-vmdesc=on needs --no-vmdesc",
+        Failure::Silent { .. } => "--timeout sets how long it may be",
+        Failure::NoReturnPath => "exec: (stdin), a socket and unix: have one",
+        Failure::DestinationFailed { recoverable: true }
+        | Failure::DestinationGone { recoverable: true, .. } => {
+            "a guest in postcopy-paused can be recovered with --recover"
+        }
+        Failure::OtherSnapshot { .. } => {
+            "--recover names the snapshot that the paused guest was started from"
+        }
+        Failure::HostPages(HostPagesError::UnknownBlock { .. }) => "--host-page=BLOCK:SIZE names a RAM block",
+        Failure::HostPages(_) => "--host-page=BLOCK:SIZE gives the destination's",
+        Failure::WrongImage(error) if is_damage(error) => {
+            "`snapinspect check IMAGE` lists all damage; revert from a copy, or save again"
+        }
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
+/// Whether bytes of a snapshot are not what was written; any other error is about an image that is whole, or something else.
+pub(crate) fn is_damage(error: &ImageError) -> bool {
+    matches!(
+        error,
+        ImageError::Damaged { .. }
+            | ImageError::Checksum { .. }
+            | ImageError::Page { .. }
+            | ImageError::Value { .. }
+            | ImageError::Leader(_)
+    )
+}
