@@ -1,7 +1,7 @@
 //! Runs the engine's machines on files, one operation after the other.
 
-use snapshot_engine::machine::{Action, Completed, Event, IoError, IoId, Lane, Machine};
-use snapshot_engine::{Failure, Pool, RevertConfig, RevertMachine, SaveConfig, SaveMachine, SaveSummary};
+use snapshot_engine::blocking::{self, Io, Runner};
+use snapshot_engine::{Failure, RevertConfig, RevertMachine, SaveConfig, SaveMachine, SaveSummary};
 use snapshot_image::{HostOffset, ImageError, ReadOptions, SnapshotReader};
 use std::fs::File;
 use std::io::{self, Read};
@@ -63,14 +63,29 @@ pub(crate) fn open_snapshot(
 
 /// Sends the snapshot of an image as the stream that a destination would load: read, and verified, as a revert does.
 pub(crate) struct ImageStream {
-    machine: RevertMachine,
-    pool: Pool,
-    file: Box<dyn RandomAccess>,
-    pending: Vec<u8>,
+    revert: Runner<RevertMachine>,
+    io: FromImage,
     taken: usize,
-    finished: bool,
     /// The end of what it sends, where that could be had beforehand.
     tail: Option<Vec<u8>>,
+}
+
+/// The image, and what was sent and not taken yet.
+struct FromImage {
+    file: Box<dyn RandomAccess>,
+    pending: Vec<u8>,
+}
+
+impl Io for FromImage {
+    fn read_at(&mut self, at: u64, bytes: &mut [u8]) -> io::Result<usize> {
+        // It fills all of it, with zeros behind the end.
+        self.file.read_at(at, bytes).map(|()| bytes.len())
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.pending.extend_from_slice(bytes);
+        Ok(())
+    }
 }
 
 impl ImageStream {
@@ -88,56 +103,20 @@ impl ImageStream {
             Err(error) => return Err(error),
         };
         config.image_length_bytes = file.size_bytes();
-        let mut machine = RevertMachine::new(config);
-        let mut pool = Pool::default();
-        machine.handle(Event::Tick { now_ms: 0 }, &mut pool);
-        Ok(Self { machine, pool, file, pending: Vec::new(), taken: 0, finished: false, tail })
+        let revert = Runner::new(RevertMachine::new(config));
+        Ok(Self { revert, io: FromImage { file, pending: Vec::new() }, taken: 0, tail })
     }
 
     /// Runs the machine until there is output, or it has ended.
     fn run(&mut self) -> Result<(), Failure> {
-        self.pending.clear();
+        self.io.pending.clear();
         self.taken = 0;
-        while self.pending.is_empty() && !self.finished {
-            let Some(action) = self.machine.poll(&mut self.pool) else { break };
-            match action {
-                Action::Read { id, buffer, pieces } => {
-                    let mut lent = self.pool.lend(buffer);
-                    let result = pieces
-                        .iter()
-                        .try_for_each(|piece| {
-                            self.file.read_at(piece.at.0, &mut lent.bytes_mut()[piece.range.clone()])
-                        })
-                        .map(|()| Completed::Plain);
-                    self.pool.give_back(buffer, lent);
-                    self.done(id, result);
-                }
-                Action::Send { header, body, .. } => {
-                    self.pending.extend_from_slice(header.bytes());
-                    if let Some(body) = body {
-                        self.pending.extend_from_slice(&self.pool.bytes(body.buffer)[body.range]);
-                    }
-                    let bytes = self.pending.len() as u64;
-                    self.machine.handle(Event::Sent { lane: Lane::Main, bytes }, &mut self.pool);
-                }
-                Action::Finish => {
-                    self.finished = true;
-                    self.machine.outcome()?;
-                }
-                other => {
-                    if let Some(id) = other.id() {
-                        let unsupported = io::Error::other("not an operation of a revert");
-                        self.done(id, Err(unsupported));
-                    }
-                }
+        while self.io.pending.is_empty() {
+            if !self.revert.step(&mut self.io).map_err(Failure::refused)? {
+                return self.revert.machine().outcome().map(drop);
             }
         }
         Ok(())
-    }
-
-    fn done(&mut self, id: IoId, result: io::Result<Completed>) {
-        let result = result.map_err(|error| IoError::from(&error));
-        self.machine.handle(Event::Done { id, result }, &mut self.pool);
     }
 }
 
@@ -145,15 +124,15 @@ impl Source for ImageStream {
     fn read(&mut self, out: &mut [u8]) -> Result<usize, SourceError> {
         let mut filled = 0;
         while filled < out.len() {
-            if self.taken == self.pending.len() {
+            if self.taken == self.io.pending.len() {
                 self.run().map_err(|failure| SourceError::Revert(failure.into()))?;
                 // The byte that makes a QEMU refuse a stream is not for us.
-                if self.pending.is_empty() {
+                if self.io.pending.is_empty() {
                     break;
                 }
             }
-            let bytes = (self.pending.len() - self.taken).min(out.len() - filled);
-            out[filled..filled + bytes].copy_from_slice(&self.pending[self.taken..self.taken + bytes]);
+            let bytes = (self.io.pending.len() - self.taken).min(out.len() - filled);
+            out[filled..filled + bytes].copy_from_slice(&self.io.pending[self.taken..self.taken + bytes]);
             self.taken += bytes;
             filled += bytes;
         }
@@ -185,71 +164,45 @@ impl Source for ImageStream {
     }
 }
 
-/// Saves a stream into a new, empty file.
+/// A stream, and the new, empty file that it is saved into.
+struct IntoImage<'a> {
+    input: &'a mut dyn Read,
+    image: &'a File,
+}
+
+impl Io for IntoImage<'_> {
+    fn read_at(&mut self, at: u64, bytes: &mut [u8]) -> io::Result<usize> {
+        self.image.read_at(bytes, at)
+    }
+
+    fn write_at(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.image.write_all_at(bytes, at)
+    }
+
+    fn length(&mut self) -> io::Result<u64> {
+        Ok(self.image.metadata()?.len())
+    }
+
+    fn set_length(&mut self, bytes: u64) -> io::Result<()> {
+        self.image.set_len(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.image.sync_data()
+    }
+
+    fn read_input(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.input.read(bytes)
+    }
+}
+
+/// Saves a stream into a new, empty file. The caller gives the file its name, or removes it.
 ///
 /// # Errors
 ///
 /// Why nothing was saved.
 pub(crate) fn save(input: &mut dyn Read, image: &File, config: SaveConfig) -> Result<SaveSummary, Failure> {
     let mut machine = SaveMachine::new(config);
-    let mut pool = Pool::default();
-    machine.handle(Event::Tick { now_ms: 0 }, &mut pool);
-    while let Some(action) = machine.poll(&mut pool) {
-        let (id, result) = match action {
-            Action::ReadInput { buffer, range } => {
-                match input.read(&mut pool.bytes_mut(buffer)[range]) {
-                    Ok(0) => machine.handle(Event::InputEnd, &mut pool),
-                    Ok(bytes) => machine.handle(Event::Input { bytes }, &mut pool),
-                    Err(error) => machine.handle(Event::InputFailed(IoError::from(&error)), &mut pool),
-                }
-                continue;
-            }
-            Action::Write { id, buffer, pieces } => {
-                let lent = pool.lend(buffer);
-                let result = pieces
-                    .iter()
-                    .try_for_each(|piece| image.write_all_at(&lent.bytes()[piece.range.clone()], piece.at.0));
-                pool.give_back(buffer, lent);
-                (id, result)
-            }
-            Action::Read { id, buffer, pieces } => {
-                let mut lent = pool.lend(buffer);
-                let result = pieces.iter().try_for_each(|piece| {
-                    image.read_exact_at(&mut lent.bytes_mut()[piece.range.clone()], piece.at.0)
-                });
-                pool.give_back(buffer, lent);
-                (id, result)
-            }
-            Action::SetLength { id, length_bytes } => (id, image.set_len(length_bytes)),
-            Action::Flush { id } => (id, image.sync_data()),
-            // The caller gives the file its name, or removes it.
-            Action::CreateTemporary { id }
-            | Action::Ballast { id, .. }
-            | Action::Link { id }
-            | Action::Unlink { id }
-            | Action::ProbeReplace { id }
-            | Action::Replace { id } => (id, Ok(())),
-            Action::NextData { id, from } => {
-                let length = image.metadata().map(|metadata| metadata.len());
-                let result = length
-                    .map(|length| Completed::Data((from.0 < length).then_some(from.0..length)))
-                    .map_err(|error| IoError::from(&error));
-                machine.handle(Event::Done { id, result }, &mut pool);
-                continue;
-            }
-            Action::Send { header, body, .. } => {
-                let bytes = header.bytes().len() + body.map_or(0, |body| body.range.len());
-                machine.handle(Event::Sent { lane: Lane::Main, bytes: bytes as u64 }, &mut pool);
-                continue;
-            }
-            Action::LimitInput { .. }
-            | Action::LimitOutput { .. }
-            | Action::Announce(_)
-            | Action::WakeAt { .. } => continue,
-            Action::Finish => break,
-        };
-        let result = result.map(|()| Completed::Plain).map_err(|error| IoError::from(&error));
-        machine.handle(Event::Done { id, result }, &mut pool);
-    }
+    blocking::run(&mut machine, &mut IntoImage { input, image }).map_err(Failure::refused)?;
     machine.outcome()
 }

@@ -5,12 +5,14 @@
 //! between production, tests and a simulation under one seed is in the driver.
 //!
 //! * To save or revert for real, use the crate `qemu-snapshot`, which drives these machines with io_uring or threads.
+//! * To run one from a file to a file, implement [`blocking::Io`] and call [`blocking::run`].
 //! * To drive them yourself, read [`machine`] for the rules, take a [`Pool`], and run the loop that it describes.
 //!
 //! The wire format is the business of `migration-stream`, the file format that of `snapshot-image`.
 #![forbid(unsafe_code)]
 
 mod bits;
+pub mod blocking;
 mod failure;
 mod ids;
 pub mod machine;

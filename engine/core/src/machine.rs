@@ -349,3 +349,13 @@ pub trait Machine {
     /// The next thing to be done; `None` until the next event.
     fn poll(&mut self, pool: &mut Pool) -> Option<Action>;
 }
+
+impl<M: Machine> Machine for &mut M {
+    fn handle(&mut self, event: Event<'_>, pool: &mut Pool) {
+        (**self).handle(event, pool);
+    }
+
+    fn poll(&mut self, pool: &mut Pool) -> Option<Action> {
+        (**self).poll(pool)
+    }
+}

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bed;
+mod blocking;
 mod explore;
 mod faults;
 mod identity;

@@ -1,8 +1,10 @@
 //! The drivers of the machines agree: what they save, each of them reverts to the same bytes.
 
-use snapshot_engine::{RevertConfig, RevertMachine};
+use snapshot_engine::{RevertConfig, RevertMachine, blocking};
 use snapshot_tests::tool::qemu_snapshot;
 use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use vm_simulator::{Fault, SimFile, Vm, VmConfig, World};
@@ -22,22 +24,48 @@ fn run(arguments: &[&str], input: Stdio) -> Vec<u8> {
     output.stdout
 }
 
-fn simulated(image: &Path) -> Vec<u8> {
-    let bytes = fs::read(image).expect("the image");
-    let config = RevertConfig {
-        image_length_bytes: bytes.len() as u64,
+fn revert_config(image_length_bytes: u64) -> RevertConfig {
+    RevertConfig {
+        image_length_bytes,
         stream: migration_stream::Options::default(),
         allow_unverified: false,
         fresh_ram: false,
         timeout_ms: None,
         loading_timeout_ms: None,
         postcopy: None,
-    };
-    let mut machine = RevertMachine::new(config);
+    }
+}
+
+fn simulated(image: &Path) -> Vec<u8> {
+    let bytes = fs::read(image).expect("the image");
+    let mut machine = RevertMachine::new(revert_config(bytes.len() as u64));
     let mut world = World::new(1, Some(SimFile::of(&bytes)), Vec::new(), Fault::None);
     world.run(&mut machine);
     machine.outcome().expect("the image is whole");
     world.output
+}
+
+/// A file, read by one call after the other.
+struct Plain(File, Vec<u8>);
+
+impl blocking::Io for Plain {
+    fn read_at(&mut self, at: u64, bytes: &mut [u8]) -> io::Result<usize> {
+        self.0.read_at(bytes, at)
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.1.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+fn blocked(image: &Path) -> Vec<u8> {
+    let file = File::open(image).expect("the image");
+    let mut machine = RevertMachine::new(revert_config(file.metadata().expect("its length").len()));
+    let mut io = Plain(file, Vec::new());
+    blocking::run(&mut machine, &mut io).expect("no destination is waited for");
+    machine.outcome().expect("the image is whole");
+    io.1
 }
 
 #[test]
@@ -62,5 +90,6 @@ fn every_driver_sends_the_same_bytes() {
             sent.as_ref() == Some(&simulated(&image)),
             "saved by {way:?}, reverted by the simulated world"
         );
+        assert!(sent.as_ref() == Some(&blocked(&image)), "saved by {way:?}, reverted by the blocking runner");
     }
 }
