@@ -50,6 +50,11 @@ mod pool;
 mod snapshot;
 mod sys;
 
+/// The program of the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub use error::Error;
 pub use snapshot::{
     BackgroundSnapshot, Cause, Counters, Options, Prepared, Run, Strategy, Unpopulated, Watch,
