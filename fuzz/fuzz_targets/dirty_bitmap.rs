@@ -4,8 +4,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use migration_stream::{
-    ChunkKind, Entry, Options, Record, SectionHeader, SectionId, SliceReader, StreamReader, put_file_header,
-    put_section_header,
+    ChunkKind, Entry, Options, PageSize, Record, SectionHeader, SectionId, SliceReader, StreamReader,
+    put_file_header, put_section_header,
 };
 use std::io::Read;
 
@@ -26,7 +26,7 @@ fuzz_target!(|input: (u8, &[u8])| {
         SectionHeader { section_id: SectionId(3), idstr: b"dirty-bitmap", instance_id: 0, version_id: 1 };
     put_section_header(&mut stream, false, &header);
     stream.extend_from_slice(body);
-    let options = Options { page_size: Some(4096), ..Options::default() };
+    let options = Options::default().with_page_size(PageSize::DEFAULT);
     let mut slice = SliceReader::new(&stream, options.clone());
     let mut pull = StreamReader::new(Dribble(&stream, usize::from(piece) + 1), options);
     let mut encoded = Vec::new();

@@ -19,7 +19,7 @@ fuzz_target!(|input: (u8, &[u8])| {
     let (chunk, stream) = input;
     let mut slice = SliceReader::new(stream, Options::default());
     // The slice reader may have found the page size at the end, where the pull reader has not been yet.
-    let options = Options { page_size: Some(slice.decoder().page_size()), ..Options::default() };
+    let options = Options::default().with_page_size(slice.decoder().page_size());
     let mut pull = StreamReader::new(Dribble(stream, usize::from(chunk) + 1), options);
     let mut encoded = Vec::new();
     let mut blocks = Vec::new();

@@ -3,6 +3,7 @@
 use crate::input::OpenOptions;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use migration_stream::PageSize;
 use snapshot_engine::{parse_bytes, parse_page_size};
 use std::path::{Path, PathBuf};
 
@@ -192,7 +193,7 @@ pub struct InputArgs {
     pub snapshot: Option<String>,
     /// Target page size in bytes, where the input does not tell it
     #[arg(long, value_name = "BYTES", value_parser = parse_page_size)]
-    pub page_size: Option<u32>,
+    pub page_size: Option<PageSize>,
     /// The most RAM that is accepted, in bytes or with K, M, G, T
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "16T")]
     pub max_ram: u64,

@@ -6,7 +6,7 @@ use crate::input::{FileRange, OpenOptions, Opened, open_reader};
 use crate::machines::{ImageReadError, open_snapshot};
 use crate::presence::{Arrivals, Presence};
 use crate::walk::{Context, Event, Finding, Flow, Item, Level, Progress, Visitor, walk};
-use migration_stream::{PageContent, Record, UNKNOWN_LENGTH};
+use migration_stream::{PageContent, PageSize, Record, UNKNOWN_LENGTH};
 use serde::Serialize;
 use snapshot_image::{ImageError, Verification};
 use std::io::{Cursor, Read};
@@ -182,7 +182,8 @@ fn of_image(info: &mut Info, name: &str, file: &FileRange, options: &OpenOptions
         nonzero_bytes: snapshot.nonzero_pages.map(|pages| pages * u64::from(layout.page_size())),
     });
     let sections = Cursor::new(snapshot.leader.clone()).chain(Cursor::new(snapshot.tail.clone()));
-    let options = OpenOptions { page_size: Some(layout.page_size()), ..options.without_channels() };
+    let options =
+        OpenOptions { page_size: PageSize::new(layout.page_size().into()), ..options.without_channels() };
     let opened = open_reader(name, sections, &options)?;
     walk(opened, &options, &mut Facts { info, only_sections: true, arrivals: Arrivals::default() }, None)
 }

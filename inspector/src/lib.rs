@@ -20,7 +20,6 @@ pub mod input;
 mod line;
 mod machines;
 mod map;
-mod names;
 mod pages;
 mod presence;
 mod progress;

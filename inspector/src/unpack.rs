@@ -27,9 +27,10 @@ impl ChannelUnpacker {
         self.out.resize(expected + 1, 0);
         let length = match compression {
             Compression::None => return Ok(Some(data)),
-            Compression::Hardware(_) => return Ok(None),
             Compression::Zlib => self.zlib(data)?,
             Compression::Zstd => self.zstd(data)?,
+            // QPL, UADK and QATzip.
+            _ => return Ok(None),
         };
         if length == expected {
             Ok(Some(&self.out[..length]))

@@ -4,9 +4,9 @@
 #![allow(clippy::disallowed_types, reason = "a benchmark needs the clock; the crate does not")]
 
 use migration_stream::{
-    BlockList, Entry, Options, RAM_SECTION_VERSION, RamBlock, Record, SectionHeader, SectionId, SliceReader,
-    StreamReader, put_end_of_section, put_file_header, put_page_header, put_ram_blocks, put_section_footer,
-    put_section_header, put_section_part,
+    BlockList, Entry, Options, PageSize, RAM_SECTION_VERSION, RamBlock, Record, SectionHeader, SectionId,
+    SliceReader, StreamReader, put_end_of_section, put_file_header, put_page_header, put_ram_blocks,
+    put_section_footer, put_section_header, put_section_part,
 };
 use std::hint::black_box;
 use std::io::Read;
@@ -58,7 +58,7 @@ fn median(mut times: Vec<Duration>) -> f64 {
 
 fn walk_slice(stream: &[u8]) {
     // The page size is given, so that nothing is looked for at the end of the stream.
-    let options = Options { page_size: Some(4096), ..Options::default() };
+    let options = Options::default().with_page_size(PageSize::DEFAULT);
     let mut reader = SliceReader::new(stream, options);
     let mut pages = 0;
     // The stream ends after RAM, which is an error that ends the walk as well.

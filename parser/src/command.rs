@@ -1,6 +1,7 @@
 //! `QEMU_VM_COMMAND`: requests from the source to the destination.
 
 use crate::error::ErrorKind;
+use crate::page_size::PageSize;
 use crate::section::{QEMU_VM_COMMAND, length32, put_str8, str8};
 use crate::span::{Parsed, Span, take};
 use nom::Parser;
@@ -8,10 +9,6 @@ use nom::number::streaming::{be_u8, be_u16, be_u32, be_u64};
 
 /// The longest package that is accepted (`MAX_VM_CMD_PACKAGED_SIZE` is 4 GiB in QEMU; tens of KiB are usual).
 const PACKAGE_LIMIT_BYTES: u32 = 256 << 20;
-
-/// The smallest and the largest target page, in bytes.
-const SMALLEST_PAGE_BYTES: u64 = 1 << 10;
-const LARGEST_PAGE_BYTES: u64 = 1 << 16;
 
 /// A range of a RAM block, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +21,7 @@ pub struct DiscardRange {
 
 /// A command (`enum qemu_vm_cmd`, migration/savevm.c).
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Command<'a> {
     /// 1: the destination answers on the reverse direction from now on.
     OpenReturnPath,
@@ -55,6 +53,24 @@ pub enum Command<'a> {
 }
 
 impl<'a> Command<'a> {
+    /// QEMU's name of it (`mig_cmd_args`, migration/savevm.c), with an underscore for a blank.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::OpenReturnPath => "OPEN_RETURN_PATH",
+            Self::Ping(_) => "PING",
+            Self::PostcopyAdvise(_) => "POSTCOPY_ADVISE",
+            Self::PostcopyListen => "POSTCOPY_LISTEN",
+            Self::PostcopyRun => "POSTCOPY_RUN",
+            Self::PostcopyRamDiscard { .. } => "POSTCOPY_RAM_DISCARD",
+            Self::Packaged(_) => "PACKAGED",
+            Self::EnableColo => "ENABLE_COLO",
+            Self::PostcopyResume => "POSTCOPY_RESUME",
+            Self::RecvBitmap(_) => "RECV_BITMAP",
+            Self::SwitchoverStart => "SWITCHOVER_START",
+        }
+    }
+
     pub(crate) fn map_bytes<'b>(self, map: &mut impl FnMut(&'a [u8]) -> &'b [u8]) -> Command<'b> {
         match self {
             Self::OpenReturnPath => Command::OpenReturnPath,
@@ -113,10 +129,8 @@ pub(crate) fn command(input: Span<'_>) -> Parsed<'_, Command<'_>> {
             fixed("POSTCOPY_ADVISE", 16, "0 or 16")?;
             let (at_target, page_size_summary) = be_u64.parse(payload)?;
             let (_, target_page_size) = be_u64.parse(at_target)?;
-            if !target_page_size.is_power_of_two()
-                || !(SMALLEST_PAGE_BYTES..=LARGEST_PAGE_BYTES).contains(&target_page_size)
-            {
-                let (found, expected) = (target_page_size, "a power of two, 1 KiB to 64 KiB");
+            if PageSize::new(target_page_size).is_none() {
+                let (found, expected) = (target_page_size, PageSize::EXPECTED);
                 return Err(at_target.reject(ErrorKind::Value {
                     what: "advised page size",
                     found,
@@ -198,11 +212,14 @@ fn discard<'a>(
         let (at_length, start) = be_u64.parse(rest)?;
         let (after, length) = be_u64.parse(at_length)?;
         let expected = "a multiple of the host page size";
-        if !start.is_multiple_of(SMALLEST_PAGE_BYTES) {
+        if !start.is_multiple_of(PageSize::SMALLEST.into()) {
             return Err(rest.reject(ErrorKind::Value { what: "discard start", found: start, expected }));
         }
         // QEMU takes an empty range on anonymous memory, and fails on memory with a file behind it.
-        if length == 0 || !length.is_multiple_of(SMALLEST_PAGE_BYTES) || start.checked_add(length).is_none() {
+        if length == 0
+            || !length.is_multiple_of(PageSize::SMALLEST.into())
+            || start.checked_add(length).is_none()
+        {
             return Err(at_length.reject(ErrorKind::Value {
                 what: "discard length",
                 found: length,

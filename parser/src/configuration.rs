@@ -1,6 +1,7 @@
 //! The file header and the configuration section.
 
 use crate::error::ErrorKind;
+use crate::page_size::PageSize;
 use crate::section::str8;
 use crate::span::{Parsed, Span, take};
 use nom::Parser;
@@ -106,7 +107,7 @@ pub(crate) fn configuration(input: Span<'_>) -> Parsed<'_, Configuration> {
         rest = match order {
             1 => {
                 let (rest, bits) = be_u32.parse(payload)?;
-                if !(10..=16).contains(&bits) {
+                if PageSize::from_bits(bits).is_none() {
                     let found = u64::from(bits);
                     return Err(payload.reject(ErrorKind::Value {
                         what: "target page bits",

@@ -19,6 +19,7 @@ const BITS_LIMIT_BYTES: u64 = 10240;
 
 /// What a chunk says.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ChunkKind<'a> {
     /// A bitmap begins.
     Start {

@@ -7,6 +7,7 @@
 //! Where such a device was registered behind RAM, it stands between RAM's START and its first PART (10.0): the PART begins
 //! with the id that is known by then, and names a block that was listed.
 
+use crate::page_size::PageSize;
 use crate::ram::block::{BlockListContext, optional_fields};
 use crate::ram::{
     RAM_SAVE_FLAG_EOS, RAM_SAVE_FLAG_MEM_SIZE, RAM_SAVE_FLAG_PAGE, RAM_SAVE_FLAG_XBZRLE, RAM_SAVE_FLAG_ZERO,
@@ -93,7 +94,7 @@ fn the_only_one(bytes: &[u8], section: Range<usize>, context: BlockListContext) 
 pub(crate) struct Next<'a> {
     /// Id of the RAM section.
     pub(crate) ram: SectionId,
-    pub(crate) page_size: u32,
+    pub(crate) page_size: PageSize,
     /// The used length of the block with a name. Bytes may look like the name of a page as often as they want.
     pub(crate) listed: &'a dyn Fn(&[u8]) -> Option<u64>,
     pub(crate) footers: bool,
@@ -188,6 +189,7 @@ fn list_end(input: Span<'_>, context: BlockListContext) -> Parsed<'_, bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::page_size::PageSize;
     use crate::ram::block::RamBlock;
 
     fn listed_in(blocks: &[RamBlock]) -> impl Fn(&[u8]) -> Option<u64> + use<> {
@@ -207,7 +209,12 @@ mod tests {
     #[test]
     fn the_first_part_of_ram_ends_early_devices_and_bytes_that_look_alike_do_not() {
         let blocks = [block()];
-        let next = Next { ram: SectionId(1), page_size: 4096, listed: &listed_in(&blocks), footers: true };
+        let next = Next {
+            ram: SectionId(1),
+            page_size: PageSize::DEFAULT,
+            listed: &listed_in(&blocks),
+            footers: true,
+        };
         let mut bytes = vec![4, 0, 0, 0, 9];
         // A PART of another section, one of RAM without a footer before it, and one with a page outside of the block.
         bytes.extend_from_slice(b"\x7e\0\0\0\x09\x02\0\0\0\x02\0\0\0\0\0\0\0\x08\x06pc.ram");
@@ -224,7 +231,7 @@ mod tests {
     }
 
     const CONTEXT: BlockListContext = BlockListContext {
-        page_size: 4096,
+        page_size: PageSize::DEFAULT,
         page_size_guessed: false,
         advised: false,
         ignore_shared: false,
@@ -268,7 +275,12 @@ mod tests {
     #[test]
     fn what_may_follow_early_devices_behind_ram() {
         let blocks = [block()];
-        let next = Next { ram: SectionId(1), page_size: 4096, listed: &listed_in(&blocks), footers: true };
+        let next = Next {
+            ram: SectionId(1),
+            page_size: PageSize::DEFAULT,
+            listed: &listed_in(&blocks),
+            footers: true,
+        };
         let behind = |rest: &[u8]| {
             let bytes = [b"\x04xx\x7e\0\0\0\x09", rest].concat();
             Search::default().border_behind(&bytes, next)
@@ -299,7 +311,12 @@ mod tests {
 
     #[test]
     fn the_first_part_is_looked_for_up_to_the_limit() {
-        let next = Next { ram: SectionId(1), page_size: 4096, listed: &listed_in(&[block()]), footers: true };
+        let next = Next {
+            ram: SectionId(1),
+            page_size: PageSize::DEFAULT,
+            listed: &listed_in(&[block()]),
+            footers: true,
+        };
         let found =
             |bytes: usize| Search { scanned: BEHIND_LIMIT_BYTES - 1 }.border_behind(&vec![0; bytes], next);
         assert_eq!(found(BEHIND_LIMIT_BYTES + 1), Err(Stop::NeedMore));
@@ -324,7 +341,12 @@ mod tests {
 
     #[test]
     fn another_iterable_may_come_first() {
-        let next = Next { ram: SectionId(1), page_size: 4096, listed: &listed_in(&[block()]), footers: true };
+        let next = Next {
+            ram: SectionId(1),
+            page_size: PageSize::DEFAULT,
+            listed: &listed_in(&[block()]),
+            footers: true,
+        };
         let bytes = b"\x04xx\x7e\0\0\0\x09\x01\0\0\0\x05\x0cdirty-bitmap\0\0\0\0\0\0\0\x01";
         assert_eq!(Search::default().border_behind(bytes, next), Ok(8));
     }
@@ -333,7 +355,7 @@ mod tests {
     fn a_block_list_ends_where_its_lengths_sum_up() {
         let block = |idstr: &[u8], used_length| RamBlock { idstr: idstr.to_vec(), used_length, ..block() };
         let context = BlockListContext {
-            page_size: 4096,
+            page_size: PageSize::DEFAULT,
             page_size_guessed: false,
             advised: false,
             ignore_shared: false,

@@ -62,6 +62,7 @@ mod early;
 mod error;
 mod iterable;
 mod json;
+mod page_size;
 pub mod protocol;
 pub mod ram;
 mod reader;
@@ -74,13 +75,16 @@ mod vmdesc;
 
 pub use command::{Command, DiscardRange, PostcopyAdvise, put_command};
 pub use configuration::{Configuration, put_configuration, put_file_header};
-pub use decoder::{DEFAULT_MAX_RAM_BYTES, DEFAULT_PAGE_SIZE, Decoder, Options, Step, UNKNOWN_LENGTH};
+pub use decoder::{
+    ChannelKind, DEFAULT_MAX_RAM_BYTES, Decoder, DecoderBuilder, Options, Step, UNKNOWN_LENGTH,
+};
 pub use dirty_bitmap::{ChunkKind, DirtyBitmapChunk, put_dirty_bitmap_chunk};
 pub use error::{Error, ErrorKind, name_text};
 pub use iterable::{
     BLOCK_CHUNK_BYTES, BlockMigration, Htab, StorageAttributes, put_block_migration, put_htab,
     put_storage_attributes,
 };
+pub use page_size::PageSize;
 pub use ram::block::{BlockList, RamBlock, put_ram_blocks};
 pub use ram::page::{Page, PageContent};
 pub use ram::{

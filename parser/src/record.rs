@@ -16,6 +16,7 @@ use crate::section::{
 
 /// One record.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Record<'a> {
     /// The file header.
     FileHeader,

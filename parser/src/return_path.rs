@@ -5,6 +5,7 @@ use crate::section::put_str8;
 
 /// A message (`enum mig_rp_message_type`, migration/migration.h).
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ReturnPathMessage<'a> {
     /// 1: the destination is done; 0 is success.
     Shut(u32),

@@ -5,6 +5,7 @@
 
 use crate::decoder::{Decoder, VMDESC_LIMIT_BYTES};
 use crate::error::{Error, ErrorKind, name_text};
+use crate::page_size::PageSize;
 use crate::section::{
     QEMU_VM_EOF, QEMU_VM_SECTION_FOOTER, QEMU_VM_SECTION_FULL, QEMU_VM_VMDESCRIPTION, SectionHeader,
     section_footer, section_header,
@@ -293,10 +294,9 @@ fn anchored_end(
 
 /// The page size that a whole stream's vmdesc tells.
 #[must_use]
-pub(crate) fn page_size(stream: &[u8]) -> Option<u32> {
+pub(crate) fn page_size(stream: &[u8]) -> Option<PageSize> {
     let eof = find_eof(stream)?;
-    let bits = VmDescription::parse(&stream[eof + 6..])?.page_size?;
-    u32::try_from(bits).ok().filter(|size| size.is_power_of_two() && (1 << 10..=1 << 16).contains(size))
+    PageSize::new(VmDescription::parse(&stream[eof + 6..])?.page_size?)
 }
 
 #[cfg(test)]
@@ -366,7 +366,7 @@ mod tests {
             cut.sections.unwrap().into_iter().map(|(header, body)| (header.idstr.to_vec(), body)).collect();
         // Mark, id, name, instance, version: 14 bytes and the name.
         assert_eq!(bodies, [(b"a".to_vec(), 15..17), (b"bc".to_vec(), 38..38)]);
-        assert_eq!(page_size(&tail), Some(4096));
+        assert_eq!(page_size(&tail), PageSize::new(4096));
         for end in 0..tail.len() {
             assert_eq!(find_eof(&tail[..end]), None, "{end} bytes");
             let expected = expected_end(&tail[..end], 0);
@@ -484,7 +484,7 @@ mod tests {
         let told =
             |size: u64| page_size(&with_vmdesc(&[], &format!(r#"{{"page_size":{size},"devices":[]}}"#)));
         for size in [1 << 10, 1 << 12, 1 << 16] {
-            assert_eq!(told(u64::from(size)), Some(size));
+            assert_eq!(told(size).map(u64::from), Some(size));
         }
         for size in [0, 1 << 9, 3 << 10, 1 << 17, 1 << 32 | 1 << 12] {
             assert_eq!(told(size), None, "{size:#x}");

@@ -42,7 +42,7 @@ pub fn contents(stream: &[u8]) -> Contents {
     let mut contents = Contents::default();
     let mut sent_as_zero = std::collections::BTreeSet::new();
     while let Some(Entry { record, .. }) = reader.advance().unwrap_or_else(|error| panic!("{error}")) {
-        let page_bytes = reader.decoder().page_size() as usize;
+        let page_bytes = usize::from(reader.decoder().page_size());
         let key = |block: usize, offset| (reader.decoder().blocks()[block].idstr.clone(), offset);
         let page = match record {
             Record::Page(Page { block, offset, content, .. }) => {
@@ -76,7 +76,7 @@ pub fn contents(stream: &[u8]) -> Contents {
         }
     }
     let decoder = reader.decoder();
-    contents.page_bytes = decoder.page_size() as usize;
+    contents.page_bytes = usize::from(decoder.page_size());
     contents.blocks = decoder.blocks().iter().map(|block| (block.idstr.clone(), block.used_length)).collect();
     contents
 }

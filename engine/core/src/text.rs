@@ -1,5 +1,6 @@
 //! What people write on command lines, and read in messages.
 
+use migration_stream::PageSize;
 use std::error::Error;
 
 /// Writes an error and what caused it in one line: `write to the image: No space left on device (os error 28)`.
@@ -74,9 +75,10 @@ pub fn size_text(bytes: u64) -> String {
 /// # Errors
 ///
 /// What is expected instead.
-pub fn parse_page_size(text: &str) -> Result<u32, String> {
-    let size = parse_bytes(text).ok().and_then(|size| u32::try_from(size).ok());
-    size.filter(|size| size.is_power_of_two() && (1 << 10..=1 << 16).contains(size))
+pub fn parse_page_size(text: &str) -> Result<PageSize, String> {
+    parse_bytes(text)
+        .ok()
+        .and_then(PageSize::new)
         .ok_or_else(|| "expected a power of two, 1024 to 65536".to_owned())
 }
 
@@ -124,7 +126,7 @@ mod tests {
         {
             assert!(parse_bytes(wrong).is_err(), "{wrong}");
         }
-        assert_eq!(parse_page_size("64K"), Ok(65536));
+        assert_eq!(parse_page_size("64K").map(PageSize::bytes), Ok(65536));
         for wrong in ["512", "3K", "128K", "4G"] {
             assert!(parse_page_size(wrong).is_err(), "{wrong}");
         }

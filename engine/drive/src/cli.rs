@@ -6,6 +6,7 @@ use crate::trace::Pattern;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, ValueEnum};
 use clap_complete::Shell;
+use migration_stream::PageSize;
 use snapshot_engine::{parse_bytes, parse_page_size, parse_uuid};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -27,7 +28,7 @@ pub struct Cli {
 
     /// Target page size, for a stream that does not state it
     #[arg(long, value_name = "BYTES", value_parser = parse_page_size)]
-    pub page_size: Option<u32>,
+    pub page_size: Option<PageSize>,
 
     /// Print each step of the job on stderr; * in a pattern is anything, as in disk_*. May be given several times
     #[arg(short = 'T', long, value_name = "[enable=]PATTERN", value_parser = OsStringValueParser::new().try_map(|text| Pattern::parse(&text)))]

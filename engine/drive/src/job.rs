@@ -30,7 +30,7 @@ const USAGE_ERROR_WAIT: Duration = Duration::from_secs(2);
 const LOADING_TIMEOUT_MS: u64 = 60_000;
 
 fn stream_options(cli: &Cli) -> migration_stream::Options {
-    migration_stream::Options { page_size: cli.page_size, max_ram_bytes: cli.max_ram }
+    migration_stream::Options::default().with_page_size(cli.page_size).with_max_ram_bytes(cli.max_ram)
 }
 
 fn run_traced<M: Machine>(

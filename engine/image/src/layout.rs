@@ -3,6 +3,7 @@
 use crate::checksum::crc32c;
 use crate::error::ImageError;
 use crate::types::GuestOffset;
+use migration_stream::PageSize;
 
 /// RAM blocks begin at multiples of this, in bytes.
 pub(crate) const BLOCK_ALIGNMENT_BYTES: u64 = 1 << 20;
@@ -45,13 +46,9 @@ impl RamLayout {
     ///
     /// `Limit` if they are more than an image can hold; `Value` for a page size that is none.
     pub fn new(blocks: Vec<ImageBlock>, page_size: u32) -> Result<Self, ImageError> {
-        if !page_size.is_power_of_two() || !(1 << 10..=1 << 16).contains(&page_size) {
+        if PageSize::new(page_size.into()).is_none() {
             let found = u64::from(page_size);
-            return Err(ImageError::Value {
-                what: "page size",
-                found,
-                expected: "a power of two, 1 KiB to 64 KiB",
-            });
+            return Err(ImageError::Value { what: "page size", found, expected: PageSize::EXPECTED });
         }
         let mut starts = Vec::with_capacity(blocks.len());
         let mut end = 0u64;

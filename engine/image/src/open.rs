@@ -19,6 +19,7 @@ use crate::root::{ROOT_LIMIT_BYTES, Root};
 use crate::size::to_usize;
 use crate::types::{GuestOffset, HostOffset};
 use crate::vm_state::{VM_HEADER_LIMIT_BYTES, VmHeader};
+use migration_stream::PageSize;
 
 /// Leader and tail together cannot be longer: they are held in memory.
 const VM_STATE_LIMIT_BYTES: u64 = 1 << 30;
@@ -299,7 +300,7 @@ fn layout_of_root(root: &Root, page_size: u32) -> Result<RamLayout, ImageError> 
 }
 
 fn layout_of_leader(leader: &[u8], page_size: u32) -> Result<RamLayout, ImageError> {
-    let options = migration_stream::Options { page_size: Some(page_size), ..Default::default() };
+    let options = migration_stream::Options::default().with_page_size(PageSize::new(page_size.into()));
     let mut decoder = migration_stream::Decoder::new(options);
     let mut rest = leader;
     while decoder.blocks().is_empty() {

@@ -7,6 +7,7 @@
 //! of the stream.
 
 use crate::error::ImageError;
+use migration_stream::PageSize;
 
 const MAGIC_STVM: u32 = 0x5354_564d;
 const MAGIC_STV2: u32 = 0x5354_5632;
@@ -124,13 +125,9 @@ impl VmHeader {
             Form::Stvm => [be32(16), be32(20), be32(20), be32(24)],
             Form::Stv2 => [be64(16), be64(24), be64(32), be64(40)],
         };
-        if !page_size.is_power_of_two() || !(1 << 10..=1 << 16).contains(&page_size) {
+        if PageSize::new(page_size.into()).is_none() {
             let found = u64::from(page_size);
-            return Err(ImageError::Value {
-                what: "page size",
-                found,
-                expected: "a power of two, 1 KiB to 64 KiB",
-            });
+            return Err(ImageError::Value { what: "page size", found, expected: PageSize::EXPECTED });
         }
         let ordered =
             ram_list_offset < third_offset && third_offset <= device_offset && device_offset <= eof_offset;

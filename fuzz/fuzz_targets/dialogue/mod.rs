@@ -1,6 +1,6 @@
 //! A driver of a postcopy revert in which everything that happens is the fuzzer's choice.
 
-use migration_stream::{Command, Decoder, PageContent, RamBlock, Record, Step};
+use migration_stream::{ChannelKind, Command, Decoder, PageContent, RamBlock, Record, Step};
 use snapshot_engine::{
     Action, Buffer, BufferId, Completed, Event, IoError, IoId, Lane, Machine, Pool, RevertConfig,
     RevertMachine,
@@ -62,8 +62,9 @@ impl<'a> Dialogue<'a> {
     pub fn new(vm: &'a Vm, pages: &'a Pages, image: &'a SimFile, config: RevertConfig) -> Self {
         let postcopy = config.postcopy.as_ref().expect("a postcopy revert");
         let options = config.stream.clone();
-        let main = if postcopy.recover.is_some() { Decoder::recovery } else { Decoder::new };
-        let readers = [main(options.clone()), Decoder::preempt(options)]
+        let main = if postcopy.recover.is_some() { ChannelKind::Recovery } else { ChannelKind::Main };
+        let decoder = |channel| Decoder::builder().options(options.clone()).channel(channel).build();
+        let readers = [decoder(main), decoder(ChannelKind::Preempt)]
             .map(|decoder| Reader { decoder, unread: Vec::new() });
         let host_page_bytes = postcopy.host_pages.iter().map(|(_, bytes)| *bytes).collect();
         let mut dialogue = Self {

@@ -7,7 +7,7 @@ use std::io::Cursor;
 const UNPACKED_LIMIT_BYTES: u64 = 1 << 20;
 
 /// How these targets open what comes.
-pub fn options(page_size: Option<u32>) -> OpenOptions {
+pub fn options(page_size: Option<migration_stream::PageSize>) -> OpenOptions {
     OpenOptions {
         page_size,
         max_ram_bytes: 1 << 40,

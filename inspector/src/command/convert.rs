@@ -10,6 +10,7 @@ use crate::machines;
 use crate::presence::Presence;
 use crate::progress;
 use crate::sink::{NewFile, Sink};
+use migration_stream::PageSize;
 use snapshot_engine::{NewImage, SaveConfig, uuid_text};
 use snapshot_image::Identity;
 use std::fs::File;
@@ -71,7 +72,7 @@ pub(super) fn run(args: &ConvertArgs, inputs: &[&Path]) -> Result<u8, Error> {
     if args.salvage {
         salvageable(&before)?;
     }
-    options.page_size = Some(before.page_size);
+    options.page_size = PageSize::new(before.page_size.into());
     // RAM that does not stand in the stream page by page has to be put there first.
     let elsewhere = before.multifd || before.has_capability("mapped-ram");
     all_there(&before, args.to, elsewhere)?;

@@ -170,7 +170,7 @@ impl Loader {
             }
             Record::Command(command) => {
                 contents.postcopy |= matches!(command, migration_stream::Command::PostcopyListen);
-                let name = crate::names::command(command);
+                let name = command.name();
                 if !contents.commands.contains(&name) {
                     contents.commands.push(name);
                 }

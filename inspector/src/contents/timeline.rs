@@ -33,9 +33,7 @@ impl Timeline {
                 Some((ram(&name), name))
             }
             Event::Device(section) => Some(("devices", text(section.header.idstr))),
-            Event::Record(Record::Command(command)) => {
-                Some(("framing", crate::names::command(command).to_owned()))
-            }
+            Event::Record(Record::Command(command)) => Some(("framing", command.name().to_owned())),
             Event::Record(Record::VmDescription(_)) => Some(("vmdesc", "vmdesc".to_owned())),
             Event::Record(Record::Eof) => Some(("framing", "end".to_owned())),
             _ if !self.inside => Some(("framing", "header".to_owned())),

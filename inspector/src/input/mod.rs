@@ -19,6 +19,7 @@ use crate::error::Error;
 use crate::escape::terminal;
 use crate::machines::{ImageReadError, ImageStream};
 use detect::{HEAD_BYTES, detect};
+use migration_stream::PageSize;
 use savevm::Qcow2;
 use snapshot_engine::RevertConfig;
 use source::Piped;
@@ -41,7 +42,7 @@ pub struct OpenOptions {
     /// Where none is named, take the newest one instead of asking for a name.
     pub any_snapshot: bool,
     /// Target page size in bytes, where the input does not tell it.
-    pub page_size: Option<u32>,
+    pub page_size: Option<PageSize>,
     /// The most RAM that is accepted, in bytes.
     pub max_ram_bytes: u64,
     /// The most that unpacking may give, in bytes.
@@ -80,7 +81,9 @@ impl OpenOptions {
     }
 
     pub(crate) fn stream(&self) -> migration_stream::Options {
-        migration_stream::Options { page_size: self.page_size, max_ram_bytes: self.max_ram_bytes }
+        migration_stream::Options::default()
+            .with_page_size(self.page_size)
+            .with_max_ram_bytes(self.max_ram_bytes)
     }
 }
 

@@ -56,8 +56,9 @@ pub(crate) fn value(value: &device::Value, bytes: &[u8], type_name: &str) -> (Va
         device::Value::Pointer => Value::Word("pointer"),
         device::Value::Subsection(version) => Value::Decimal((*version).into()),
         device::Value::Mark(number) => Value::Decimal(*number),
-        device::Value::Unused | device::Value::Bitmap | device::Value::Bytes => Value::Bytes(bytes.to_vec()),
         device::Value::Undecoded(why) => return (Value::Bytes(bytes.to_vec()), Some(why)),
+        // Unused, Bitmap, Bytes.
+        _ => Value::Bytes(bytes.to_vec()),
     };
     (plain, None)
 }

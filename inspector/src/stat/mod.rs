@@ -269,7 +269,7 @@ impl Counter {
                 self.page(*block, *offset, length, counter);
             }
             Record::Command(command) => {
-                *self.stat.commands.entry(crate::names::command(command)).or_default() += 1;
+                *self.stat.commands.entry(command.name()).or_default() += 1;
                 self.current = None;
             }
             Record::Eof => self.current = None,

@@ -74,7 +74,6 @@ impl ChannelWalk {
                 self.hello = Some(hello);
                 (0, None, Took::Other)
             }
-            Message::DeviceState(state) => (state.data_bytes as usize, None, Took::Other),
             Message::Packet(packet) => {
                 let pages = !packet.normal.is_empty() || !packet.zero.is_empty();
                 let took = Took::Packet { number: packet.number, sync: packet.sync, pages };
@@ -86,6 +85,7 @@ impl ChannelWalk {
                 };
                 (packet.data_bytes as usize, Some(announced), took)
             }
+            other => (other.data_bytes() as usize, None, Took::Other),
         };
         self.feed.consume(length);
         let filled = self.feed.fill(data_bytes);

@@ -80,7 +80,7 @@ fn fill(walk: &mut StreamWalk<'_>, needed: usize) -> Result<(), Stop> {
 
 /// Walks the list and the pages; the feed stands behind the header of the RAM section.
 pub(super) fn walk(walk: &mut StreamWalk<'_>) -> Result<(), Stop> {
-    let page_size = walk.decoder.page_size();
+    let page_size = walk.decoder.page_size().bytes();
     fill(walk, 8)?;
     let (offset, mut word) = (walk.feed.offset(), [0; 8]);
     word.copy_from_slice(&walk.feed.bytes()[..8]);
@@ -242,7 +242,7 @@ fn bitmap(walk: &mut StreamWalk<'_>, block: usize, bytes: u64) -> Result<MarkedP
 
 /// The page that comes next.
 fn take_page(walk: &mut StreamWalk<'_>, number: usize, in_block: u64) -> Result<(), Stop> {
-    let page_size = walk.decoder.page_size() as usize;
+    let page_size = usize::from(walk.decoder.page_size());
     fill(walk, page_size)?;
     let data = &walk.feed.bytes()[..page_size];
     let content = PageContent::Raw(data);

@@ -19,7 +19,7 @@ pub(crate) use mapped::BLOCK_LIMIT as MAPPED_BLOCK_LIMIT;
 use crate::error::Error;
 use crate::input::{Kind, OpenOptions, Opened, SourceError};
 use feed::Feed;
-use migration_stream::DEFAULT_PAGE_SIZE;
+use migration_stream::PageSize;
 use std::ops::ControlFlow;
 
 /// What stops a walk before its end.
@@ -75,7 +75,7 @@ pub fn walk(
     let (name, kind) = (opened.name, opened.kind);
     let feed = Feed::new(opened.source, opened.start, progress);
     let channels = opened.channels.into_iter().map(|source| Feed::new(source, 0, None)).collect();
-    let page_size = options.page_size.unwrap_or(DEFAULT_PAGE_SIZE);
+    let page_size = options.page_size.unwrap_or(PageSize::DEFAULT).bytes();
     let alone = Context { blocks: &[], page_size, configuration: None, channel: None };
     if opened.leaves_zeros_out {
         let item = Item { offset: opened.start, length: 0, packaged: false, event: Event::ZerosLeftOut };

@@ -9,7 +9,7 @@ use migration_stream::device::{
     Description, Device, Guess, Piece, Walked, find_vmdesc, guess, walk as walk_devices,
 };
 use migration_stream::ram::page_size;
-use migration_stream::{Command, Decoder, ErrorKind, Record, Step};
+use migration_stream::{ChannelKind, Command, Decoder, ErrorKind, PageSize, Record, Step};
 
 /// Enough of the end of a file to hold nearly every vmdesc.
 const LAST_BYTES: u64 = 1 << 20;
@@ -44,7 +44,7 @@ pub(super) struct StreamWalk<'a> {
 pub(super) fn context(decoder: &Decoder) -> Context<'_> {
     Context {
         blocks: decoder.blocks(),
-        page_size: decoder.page_size(),
+        page_size: decoder.page_size().bytes(),
         configuration: decoder.configuration(),
         channel: None,
     }
@@ -68,18 +68,16 @@ pub(super) fn walk(
     let join = (!channels.is_empty()).then(|| Join::new(channels));
     let mut stream = options.stream();
     if stream.page_size.is_none() {
-        stream.page_size = description
-            .as_ref()
-            .and_then(|description| u32::try_from(description.page_size?).ok())
-            .filter(|size| size.is_power_of_two() && (1 << 10..=1 << 16).contains(size));
+        stream.page_size = description.as_ref().and_then(|description| PageSize::new(description.page_size?));
     }
     let guesses = stream.page_size.is_none() && kind != Kind::Recovery && kind != Kind::Preempt;
-    let decoder = match kind {
-        Kind::Recovery => Decoder::recovery(stream),
-        Kind::Preempt => Decoder::preempt(stream),
-        _ => Decoder::new(stream),
+    let channel = match kind {
+        Kind::Recovery => ChannelKind::Recovery,
+        Kind::Preempt => ChannelKind::Preempt,
+        _ => ChannelKind::Main,
     };
-    let decoder = decoder.starting_at(start).accept_mapped_ram();
+    let decoder =
+        Decoder::builder().options(stream).channel(channel).offset(start).accept_mapped_ram().build();
     let (mapped, salvage) = (mapped::Written::default(), options.salvage);
     let mut walk =
         StreamWalk { feed, decoder, visitor, description, early: 0, guesses, join, mapped, salvage };

@@ -31,7 +31,8 @@ fn paths(stream: &str, device: &str) -> Vec<String> {
 
 fn shape(name: &str) -> Shape {
     // A pipe does not tell the page size before its end.
-    let options = OpenOptions { page_size: Some(4096), ..OpenOptions::default() };
+    let options =
+        OpenOptions { page_size: Some(migration_stream::PageSize::DEFAULT), ..OpenOptions::default() };
     let opened = open_reader(name, Cursor::new(stream(name)), &options).expect("a stream");
     Shape::of_opened(opened, &options).unwrap_or_else(|error| panic!("{name}: {error}"))
 }

@@ -1,40 +1,24 @@
 //! The walk over a stream, record by record: the only place that knows what may follow what.
 
+mod builder;
 mod pages;
 mod sections;
 
 use crate::configuration::Configuration;
 use crate::early;
 use crate::error::{Error, ErrorKind, name_text};
+use crate::page_size::PageSize;
 use crate::ram::block::RamBlock;
 use crate::record::Record;
 use crate::section::SectionId;
 use crate::span::{Reject, Span};
+pub use builder::{ChannelKind, DEFAULT_MAX_RAM_BYTES, DecoderBuilder, Options};
 use std::collections::BTreeMap;
 
-/// The page size that is assumed where neither the stream nor an option tells it.
-pub const DEFAULT_PAGE_SIZE: u32 = 4096;
-/// RAM beyond this is refused unless an option says otherwise: 16 TiB.
-pub const DEFAULT_MAX_RAM_BYTES: u64 = 16 << 40;
 /// Length of a block that is not listed: a recovery connection and a preempt channel only name them.
 pub const UNKNOWN_LENGTH: u64 = u64::MAX;
 /// The longest vmdesc that is accepted; some MB are the most that was seen.
 pub(crate) const VMDESC_LIMIT_BYTES: u32 = 16 << 20;
-
-/// What is known of a stream beforehand.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Target page size in bytes, a power of two from 1 KiB to 64 KiB, where the stream does not tell it.
-    pub page_size: Option<u32>,
-    /// The most RAM that is accepted, in bytes.
-    pub max_ram_bytes: u64,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { page_size: None, max_ram_bytes: DEFAULT_MAX_RAM_BYTES }
-    }
-}
 
 /// What a step brings.
 #[derive(Debug)]
@@ -98,7 +82,7 @@ pub struct Decoder {
     offset: u64,
     sections: BTreeMap<SectionId, Known>,
     configuration: Option<Configuration>,
-    page_size: u32,
+    page_size: PageSize,
     page_size_guessed: bool,
     footers: Option<bool>,
     blocks: Vec<RamBlock>,
@@ -111,7 +95,6 @@ pub struct Decoder {
     /// The RAM section, and whether a PART or END of it has come.
     ram: Option<(SectionId, bool)>,
     early_devices: Option<(u64, Vec<u8>)>,
-    eof: bool,
     mapped_ram: bool,
     /// Blocks are not listed; each is learned when it is named.
     learns_blocks: bool,
@@ -121,56 +104,13 @@ impl Decoder {
     /// A walk from the start of a stream.
     #[must_use]
     pub fn new(options: Options) -> Self {
-        Self {
-            page_size: options.page_size.unwrap_or(DEFAULT_PAGE_SIZE),
-            page_size_guessed: true,
-            options,
-            state: State::Header,
-            offset: 0,
-            sections: BTreeMap::new(),
-            configuration: None,
-            footers: None,
-            blocks: Vec::new(),
-            by_name: BTreeMap::new(),
-            current_block: None,
-            advised: false,
-            packaged: false,
-            early: early::Search::default(),
-            early_behind: early::Search::default(),
-            ram: None,
-            early_devices: None,
-            eof: false,
-            mapped_ram: false,
-            learns_blocks: false,
-        }
+        Self::builder().options(options).build()
     }
 
-    /// A walk from the start of a connection that resumes an interrupted postcopy: no file header, no configuration, no
-    /// START. The ids of its sections are those of the first connection, which are not known here: the first one that
-    /// PART or END names is taken for `ram`. Blocks are learned from the commands that ask for their bitmaps; their
-    /// lengths are not known ([`UNKNOWN_LENGTH`]).
+    /// A walk that begins elsewhere, or over another channel.
     #[must_use]
-    pub fn recovery(options: Options) -> Self {
-        Self { state: State::TopLevel, learns_blocks: true, packaged: true, ..Self::new(options) }
-    }
-
-    /// A walk over a postcopy's preempt channel: bare page records, without a section around them. Blocks are learned
-    /// when they are named, as in [`recovery`](Self::recovery).
-    #[must_use]
-    pub fn preempt(options: Options) -> Self {
-        let (id, grammar, kind) = (SectionId(0), Grammar::Ram, SectionType::Part);
-        let mut sections = BTreeMap::new();
-        sections.insert(id, Known { idstr: b"preempt channel".to_vec(), grammar });
-        let state = State::Body { id, grammar, kind, first: true };
-        Self { state, sections, learns_blocks: true, ..Self::new(options) }
-    }
-
-    /// Accepts capability mapped-ram. Behind START of `ram` the caller reads the block list itself (it has holes:
-    /// [`mapped`](crate::ram::mapped)) and gives it to [`mapped_blocks`](Self::mapped_blocks).
-    #[must_use]
-    pub fn accept_mapped_ram(mut self) -> Self {
-        self.mapped_ram = true;
-        self
+    pub fn builder() -> DecoderBuilder {
+        DecoderBuilder::default()
     }
 
     /// The block list of a mapped-ram file; the walk goes on at `offset`, behind the last page.
@@ -192,15 +132,8 @@ impl Decoder {
     }
 
     /// Goes on with another page size, where the stream has not told it and no page has come yet.
-    pub fn assume_page_size(&mut self, page_size: u32) {
+    pub fn assume_page_size(&mut self, page_size: PageSize) {
         self.page_size = page_size;
-    }
-
-    /// Lets the walk begin at this offset instead of 0: what stands before it is somebody else's.
-    #[must_use]
-    pub fn starting_at(mut self, offset: u64) -> Self {
-        self.offset = offset;
-        self
     }
 
     /// Offset of the next record in the stream.
@@ -209,9 +142,9 @@ impl Decoder {
         self.offset
     }
 
-    /// Target page size in bytes.
+    /// Target page size.
     #[must_use]
-    pub fn page_size(&self) -> u32 {
+    pub fn page_size(&self) -> PageSize {
         self.page_size
     }
 

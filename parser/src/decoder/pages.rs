@@ -34,7 +34,7 @@ impl Decoder {
         if offset >= self.blocks[block].used_length {
             return None;
         }
-        let data = rest.get(..self.page_size as usize)?;
+        let data = rest.get(..usize::from(self.page_size))?;
         let len = 8 + data.len();
         self.offset += len as u64;
         Some(Step::Record {
@@ -48,7 +48,7 @@ impl Decoder {
         let (rest, word) = be_u64.parse(input)?;
         let mask = u64::from(self.page_size) - 1;
         let (flags, offset) = (word & mask, word & !mask);
-        let (page_size, page_size_guessed) = (self.page_size, self.page_size_guessed);
+        let (page_size, page_size_guessed) = (self.page_size.bytes(), self.page_size_guessed);
         let unknown = || input.reject(ErrorKind::PageFlags { flags, page_size, page_size_guessed });
         match flags & !RAM_SAVE_FLAG_CONTINUE {
             RAM_SAVE_FLAG_EOS if word == RAM_SAVE_FLAG_EOS => Ok((rest, Record::RamEndOfSection)),
@@ -137,7 +137,7 @@ impl Decoder {
                 (after, PageContent::Zero)
             }
             RAM_SAVE_FLAG_PAGE => {
-                let (after, data) = take(rest, self.page_size as usize)?;
+                let (after, data) = take(rest, usize::from(self.page_size))?;
                 (after, PageContent::Raw(data))
             }
             RAM_SAVE_FLAG_XBZRLE => {
@@ -151,7 +151,7 @@ impl Decoder {
                     }));
                 }
                 let (after, length) = be_u16.parse(at_length)?;
-                if u32::from(length) > self.page_size {
+                if u32::from(length) > self.page_size.bytes() {
                     let (found, limit) = (u64::from(length), u64::from(self.page_size));
                     return Err(at_length.reject(ErrorKind::Limit { what: "XBZRLE length", found, limit }));
                 }
@@ -160,7 +160,7 @@ impl Decoder {
             }
             _ => {
                 let (after, length) = be_u32.parse(rest)?;
-                let limit = compressed::bound(self.page_size);
+                let limit = compressed::bound(self.page_size.bytes());
                 if length > limit || length == 0 {
                     let (found, limit) = (u64::from(length), u64::from(limit));
                     return Err(rest.reject(ErrorKind::Limit {

@@ -10,6 +10,7 @@ use crate::error::ErrorKind;
 use crate::iterable::{
     BlockMigration, Htab, StorageAttributes, block_migration, htab_entries, htab_header, storage_attributes,
 };
+use crate::page_size::PageSize;
 use crate::ram::RAM_SECTION_VERSION;
 use crate::record::Record;
 use crate::section::{
@@ -37,8 +38,8 @@ impl Decoder {
                     return self.top_level(input);
                 }
                 let (rest, configuration) = configuration(input)?;
-                if let Some(bits) = configuration.target_page_bits {
-                    self.page_size = 1 << bits;
+                if let Some(size) = configuration.target_page_bits.and_then(PageSize::from_bits) {
+                    self.page_size = size;
                     self.page_size_guessed = false;
                 }
                 self.configuration = Some(configuration.clone());
@@ -79,7 +80,6 @@ impl Decoder {
                 Ok((input, Record::DeviceTail))
             }
             QEMU_VM_EOF => {
-                self.eof = true;
                 self.state = State::AfterEof;
                 Ok((rest, Record::Eof))
             }

@@ -16,6 +16,7 @@ const DEPTH_LIMIT: usize = 64;
 
 /// What a field says.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub enum Value {
     /// `bool`.
     Bool(bool),

@@ -6,6 +6,7 @@ use std::fmt;
 
 /// How far a destination is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum IncomingState {
     /// Precopy, and nobody spoke of postcopy.
     None,

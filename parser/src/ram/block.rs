@@ -1,6 +1,7 @@
 //! The block list (`RAM_SAVE_FLAG_MEM_SIZE`): which RAM there is.
 
 use crate::error::ErrorKind;
+use crate::page_size::PageSize;
 use crate::section::{put_str8, str8};
 use crate::span::{Parsed, Span};
 use nom::Parser;
@@ -36,7 +37,7 @@ pub struct BlockList {
 /// What the rest of the stream says about the list.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BlockListContext {
-    pub(crate) page_size: u32,
+    pub(crate) page_size: PageSize,
     pub(crate) page_size_guessed: bool,
     /// POSTCOPY_ADVISE of postcopy-ram came before.
     pub(crate) advised: bool,
@@ -82,7 +83,7 @@ pub(crate) fn block_list(input: Span<'_>, total: u64, context: BlockListContext)
             _ => None,
         };
         if let Some(why) = why {
-            let (page_size, page_size_guessed) = (context.page_size, context.page_size_guessed);
+            let (page_size, page_size_guessed) = (context.page_size.bytes(), context.page_size_guessed);
             let kind = ErrorKind::BlockLength {
                 name: name.to_vec(),
                 found: used_length,
@@ -148,7 +149,7 @@ mod tests {
     use crate::span::Reject;
 
     const CONTEXT: BlockListContext = BlockListContext {
-        page_size: 4096,
+        page_size: PageSize::DEFAULT,
         page_size_guessed: false,
         advised: false,
         ignore_shared: false,

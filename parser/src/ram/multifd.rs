@@ -34,6 +34,7 @@ pub struct Hello {
 
 /// How the data of a packet is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Compression {
     /// Pages back to back.
     None,
@@ -77,6 +78,7 @@ pub struct DeviceState<'a> {
 
 /// What a header says that was taken from a channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Message<'a> {
     /// The start of the channel.
     Hello(Hello),
@@ -84,6 +86,18 @@ pub enum Message<'a> {
     Packet(Packet<'a>),
     /// The state of a device.
     DeviceState(DeviceState<'a>),
+}
+
+impl Message<'_> {
+    /// Bytes of data behind the header.
+    #[must_use]
+    pub fn data_bytes(&self) -> u32 {
+        match self {
+            Self::Hello(_) => 0,
+            Self::Packet(packet) => packet.data_bytes,
+            Self::DeviceState(state) => state.data_bytes,
+        }
+    }
 }
 
 /// Walks a channel, header by header; the data behind each is the caller's to take or to skip.

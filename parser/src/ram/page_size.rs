@@ -6,12 +6,13 @@
 use super::{
     RAM_SAVE_FLAG_CONTINUE, RAM_SAVE_FLAG_EOS, RAM_SAVE_FLAG_PAGE, RAM_SAVE_FLAG_XBZRLE, RAM_SAVE_FLAG_ZERO,
 };
-use crate::decoder::DEFAULT_PAGE_SIZE;
+use crate::page_size::PageSize;
 use crate::ram::block::RamBlock;
 use std::collections::BTreeMap;
 
-/// Page sizes that there are, the default first.
-const SIZES: [u32; 6] = [DEFAULT_PAGE_SIZE, 1 << 10, 1 << 11, 1 << 13, 1 << 14, 1 << 16];
+const DEFAULT_BYTES: u32 = PageSize::DEFAULT.bytes();
+/// The page sizes of QEMU's targets, the default first.
+const SIZES: [u32; 6] = [DEFAULT_BYTES, 1 << 10, 1 << 11, 1 << 13, 1 << 14, 1 << 16];
 
 /// How far records make sense with one page size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +74,11 @@ fn trial(mut bytes: &[u8], blocks: &BTreeMap<&[u8], u64>, size: u32) -> Trial {
 /// The page size with which `bytes`, the start of the first RAM body with pages in it, makes sense; `None` if the default
 /// does as well as any other.
 #[must_use]
-pub fn guess(bytes: &[u8], blocks: &[RamBlock]) -> Option<u32> {
+pub fn guess(bytes: &[u8], blocks: &[RamBlock]) -> Option<PageSize> {
+    PageSize::new(guess_bytes(bytes, blocks)?.into())
+}
+
+fn guess_bytes(bytes: &[u8], blocks: &[RamBlock]) -> Option<u32> {
     let by_name = blocks.iter().map(|block| (&block.idstr[..], block.used_length)).collect();
     let fits = |size: u32| blocks.iter().all(|block| block.used_length % u64::from(size) == 0);
     let trials: Vec<_> = SIZES
@@ -85,7 +90,7 @@ pub fn guess(bytes: &[u8], blocks: &[RamBlock]) -> Option<u32> {
     // Zero pages alone make sense with several sizes: the distance between them tells the right one.
     let by_step = trials.iter().find(|trial| trial.step == Some(u64::from(trial.size)));
     let best = by_step.or_else(|| trials.first())?;
-    (best.size != DEFAULT_PAGE_SIZE).then_some(best.size)
+    (best.size != DEFAULT_BYTES).then_some(best.size)
 }
 
 #[cfg(test)]
@@ -118,21 +123,21 @@ mod tests {
         };
         for size in SIZES {
             for zero in [false, true] {
-                let expected = (size != DEFAULT_PAGE_SIZE).then_some(size);
+                let expected = (size != DEFAULT_BYTES).then_some(size);
                 let bytes = body(size, zero);
-                assert_eq!(guess(&bytes, std::slice::from_ref(&block)), expected, "{size} {zero}");
+                assert_eq!(guess_bytes(&bytes, std::slice::from_ref(&block)), expected, "{size} {zero}");
                 // A part of it is enough.
                 let part = &bytes[..bytes.len() / 2];
-                assert_eq!(guess(part, std::slice::from_ref(&block)), expected, "{size} {zero}");
+                assert_eq!(guess_bytes(part, std::slice::from_ref(&block)), expected, "{size} {zero}");
             }
         }
         // Wherever they end, pages of 64 KiB are no smaller ones.
         let bytes = body(1 << 16, false);
         for cut in 0..30 {
-            let found = guess(&bytes[..cut], std::slice::from_ref(&block));
+            let found = guess_bytes(&bytes[..cut], std::slice::from_ref(&block));
             assert!(found.is_none(), "cut at {cut}: {found:?}");
         }
-        assert_eq!(guess(b"", &[block]), None);
+        assert_eq!(guess_bytes(b"", &[block]), None);
     }
 
     fn blocks() -> [RamBlock; 2] {
@@ -215,9 +220,9 @@ mod tests {
     fn blocks_are_whole_pages_of_the_size_that_is_told() {
         let bytes = body(1 << 13, true);
         let block = |used_length| RamBlock { used_length, ..blocks()[0].clone() };
-        assert_eq!(guess(&bytes, &[block(1 << 20)]), Some(1 << 13));
-        assert_eq!(guess(&bytes, &[block((1 << 20) + (1 << 12))]), None);
-        assert_eq!(guess(&bytes, &[block(1 << 20), block(1 << 12)]), None);
+        assert_eq!(guess_bytes(&bytes, &[block(1 << 20)]), Some(1 << 13));
+        assert_eq!(guess_bytes(&bytes, &[block((1 << 20) + (1 << 12))]), None);
+        assert_eq!(guess_bytes(&bytes, &[block(1 << 20), block(1 << 12)]), None);
     }
 
     #[test]
@@ -226,9 +231,9 @@ mod tests {
         put_page_header(&mut bytes, Some(b"ram"), 0);
         bytes.resize(bytes.len() + (1 << 13), 0xa5);
         put_end_of_section(&mut bytes);
-        assert_eq!(guess(&bytes, &blocks()), Some(1 << 13));
+        assert_eq!(guess_bytes(&bytes, &blocks()), Some(1 << 13));
         let small = RamBlock { used_length: 1 << 10, ..blocks()[0].clone() };
-        assert_eq!(guess(&zero(Some(b"ram"), 0), std::slice::from_ref(&small)), Some(1 << 10));
-        assert_eq!(guess(b"", &[small]), None);
+        assert_eq!(guess_bytes(&zero(Some(b"ram"), 0), std::slice::from_ref(&small)), Some(1 << 10));
+        assert_eq!(guess_bytes(b"", &[small]), None);
     }
 }

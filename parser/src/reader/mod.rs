@@ -6,6 +6,7 @@ mod stream;
 
 use crate::decoder::{Decoder, Options, Step};
 use crate::error::Error;
+use crate::page_size::PageSize;
 use crate::ram::block::RamBlock;
 use crate::record::Record;
 use crate::tail;
@@ -23,8 +24,8 @@ pub struct Entry<'reader, 'bytes> {
     pub record: Record<'bytes>,
     /// The block list, to which pages refer; empty before it arrived.
     pub blocks: &'reader [RamBlock],
-    /// Target page size in bytes.
-    pub page_size: u32,
+    /// Target page size.
+    pub page_size: PageSize,
 }
 
 fn entry<'reader, 'bytes>(

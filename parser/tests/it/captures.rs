@@ -4,7 +4,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test reads files; the crate does not")]
 
-use migration_stream::{Entry, Error, Options, ReadError, Record, SliceReader, StreamReader};
+use migration_stream::{Entry, Error, Options, PageSize, ReadError, Record, SliceReader, StreamReader};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -78,7 +78,7 @@ fn check(path: &Path, stream: &[u8]) {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let slice = walk_slice(stream);
     let page_size = migration_page_size(stream);
-    let pull = walk_pull(stream, Options { page_size, ..Options::default() }, 7001);
+    let pull = walk_pull(stream, Options::default().with_page_size(page_size), 7001);
     assert_eq!(slice.error, pull.error, "{name}: the readers disagree");
     assert_eq!(slice.records, pull.records, "{name}: the readers disagree");
     assert!(slice.bytes == pull.bytes, "{name}: the readers disagree");
@@ -89,7 +89,7 @@ fn check(path: &Path, stream: &[u8]) {
     }
 }
 
-fn migration_page_size(stream: &[u8]) -> Option<u32> {
+fn migration_page_size(stream: &[u8]) -> Option<PageSize> {
     Some(SliceReader::new(stream, Options::default()).decoder().page_size())
 }
 

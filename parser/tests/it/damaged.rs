@@ -26,7 +26,7 @@ fn corpus() -> Vec<(String, Vec<u8>)> {
 /// A stream's page size, as the vmdesc or nothing tells it.
 fn options(stream: &[u8]) -> Options {
     let page_size = SliceReader::new(stream, Options::default()).decoder().page_size();
-    Options { page_size: Some(page_size), ..Options::default() }
+    Options::default().with_page_size(page_size)
 }
 
 /// The decoder at the device tail, the tail's place, and the places of all records before it.

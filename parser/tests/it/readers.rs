@@ -2,9 +2,9 @@
 //! middle, input that is something else.
 
 use migration_stream::{
-    BlockList, Command, Configuration, Decoder, Options, Page, PageContent, PostcopyAdvise, RamBlock,
-    ReadError, Record, SectionHeader, SectionId, SliceReader, Step, StreamReader, UNKNOWN_LENGTH,
-    put_command, put_compressed_page, put_configuration, put_end_of_section, put_file_header,
+    BlockList, ChannelKind, Command, Configuration, Decoder, Options, Page, PageContent, PageSize,
+    PostcopyAdvise, RamBlock, ReadError, Record, SectionHeader, SectionId, SliceReader, Step, StreamReader,
+    UNKNOWN_LENGTH, put_command, put_compressed_page, put_configuration, put_end_of_section, put_file_header,
     put_multifd_flush, put_page_header, put_ram_blocks, put_section_footer, put_section_header,
     put_section_part, put_xbzrle_page, put_zero_page, tail,
 };
@@ -120,20 +120,20 @@ fn a_preempt_channel_is_pages_of_blocks_that_are_learned() {
     put_zero_page(&mut channel, None, 0x2000);
     put_zero_page(&mut channel, Some(b"vga"), 0);
     put_zero_page(&mut channel, Some(b"pc.ram"), 0);
-    let mut decoder = Decoder::preempt(Options::default()).starting_at(0x100);
+    let mut decoder = Decoder::builder().channel(ChannelKind::Preempt).offset(0x100).build();
     let Ok(Step::Record { record, len }) = decoder.step(&channel) else { panic!("a page") };
     assert_eq!(record, raw(0, 0x1000, true, &[7; 4096]));
     assert_eq!(decoder.offset(), 0x100 + len as u64);
     assert_eq!(feed(&mut decoder, &channel[len..]), (3, None));
     assert_eq!(names(&decoder), [(&b"pc.ram"[..], UNKNOWN_LENGTH), (b"vga", UNKNOWN_LENGTH)]);
     // Half a record is an error, and so is a page of no block.
-    let mut decoder = Decoder::preempt(Options::default());
+    let mut decoder = Decoder::builder().channel(ChannelKind::Preempt).build();
     let (records, error) = feed(&mut decoder, &channel[..100]);
     let place = "offset 0x64: section 0 \"preempt channel\": truncated: ";
     assert!(records == 0 && error.as_ref().is_some_and(|error| error.starts_with(place)), "{error:?}");
     let mut unnamed = Vec::new();
     put_zero_page(&mut unnamed, None, 0);
-    let (_, error) = feed(&mut Decoder::preempt(Options::default()), &unnamed);
+    let (_, error) = feed(&mut Decoder::builder().channel(ChannelKind::Preempt).build(), &unnamed);
     let place = "offset 0x0: section 0 \"preempt channel\": ";
     assert!(error.as_ref().is_some_and(|error| error.starts_with(place)), "{error:?}");
 }
@@ -147,7 +147,7 @@ fn a_recovery_learns_blocks_from_the_commands_before_its_pages() {
     put_section_part(&mut channel, SectionId(7));
     put_zero_page(&mut channel, Some(b"a"), 0x5000);
     put_end_of_section(&mut channel);
-    let mut decoder = Decoder::recovery(Options::default());
+    let mut decoder = Decoder::builder().channel(ChannelKind::Recovery).build();
     let (records, error) = feed(&mut decoder, &channel);
     assert_eq!(records, 6, "{error:?}");
     assert_eq!(names(&decoder), [(&b"b"[..], UNKNOWN_LENGTH), (b"a", UNKNOWN_LENGTH)]);
@@ -216,11 +216,11 @@ fn a_page_size_that_the_stream_tells_is_no_guess() {
         put_configuration(&mut stream, &configuration);
         // Behind the list of subsections another byte tells that it is at its end.
         stream.push(8);
-        let mut decoder = Decoder::new(Options { page_size: Some(1 << 14), ..Options::default() });
+        let mut decoder = Decoder::new(Options::default().with_page_size(PageSize::new(1 << 14)));
         assert_eq!((decoder.page_size_is_guessed(), decoder.configuration()), (true, None));
         feed(&mut decoder, &stream);
         assert_eq!(decoder.page_size_is_guessed(), bits.is_none());
-        assert_eq!(decoder.page_size(), bits.map_or(1 << 14, |bits| 1 << bits));
+        assert_eq!(decoder.page_size().bytes(), bits.map_or(1 << 14, |bits| 1 << bits));
         assert_eq!(decoder.configuration(), Some(&configuration));
     }
 }
@@ -231,8 +231,8 @@ fn another_page_size_may_be_assumed_before_the_first_page() {
     put_section_part(&mut stream, SectionId(2));
     let mut decoder = Decoder::new(Options::default());
     assert_eq!(feed(&mut decoder, &stream).0, 7);
-    decoder.assume_page_size(1 << 13);
-    assert_eq!(decoder.page_size(), 1 << 13);
+    decoder.assume_page_size(PageSize::new(1 << 13).unwrap());
+    assert_eq!(decoder.page_size().bytes(), 1 << 13);
     let mut page = Vec::new();
     put_page_header(&mut page, Some(b"pc.ram"), 1 << 13);
     page.resize(page.len() + (1 << 13), 7);
@@ -248,7 +248,7 @@ fn a_list_that_the_caller_has_read_is_taken_with_its_end() {
     let mut stream = mapped_beginning();
     let header = SectionHeader { section_id: SectionId(2), idstr: b"ram", instance_id: 0, version_id: 4 };
     put_section_header(&mut stream, false, &header);
-    let mut decoder = Decoder::new(Options::default()).accept_mapped_ram();
+    let mut decoder = Decoder::builder().accept_mapped_ram().build();
     assert_eq!(feed(&mut decoder, &stream).0, 3);
     decoder.mapped_blocks(vec![block(b"rom", 0x1000), block(b"pc.ram", 0x3000)], 0x10_0000);
     assert_eq!(names(&decoder), [(&b"rom"[..], 0x1000), (b"pc.ram", 0x3000)]);
@@ -423,7 +423,7 @@ fn a_page_of_the_same_block_is_checked_as_any_other() {
 
 #[test]
 fn a_page_of_the_same_block_has_its_own_offset_where_no_length_is_known() {
-    let mut decoder = Decoder::preempt(Options::default());
+    let mut decoder = Decoder::builder().channel(ChannelKind::Preempt).build();
     let mut first = Vec::new();
     put_zero_page(&mut first, Some(b"pc.ram"), 0);
     assert_eq!(feed(&mut decoder, &first), (1, None));
@@ -493,7 +493,8 @@ fn a_part_belongs_to_a_section_that_was_started() {
     put_section_part(&mut first, SectionId(7));
     put_end_of_section(&mut first);
     put_section_footer(&mut first, SectionId(7));
-    let (records, error) = feed(&mut Decoder::recovery(Options::default()), &[first, part].concat());
+    let (records, error) =
+        feed(&mut Decoder::builder().channel(ChannelKind::Recovery).build(), &[first, part].concat());
     assert!(
         error.as_ref().is_some_and(|error| error.ends_with(": section id 9 was not started")),
         "{error:?}"

@@ -2,10 +2,11 @@
 //! compared. Both readers say the same, the one that pulls also when its source is slow and interrupted.
 
 use migration_stream::{
-    BlockList, BlockMigration, Command, Decoder, Entry, Options, QEMU_VM_EOF, RAM_SECTION_VERSION, RamBlock,
-    ReadError, Record, SectionHeader, SectionId, SliceReader, Step, StorageAttributes, StreamReader,
-    put_block_migration, put_command, put_end_of_section, put_file_header, put_ram_blocks, put_section_end,
-    put_section_footer, put_section_header, put_section_part, put_storage_attributes, put_zero_page,
+    BlockList, BlockMigration, ChannelKind, Command, Decoder, Entry, Options, QEMU_VM_EOF,
+    RAM_SECTION_VERSION, RamBlock, ReadError, Record, SectionHeader, SectionId, SliceReader, Step,
+    StorageAttributes, StreamReader, put_block_migration, put_command, put_end_of_section, put_file_header,
+    put_ram_blocks, put_section_end, put_section_footer, put_section_header, put_section_part,
+    put_storage_attributes, put_zero_page,
 };
 use std::io::{self, Read};
 
@@ -420,7 +421,7 @@ fn channels_without_a_block_list_learn_only_names_that_are_some() {
         put_zero_page(&mut bytes, Some(name), 0x2000);
         bytes
     };
-    let preempt = || Decoder::preempt(Options::default());
+    let preempt = || Decoder::builder().channel(ChannelKind::Preempt).build();
     assert_eq!(walk(preempt(), &[page(b"pc.ram"), page(b"pc.ram"), page(b"vga")].concat()), WHOLE);
     assert_eq!(
         walk(preempt(), &page(b"")),
@@ -441,7 +442,7 @@ fn channels_without_a_block_list_learn_only_names_that_are_some() {
         put_command(&mut bytes, &Command::RecvBitmap(name));
         bytes
     };
-    let recovery = || Decoder::recovery(Options::default());
+    let recovery = || Decoder::builder().channel(ChannelKind::Recovery).build();
     let mut right = [ask(b"pc.ram"), ask(b"vga"), ask(b"pc.ram")].concat();
     put_section_part(&mut right, SectionId(9));
     right.extend(page(b"pc.ram"));

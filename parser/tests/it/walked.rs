@@ -1,7 +1,7 @@
 //! Reads a file of `corpus/malformed` with the parser alone. The tests of this crate and
 //! `tests/src/malformed` share it.
 
-use migration_stream::ram::multifd::{Channel, Message};
+use migration_stream::ram::multifd::Channel;
 use migration_stream::return_path::{ReturnPathMessage, received_bitmap, return_path_message};
 use migration_stream::{Error, ErrorKind, Options, ReadError, SliceReader, StreamReader};
 use std::collections::BTreeSet;
@@ -82,7 +82,7 @@ pub(crate) fn assert_pinned(words: &BTreeSet<String>, pinned: &Path) {
 fn stream(bytes: &[u8]) -> Result<u64, Error> {
     let mut slice = SliceReader::new(bytes, Options::default());
     // The slice reader finds the page size in the vmdesc, at the end.
-    let options = Options { page_size: Some(slice.decoder().page_size()), ..Options::default() };
+    let options = Options::default().with_page_size(slice.decoder().page_size());
     let mut pull = StreamReader::new(bytes, options);
     let mut records = 0;
     loop {
@@ -120,11 +120,7 @@ fn channel(bytes: &[u8]) -> Result<u64, Error> {
     let mut channel = Channel::new(64 << 10);
     let (mut at, mut messages) = (0, 0);
     while let Some((length, message)) = channel.step(&bytes[at..])? {
-        let data = match message {
-            Message::Hello(_) => 0,
-            Message::Packet(packet) => packet.data_bytes,
-            Message::DeviceState(state) => state.data_bytes,
-        };
+        let data = message.data_bytes();
         if length + data as usize > bytes.len() - at {
             break;
         }

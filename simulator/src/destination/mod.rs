@@ -13,7 +13,9 @@ use crate::rng::Rng;
 use memory::Memory;
 use migration_stream::protocol::{Incoming, IncomingState, put_received_bitmap};
 use migration_stream::return_path::{ReturnPathMessage, put_return_path_message};
-use migration_stream::{Command, Decoder, Options, Page, PageContent, Record, Step, put_command};
+use migration_stream::{
+    ChannelKind, Command, Decoder, Options, Page, PageContent, PageSize, Record, Step, put_command,
+};
 use snapshot_engine::Lane;
 use std::collections::{BTreeSet, VecDeque};
 
@@ -101,12 +103,16 @@ pub struct Destination {
     pub requested: BTreeSet<(usize, u64)>,
 }
 
+fn decoder(options: &Options, channel: ChannelKind) -> Decoder {
+    Decoder::builder().options(options.clone()).channel(channel).build()
+}
+
 impl Destination {
     /// A destination for what `vm` sent. `stream_options` is what the user would have to tell it.
     #[must_use]
     pub fn new(config: DestinationConfig, vm: &Vm, devices: Vec<u8>) -> Self {
         let page_size = vm.config().page_size;
-        let options = Options { page_size: Some(page_size), ..Options::default() };
+        let options = Options::default().with_page_size(PageSize::new(page_size.into()));
         let mut memory = Memory::new(u64::from(page_size));
         for (block, (name, _)) in vm.config().blocks.iter().enumerate() {
             let expected = (0..vm.pages(block)).map(|page| vm.page(block, page)).collect();
@@ -116,7 +122,7 @@ impl Destination {
             rng: Rng::new(config.seed),
             workload: Rng::new(!config.seed),
             main: Walker { decoder: Decoder::new(options.clone()), pending: Vec::new() },
-            preempt: Walker { decoder: Decoder::preempt(options.clone()), pending: Vec::new() },
+            preempt: Walker { decoder: decoder(&options, ChannelKind::Preempt), pending: Vec::new() },
             threads: vec![Thread::Runs; config.vcpus + 1],
             options,
             devices,
@@ -186,8 +192,8 @@ impl Destination {
         self.answers.clear();
         self.last_requested = None;
         self.preempt_ended = false;
-        self.main = Walker { decoder: Decoder::recovery(self.options.clone()), pending: Vec::new() };
-        self.preempt = Walker { decoder: Decoder::preempt(self.options.clone()), pending: Vec::new() };
+        self.main = Walker { decoder: decoder(&self.options, ChannelKind::Recovery), pending: Vec::new() };
+        self.preempt = Walker { decoder: decoder(&self.options, ChannelKind::Preempt), pending: Vec::new() };
         self.incoming.broken()
     }
 

@@ -4,7 +4,7 @@ use crate::destination::{Destination, DestinationConfig, PreemptEnd};
 use crate::disk::SimFile;
 use crate::generate::{Vm, VmConfig};
 use crate::rng::Rng;
-use migration_stream::Options;
+use migration_stream::{Options, PageSize};
 use snapshot_engine::{PostcopyConfig, RevertConfig, SaveConfig};
 use snapshot_image::{Geometry, Identity};
 
@@ -128,7 +128,7 @@ impl Scenario {
     }
 
     fn options(&self) -> Options {
-        Options { page_size: Some(self.vm.config().page_size), ..Options::default() }
+        Options::default().with_page_size(PageSize::new(self.vm.config().page_size.into()))
     }
 
     /// A save, over what an earlier one left: nothing, or an interrupted save.

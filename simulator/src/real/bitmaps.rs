@@ -215,6 +215,7 @@ impl Bitmaps {
                 }
             }
             ChunkKind::EndOfSection => {}
+            other => return Err(format!("unexpected chunk {other:?}")),
         }
         Ok(())
     }

@@ -2,10 +2,10 @@
 
 use crate::bed::{save, save_config, stream_of};
 use migration_stream::{
-    BlockList, Command, Configuration, Entry, Options, PostcopyAdvise, RamBlock, Record, SectionHeader,
-    SectionId, SliceReader, put_command, put_configuration, put_end_of_section, put_file_header,
-    put_multifd_flush, put_page_header, put_ram_blocks, put_section_footer, put_section_header,
-    put_section_part,
+    BlockList, Command, Configuration, Entry, Options, PageSize, PostcopyAdvise, RamBlock, Record,
+    SectionHeader, SectionId, SliceReader, put_command, put_configuration, put_end_of_section,
+    put_file_header, put_multifd_flush, put_page_header, put_ram_blocks, put_section_footer,
+    put_section_header, put_section_part,
 };
 use vm_simulator::{Fault, Style, VmConfig};
 
@@ -201,7 +201,7 @@ fn what_cannot_be_stored_is_refused_by_name() {
 /// The stream of `config` without the pages of block number `absent`, which comes last.
 fn without_pages(config: &VmConfig, absent: usize) -> Vec<u8> {
     let (vm, stream) = stream_of(config);
-    let options = Options { page_size: Some(config.page_size), ..Options::default() };
+    let options = Options::default().with_page_size(PageSize::new(config.page_size.into()));
     let mut reader = SliceReader::new(&stream, options);
     let (mut out, mut blocks) = (Vec::new(), Vec::new());
     while let Some(Entry { offset: at, record, .. }) = reader.advance().unwrap() {

@@ -3,7 +3,7 @@
 //! and every request is answered.
 
 use migration_stream::protocol::IncomingState;
-use migration_stream::{Command, Entry, Options, Record, SliceReader};
+use migration_stream::{Command, Entry, Options, PageSize, Record, SliceReader};
 use snapshot_engine::{
     Class, Failure, HotSet, PostcopyConfig, RevertConfig, RevertMachine, RevertSummary, SaveMachine,
     error_text,
@@ -133,7 +133,7 @@ fn a_hot_set_begins_with_a_discard() {
         let (_, hot, _) = bed.revert(PostcopyConfig { record_ms: Some(1000), ..bed.postcopy() });
         let using = PostcopyConfig { hot_set: hot, record_ms: None, percent: 0, ..bed.postcopy() };
         let (.., world) = bed.serve(using, &bed.image, bed.destination(), seed, Fault::None);
-        let options = Options { page_size: Some(bed.vm().page_size), ..Options::default() };
+        let options = Options::default().with_page_size(PageSize::new(bed.vm().page_size.into()));
         let mut reader = SliceReader::new(&world.output, options);
         let mut discards = 0;
         while let Some(Entry { record, .. }) = reader.advance().unwrap() {

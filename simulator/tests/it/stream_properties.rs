@@ -1,6 +1,8 @@
 //! Properties of parser and encoder, over generated streams of every kind.
 
-use migration_stream::{Decoder, Entry, Options, ReadError, Record, SliceReader, Step, StreamReader};
+use migration_stream::{
+    Decoder, Entry, Options, PageSize, ReadError, Record, SliceReader, Step, StreamReader,
+};
 use proptest::prelude::*;
 use std::io::Read;
 use vm_simulator::{Vm, VmConfig};
@@ -20,7 +22,7 @@ fn stream_of(config: &VmConfig) -> Vec<u8> {
 }
 
 fn options(config: &VmConfig) -> Options {
-    Options { page_size: Some(config.page_size), ..Options::default() }
+    Options::default().with_page_size(PageSize::new(config.page_size.into()))
 }
 
 /// Delivers pieces of the given sizes in turn.

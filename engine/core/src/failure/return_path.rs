@@ -29,6 +29,9 @@ pub enum ReturnPathErrorKind {
         /// The name.
         name: Vec<u8>,
     },
+    /// A message that has no place in a revert.
+    #[error("unexpected message")]
+    Unexpected,
     /// The first request names no block.
     #[error("a request that names no block, before one that does")]
     NoBlock,

@@ -2,7 +2,7 @@
 
 use super::emit::Emitter;
 use crate::failure::Failure;
-use migration_stream::{Decoder, Options, Record, SectionId, Step, tail};
+use migration_stream::{Decoder, Options, PageSize, Record, SectionId, Step, tail};
 use snapshot_image::{Snapshot, SnapshotReader};
 
 /// A leader that was walked.
@@ -15,8 +15,8 @@ pub(crate) struct Leader {
 impl Leader {
     /// Walks the leader of the open image.
     pub(crate) fn walk(reader: &SnapshotReader, options: &Options) -> Result<Self, Failure> {
-        let page_size = Some(reader.layout().page_size());
-        let mut decoder = Decoder::new(Options { page_size, ..options.clone() });
+        let page_size = PageSize::new(reader.layout().page_size().into());
+        let mut decoder = Decoder::new(options.clone().with_page_size(page_size));
         let mut rest = &reader.snapshot().leader[..];
         let mut ram = SectionId(0);
         while !rest.is_empty() {
@@ -41,7 +41,7 @@ impl Leader {
 
     /// Writes RAM sections that go on where the leader ends.
     pub(crate) fn emitter(&self) -> Emitter {
-        Emitter::new(self.ram, self.decoder.has_footers().unwrap_or(false), self.decoder.page_size())
+        Emitter::new(self.ram, self.decoder.has_footers().unwrap_or(false), self.decoder.page_size().bytes())
     }
 
     /// The device sections alone, without end mark and vmdesc.

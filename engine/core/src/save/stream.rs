@@ -36,7 +36,6 @@ enum Then {
 /// Keeps what has to be kept of a record.
 fn note(leader: &mut Leader, record: &Record<'_>, raw: &[u8], at: u64) -> Result<Then, Failure> {
     leader.record(record, raw)?;
-    let postcopy = |command| Err(Unsupported::Postcopy { offset: at, command }.into());
     Ok(match record {
         Record::RamBlocks(_) => Then::Layout,
         Record::SectionEnd(_) => Then::NearTheEnd,
@@ -53,12 +52,7 @@ fn note(leader: &mut Leader, record: &Record<'_>, raw: &[u8], at: u64) -> Result
             Command::Ping(value) => Then::Ping(*value),
             Command::PostcopyAdvise(_) | Command::SwitchoverStart => Then::Nothing,
             Command::EnableColo => return Err(Unsupported::Colo { offset: at }.into()),
-            Command::PostcopyListen => return postcopy("POSTCOPY_LISTEN"),
-            Command::PostcopyRun => return postcopy("POSTCOPY_RUN"),
-            Command::PostcopyRamDiscard { .. } => return postcopy("POSTCOPY_RAM_DISCARD"),
-            Command::Packaged(_) => return postcopy("PACKAGED"),
-            Command::PostcopyResume => return postcopy("POSTCOPY_RESUME"),
-            Command::RecvBitmap(_) => return postcopy("RECV_BITMAP"),
+            postcopy => return Err(Unsupported::Postcopy { offset: at, command: postcopy.name() }.into()),
         },
         _ => Then::Nothing,
     })
@@ -215,7 +209,7 @@ impl SaveMachine {
             used_length: block.used_length,
             host_page_size: block.host_page_size,
         });
-        let layout = RamLayout::new(blocks.collect(), self.decoder.page_size()).map_err(could_not);
+        let layout = RamLayout::new(blocks.collect(), self.decoder.page_size().bytes()).map_err(could_not);
         if layout.is_err() {
             // Without a layout no one knows when the end is near.
             self.hold_writer();

@@ -397,6 +397,7 @@ fn multifd_line(line: impl Fn(&'static str) -> Line, message: &Message<'_>) -> L
             .with("name", name(state.idstr))
             .with("instance", Value::Decimal(state.instance_id.into()))
             .with("data_bytes", Value::Decimal(state.data_bytes.into())),
+        other => line("multifd_message").with("data_bytes", Value::Decimal(other.data_bytes().into())),
     }
 }
 
@@ -421,6 +422,7 @@ fn return_path_line(line: Line, message: &ReturnPathMessage<'_>) -> Line {
             line.with("message", named("RESUME_ACK")).with("value", Value::Decimal((*value).into()))
         }
         ReturnPathMessage::SwitchoverAck => line.with("message", named("SWITCHOVER_ACK")),
+        _ => line.with("message", named("other")),
     }
 }
 

@@ -68,6 +68,7 @@ pub(super) fn lines(offset: u64, length: u64, record: &Record<'_>, context: &Con
         Record::Command(command) => self::command(line("command"), command),
         Record::Eof => line("eof"),
         Record::VmDescription(json) => line("vmdesc").with("bytes", Value::Decimal(json.len() as u64)),
+        _ => line("record"),
     };
     vec![one]
 }
@@ -111,6 +112,7 @@ fn dirty_bitmap(line: Line, chunk: &DirtyBitmapChunk<'_>) -> Line {
             .with("sectors", Value::Decimal((*sectors).into()))
             .with("bits_set", Value::optional(bits.map(|bits| Value::Decimal(ones(bits))))),
         ChunkKind::EndOfSection => line.with("chunk", Value::Word("end")),
+        _ => line.with("chunk", Value::Word("other")),
     }
 }
 
@@ -159,7 +161,7 @@ fn storage_attributes(line: Line, record: &StorageAttributes<'_>) -> Line {
 }
 
 fn command(line: Line, command: &Command<'_>) -> Line {
-    let line = line.with("command", Value::Word(crate::names::command(command)));
+    let line = line.with("command", Value::Word(command.name()));
     match command {
         Command::Ping(value) => line.with("value", Value::Hex((*value).into())),
         Command::PostcopyAdvise(advise) => line

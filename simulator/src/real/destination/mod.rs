@@ -120,7 +120,7 @@ impl Default for DestinationConfig {
 
 impl DestinationConfig {
     fn options(&self) -> Options {
-        Options { page_size: None, max_ram_bytes: self.max_ram_bytes }
+        Options::default().with_max_ram_bytes(self.max_ram_bytes)
     }
 }
 
@@ -201,7 +201,7 @@ fn load(
 ) -> Result<Guest, Error> {
     let loaded = loader.load(stream)?;
     let config = loader.config();
-    if stream.decoder().page_size() as usize != TARGET_PAGE_BYTES {
+    if usize::from(stream.decoder().page_size()) != TARGET_PAGE_BYTES {
         let text = format!("target page size {}, expected {TARGET_PAGE_BYTES}", stream.decoder().page_size());
         return Err(Error::Refused { offset: stream.offset(), text });
     }

@@ -187,6 +187,7 @@ fn messages(input: &mut Input, memory: &GuestMemory, ear: &Ear) -> Result<(), Er
                     return Err(Error::ReturnPath(format!("RESUME_ACK {value}, expected 1")));
                 }
                 ReturnPathMessage::SwitchoverAck => {}
+                other => return Err(Error::ReturnPath(format!("unexpected message {other:?}"))),
             }
             drop(heard);
             ear.notify();

@@ -1,6 +1,6 @@
 //! Saves and reverts generated VMs in a simulated world.
 
-use migration_stream::{Entry, Options, Page, PageContent, Record, SliceReader};
+use migration_stream::{Entry, Options, Page, PageContent, PageSize, Record, SliceReader};
 use snapshot_engine::{
     Failure, RevertConfig, RevertMachine, RevertSummary, SaveConfig, SaveMachine, SaveSummary,
 };
@@ -21,7 +21,7 @@ pub(crate) fn stream_of(config: &VmConfig) -> (Vm, Vec<u8>) {
 pub(crate) fn save_config(config: &VmConfig, existing: Option<&SimFile>) -> SaveConfig {
     let geometry = Geometry::new((64 << 10) << (config.seed % 6), 1 << (config.seed / 6 % 7)).unwrap();
     SaveConfig {
-        stream: Options { page_size: Some(config.page_size), ..Options::default() },
+        stream: Options::default().with_page_size(PageSize::new(config.page_size.into())),
         no_vmdesc: !config.vmdesc,
         existing_length_bytes: existing.map(SimFile::length),
         create: Some(geometry.into()),
@@ -73,7 +73,8 @@ pub(crate) fn revert(
 
 /// What a destination has after a stream: RAM, and the bytes from the first device section on.
 pub(crate) fn load(stream: &[u8], page_size: u32) -> Result<(Ram, Vec<u8>), String> {
-    let mut reader = SliceReader::new(stream, Options { page_size: Some(page_size), ..Options::default() });
+    let mut reader =
+        SliceReader::new(stream, Options::default().with_page_size(PageSize::new(page_size.into())));
     let mut ram = Ram::new();
     let mut tail = None;
     let size = u64::from(page_size);

@@ -73,7 +73,7 @@ fn streams_of_qemu_load_into_the_same_ram() {
     for (name, bytes) in streams() {
         // Target pages of 1 KiB: refused, and told.
         let page_size = SliceReader::new(&bytes, Options::default()).decoder().page_size();
-        if page_size != 4096 {
+        if page_size.bytes() != 4096 {
             let error = play(&bytes, &destination()).unwrap_err().to_string();
             assert!(error.contains("page size"), "{name}, pages of {page_size}: {error}");
             continue;

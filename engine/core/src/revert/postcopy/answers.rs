@@ -109,6 +109,7 @@ impl Answers {
                 self.last_block = Some(block);
                 Answer::Wants(self.range(block, *start, u64::from(*length), layout, pages)?)
             }
+            _ => return Err(self.wrong(ReturnPathErrorKind::Unexpected)),
         }))
     }
 
