@@ -23,7 +23,7 @@ impl Output {
     }
 
     /// Writes a line piece by piece, as text or as JSON.
-    pub(super) fn show(&mut self, line: &Line, json: bool) -> Result<(), Error> {
+    pub(super) fn show(&mut self, line: &Line<'_>, json: bool) -> Result<(), Error> {
         let written = if json { line.write_json(&mut self.out) } else { line.write_text(&mut self.out) };
         written.and_then(|()| self.out.write_all(b"\n")).map_err(Error::output)
     }

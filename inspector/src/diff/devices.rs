@@ -81,7 +81,7 @@ fn keyed<'a>(fields: &'a [DecodedField<'a>]) -> Keyed<'a> {
     (list, map)
 }
 
-fn shown(field: &DecodedField<'_>) -> Value {
+fn shown<'a>(field: &DecodedField<'a>) -> Value<'a> {
     match &field.value {
         device::Value::Subsection(version) => Value::Decimal((*version).into()),
         value => fields::value(value, field.bytes, field.type_name).0,

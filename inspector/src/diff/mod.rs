@@ -14,7 +14,7 @@ use std::collections::HashMap;
 /// Takes one difference after the other.
 pub(crate) type Emit<'a> = dyn FnMut(Line) -> Result<(), Error> + 'a;
 
-fn line(kind: &'static str) -> Line {
+fn line(kind: &'static str) -> Line<'static> {
     Line { offset: None, ..Line::new(0, 0, kind) }
 }
 
@@ -27,7 +27,7 @@ pub(crate) fn diff(a: &Contents, b: &Contents, emit: &mut Emit<'_>) -> Result<()
 }
 
 /// A difference of one property.
-fn property(emit: &mut Emit<'_>, property: &'static str, a: Value, b: Value) -> Result<(), Error> {
+fn property(emit: &mut Emit<'_>, property: &'static str, a: Value<'_>, b: Value<'_>) -> Result<(), Error> {
     if a == b {
         return Ok(());
     }

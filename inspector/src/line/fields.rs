@@ -2,10 +2,11 @@
 
 use super::{Line, Value};
 use crate::walk::{Border, DeviceSection};
-use migration_stream::device::{self, DecodedField, State, decode};
+use migration_stream::device::{self, DecodedField};
+use std::borrow::Cow;
 
 /// The section's own line.
-pub(crate) fn device_line(offset: u64, length: u64, section: &DeviceSection<'_>) -> Line {
+pub(crate) fn device_line(offset: u64, length: u64, section: &DeviceSection<'_>) -> Line<'static> {
     let border = match section.border {
         Border::Described => "vmdesc",
         Border::NextSection => "next section",
@@ -19,15 +20,15 @@ pub(crate) fn device_line(offset: u64, length: u64, section: &DeviceSection<'_>)
 }
 
 /// The lines of its fields; `at` is the offset of its body.
-pub(crate) fn field_lines(at: u64, body: &[u8], state: &State) -> Vec<Line> {
-    decode(body, state).fields.iter().map(|field| field_line(at, field)).collect()
+pub(crate) fn field_lines<'a>(at: u64, fields: &[DecodedField<'a>]) -> impl Iterator<Item = Line<'a>> {
+    fields.iter().map(move |field| field_line(at, field))
 }
 
-fn field_line(at: u64, field: &DecodedField<'_>) -> Line {
+fn field_line<'a>(at: u64, field: &DecodedField<'a>) -> Line<'a> {
     let offset = at + field.offset as u64;
     let (value, why) = value(&field.value, field.bytes, field.type_name);
     Line {
-        bytes: Some(field.bytes.to_vec()),
+        bytes: Some(Cow::Borrowed(field.bytes)),
         ..Line::new(offset, field.bytes.len() as u64, "field")
             .with("path", Value::Name(field.path.clone().into_bytes()))
             .with("field_type", Value::Name(field.type_name.as_bytes().to_vec()))
@@ -36,7 +37,11 @@ fn field_line(at: u64, field: &DecodedField<'_>) -> Line {
     }
 }
 
-pub(crate) fn value(value: &device::Value, bytes: &[u8], type_name: &str) -> (Value, Option<&'static str>) {
+pub(crate) fn value<'a>(
+    value: &device::Value,
+    bytes: &'a [u8],
+    type_name: &str,
+) -> (Value<'a>, Option<&'static str>) {
     let plain = match value {
         device::Value::Bool(value) => Value::Bool(*value),
         device::Value::Unsigned(number) if type_name.starts_with("uint8") => Value::Decimal(*number),
@@ -56,9 +61,9 @@ pub(crate) fn value(value: &device::Value, bytes: &[u8], type_name: &str) -> (Va
         device::Value::Pointer => Value::Word("pointer"),
         device::Value::Subsection(version) => Value::Decimal((*version).into()),
         device::Value::Mark(number) => Value::Decimal(*number),
-        device::Value::Undecoded(why) => return (Value::Bytes(bytes.to_vec()), Some(why)),
+        device::Value::Undecoded(why) => return (Value::bytes(bytes), Some(why)),
         // Unused, Bitmap, Bytes.
-        _ => Value::Bytes(bytes.to_vec()),
+        _ => Value::bytes(bytes),
     };
     (plain, None)
 }

@@ -4,12 +4,13 @@ pub(crate) mod fields;
 
 use crate::escape::{json_text, terminal};
 use migration_stream::SectionHeader;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 /// A value of a line.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Value {
+pub(crate) enum Value<'a> {
     /// A count or an id.
     Decimal(u64),
     /// A signed number.
@@ -23,13 +24,33 @@ pub(crate) enum Value {
     Name(Vec<u8>),
     /// Words of ours.
     Word(&'static str),
-    /// Raw bytes.
-    Bytes(Vec<u8>),
-    List(Vec<Value>),
+    /// Raw bytes, which may be hundreds of megabytes: not copied before they are written.
+    Bytes(Cow<'a, [u8]>),
+    List(Vec<Value<'a>>),
     Null,
 }
 
-impl Value {
+impl<'a> Value<'a> {
+    /// Raw bytes of an input.
+    pub(crate) fn bytes(bytes: &'a [u8]) -> Self {
+        Self::Bytes(Cow::Borrowed(bytes))
+    }
+
+    /// With bytes of its own.
+    pub(crate) fn into_owned(self) -> Value<'static> {
+        match self {
+            Self::Decimal(number) => Value::Decimal(number),
+            Self::Signed(number) => Value::Signed(number),
+            Self::Hex(number) => Value::Hex(number),
+            Self::Double(number) => Value::Double(number),
+            Self::Bool(value) => Value::Bool(value),
+            Self::Name(name) => Value::Name(name),
+            Self::Word(word) => Value::Word(word),
+            Self::Bytes(bytes) => Value::Bytes(Cow::Owned(bytes.into_owned())),
+            Self::List(values) => Value::List(values.into_iter().map(Self::into_owned).collect()),
+            Self::Null => Value::Null,
+        }
+    }
     /// Bytes of a stranger as a name.
     pub(crate) fn name(bytes: &[u8]) -> Self {
         Self::Name(bytes.to_vec())
@@ -119,7 +140,7 @@ fn write_hex(out: &mut dyn Write, bytes: &[u8]) -> io::Result<()> {
 
 /// A line.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Line {
+pub(crate) struct Line<'a> {
     /// Where in the unpacked input; none for what is about the whole of it.
     pub(crate) offset: Option<u64>,
     /// Bytes.
@@ -127,17 +148,29 @@ pub(crate) struct Line {
     /// What it is.
     pub(crate) kind: &'static str,
     /// Everything else, in order.
-    pub(crate) values: Vec<(&'static str, Value)>,
+    pub(crate) values: Vec<(&'static str, Value<'a>)>,
     /// Its bytes, where they are to be shown.
-    pub(crate) bytes: Option<Vec<u8>>,
+    pub(crate) bytes: Option<Cow<'a, [u8]>>,
 }
 
-impl Line {
+impl<'a> Line<'a> {
+    /// With bytes of its own.
+    pub(crate) fn into_owned(self) -> Line<'static> {
+        let values = self.values.into_iter().map(|(key, value)| (key, value.into_owned()));
+        Line {
+            offset: self.offset,
+            length: self.length,
+            kind: self.kind,
+            values: values.collect(),
+            bytes: self.bytes.map(|bytes| Cow::Owned(bytes.into_owned())),
+        }
+    }
+
     pub(crate) fn new(offset: u64, length: u64, kind: &'static str) -> Self {
         Self { offset: Some(offset), length, kind, values: Vec::new(), bytes: None }
     }
 
-    pub(crate) fn with(mut self, key: &'static str, value: Value) -> Self {
+    pub(crate) fn with(mut self, key: &'static str, value: Value<'a>) -> Self {
         self.values.push((key, value));
         self
     }
@@ -191,7 +224,7 @@ impl Line {
             ("type", Value::Word(self.kind)),
         ];
         let entries = own.iter().map(|(key, value)| (*key, value));
-        let mut entries: BTreeMap<&str, Option<&Value>> = entries
+        let mut entries: BTreeMap<&str, Option<&Value<'_>>> = entries
             .chain(self.values.iter().map(|(key, value)| (*key, value)))
             .map(|(key, value)| (key, Some(value)))
             .collect();
@@ -216,7 +249,7 @@ impl Line {
 }
 
 /// Header fields of START and FULL.
-pub(crate) fn section(line: Line, header: &SectionHeader<'_>) -> Line {
+pub(crate) fn section<'a>(line: Line<'a>, header: &SectionHeader<'_>) -> Line<'a> {
     line.with("id", Value::Decimal(header.section_id.0.into()))
         .with("name", Value::Name(header.idstr.to_vec()))
         .with("instance", Value::Decimal(header.instance_id.into()))
@@ -232,9 +265,9 @@ mod tests {
         let bytes: Vec<u8> = (0..5000u32).map(|at| at.to_le_bytes()[0]).collect();
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         let line = Line {
-            bytes: Some(bytes.clone()),
+            bytes: Some(Cow::Borrowed(&bytes)),
             ..Line::new(0x10, 3, "field")
-                .with("value", Value::Bytes(bytes))
+                .with("value", Value::bytes(&bytes))
                 .with("path", Value::name(b"a\"b\\c\xff"))
                 .with("list", Value::List(vec![Value::Hex(16), Value::Null, Value::Double(f64::NAN)]))
                 .with("half", Value::Double(0.5))

@@ -91,7 +91,7 @@ pub(crate) fn element_of(field: Field<'_>, elements: usize, at: usize) -> String
 }
 
 /// The words of a value; more than one only where they may be spread over lines.
-pub(crate) fn items(field: Field<'_>, value: &Value) -> Vec<String> {
+pub(crate) fn items(field: Field<'_>, value: &Value<'_>) -> Vec<String> {
     if let Some(time) = time(field, value) {
         return vec![time];
     }
@@ -107,13 +107,13 @@ pub(crate) fn items(field: Field<'_>, value: &Value) -> Vec<String> {
     }
 }
 
-fn plain(value: &Value) -> String {
+fn plain(value: &Value<'_>) -> String {
     let mut text = String::new();
     value.text(&mut text);
     text
 }
 
-fn time(field: Field<'_>, value: &Value) -> Option<String> {
+fn time(field: Field<'_>, value: &Value<'_>) -> Option<String> {
     let number = match value {
         Value::Decimal(number) | Value::Hex(number) => *number,
         Value::Signed(number) => u64::try_from(*number).ok()?,
@@ -144,7 +144,7 @@ fn nanoseconds(number: u64) -> String {
     }
 }
 
-fn list(field: Field<'_>, values: &[Value]) -> Vec<String> {
+fn list(field: Field<'_>, values: &[Value<'_>]) -> Vec<String> {
     if let Some(names) = registers(field, values.len()) {
         return names.iter().zip(values).map(|(name, value)| format!("{name}={}", plain(value))).collect();
     }

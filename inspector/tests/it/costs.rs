@@ -157,22 +157,31 @@ fn ram_that_is_zero_costs_nothing() {
 
 #[test]
 fn a_long_line_is_written_piece_by_piece() {
+    const BODY_BYTES: usize = 200 << 20;
     let folder = tempfile::tempdir().expect("a temporary folder");
-    // One device that nothing describes, of 64 MiB: 128 MiB of hex digits.
     let mut bytes = stream(blocks(1, 4096), &[(0, 0)]);
     let header = SectionHeader { section_id: SectionId(9), idstr: b"device", instance_id: 0, version_id: 1 };
     put_section_header(&mut bytes, true, &header);
-    bytes.resize(bytes.len() + (64 << 20), 0xa5);
+    bytes.resize(bytes.len() + BODY_BYTES, 0xa5);
     put_section_footer(&mut bytes, SectionId(9));
+    // One that nothing describes, and one that is described as a single field.
+    let field = format!(r#"{{"name": "all", "type": "buffer", "size": {BODY_BYTES}}}"#);
+    let device = format!(
+        r#"{{"name": "device", "instance_id": 0, "vmsd_name": "d", "version": 1, "fields": [{field}]}}"#
+    );
+    let described = with_vmdesc(bytes.clone(), &format!(r#"{{"page_size": 4096, "devices": [{device}]}}"#));
+    std::fs::write(folder.path().join("described"), described).expect("a file");
     bytes.push(0);
     std::fs::write(folder.path().join("large"), bytes).expect("a file");
-    for json in ["line", "json"] {
-        let arguments = format!("dump --format {json} large >out");
-        // The body as it is mapped, and once more; as one line it was a gigabyte.
-        let output = limited(folder.path(), &arguments, 30, 450);
-        assert!(output.status.code().is_some_and(|code| code < 2), "{json}: {}", all(&output));
-        let written = std::fs::metadata(folder.path().join("out")).expect("written").len();
-        assert!(written > 128 << 20, "{json}: {written} bytes");
+    for file in ["large", "described"] {
+        for format in ["line", "json"] {
+            let arguments = format!("dump --format {format} {file} >out");
+            // The body as it is mapped, and nothing of its size beside.
+            let output = limited(folder.path(), &arguments, 30, 300);
+            assert!(output.status.code().is_some_and(|code| code < 2), "{file} {format}: {}", all(&output));
+            let written = std::fs::metadata(folder.path().join("out")).expect("written").len();
+            assert!(written > 2 * BODY_BYTES as u64, "{file} {format}: {written} bytes");
+        }
     }
 }
 

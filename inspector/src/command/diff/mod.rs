@@ -76,7 +76,7 @@ struct Summary {
 }
 
 impl Summary {
-    fn take(&mut self, line: &Line) {
+    fn take(&mut self, line: &Line<'_>) {
         let value = |key: &str| line.values.iter().find(|(name, _)| *name == key).map(|(_, value)| value);
         if let Some(Value::Name(device)) = value("device") {
             self.devices.insert(device.clone());
@@ -93,7 +93,7 @@ impl Summary {
         self.pages + self.fields + self.other > 0
     }
 
-    fn line(&self, a: &Contents, b: &Contents) -> Line {
+    fn line(&self, a: &Contents, b: &Contents) -> Line<'static> {
         Line { offset: None, ..Line::new(0, 0, "summary") }
             .with("pages", Value::Decimal(self.pages))
             .with("of", Value::Decimal(compared_pages(a, b)))

@@ -26,10 +26,10 @@ pub(super) struct Text {
 }
 
 /// The values of a difference, by their keys.
-struct Values<'a>(&'a Line);
+struct Values<'a>(&'a Line<'a>);
 
 impl Values<'_> {
-    fn get(&self, key: &str) -> Option<&Value> {
+    fn get(&self, key: &str) -> Option<&Value<'_>> {
         self.0.values.iter().find(|(name, _)| *name == key).map(|(_, value)| value)
     }
 
@@ -72,7 +72,7 @@ impl Text {
     }
 
     /// The rows of one difference.
-    pub(super) fn line(&mut self, line: Line) -> Vec<String> {
+    pub(super) fn line(&mut self, line: Line<'_>) -> Vec<String> {
         let values = Values(&line);
         match line.kind {
             "pages" if self.ranges.len() < RANGES_SHOWN => {

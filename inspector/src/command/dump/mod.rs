@@ -12,9 +12,11 @@ use crate::line::{Line, Value, fields};
 use crate::progress;
 use crate::walk::{Context, Event, Finding, Flow, Item, Level, PacketPages, Visitor, walk};
 use coverage::Coverages;
+use migration_stream::device::decode;
 use migration_stream::ram::multifd::Message;
 use migration_stream::return_path::ReturnPathMessage;
 use migration_stream::{Page, PageContent, Record, SectionId};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use text::Text;
@@ -104,7 +106,7 @@ fn coverage(args: &DumpArgs, opened: Opened, output: &mut Output) -> Result<u8, 
 }
 
 /// What stands around the stream.
-fn container(opened: &Opened) -> Vec<Line> {
+fn container(opened: &Opened) -> Vec<Line<'static>> {
     let wrappers = opened.wrappers.iter().map(|wrapper| Value::Word(wrapper.name())).collect();
     let mut lines = vec![
         Line { offset: None, ..Line::new(0, 0, "input") }
@@ -134,7 +136,7 @@ fn container(opened: &Opened) -> Vec<Line> {
     lines
 }
 
-fn finding_line(finding: &Finding) -> Line {
+fn finding_line(finding: &Finding) -> Line<'static> {
     let line = Line { offset: finding.offset, ..Line::new(0, 0, "finding") };
     line.with("level", Value::Word(finding.level.name()))
         .with("path", Value::Name(finding.path.clone().into_bytes()))
@@ -148,7 +150,7 @@ struct Run {
     length: u64,
     kind: &'static str,
     block: usize,
-    name: Value,
+    name: Value<'static>,
     start: u64,
     pages: u64,
 }
@@ -179,7 +181,7 @@ impl Dump<'_> {
     }
 
     /// Shows a line, if it is wanted; `record` is for the bytes.
-    fn show(&mut self, mut line: Line, bytes: Option<Vec<u8>>) -> Result<(), Error> {
+    fn show<'a>(&mut self, mut line: Line<'a>, bytes: Option<&'a [u8]>) -> Result<(), Error> {
         if !self.wanted_here() {
             return Ok(());
         }
@@ -189,7 +191,7 @@ impl Dump<'_> {
                 return Ok(());
             }
         }
-        line.bytes = if self.args.hex { bytes.or(line.bytes) } else { None };
+        line.bytes = if self.args.hex { bytes.map(Cow::Borrowed).or(line.bytes) } else { None };
         match self.shown {
             Shown::Text => self.text.line(line, self.output),
             Shown::Line | Shown::Json => self.output.show(&line, self.shown == Shown::Json),
@@ -280,12 +282,12 @@ impl Dump<'_> {
                 line.values.push(("packaged", Value::Bool(true)));
             }
             let line = line.clone();
-            self.show(line, bytes)?;
+            self.show(line, bytes.as_deref())?;
         } else {
             for line in lines {
                 let from = usize::try_from(line.offset.unwrap_or(0).saturating_sub(item.offset)).unwrap_or(0);
                 let to = from.saturating_add(usize::try_from(line.length).unwrap_or(0));
-                let part = bytes.as_ref().and_then(|bytes| bytes.get(from..to)).map(<[u8]>::to_vec);
+                let part = bytes.as_ref().and_then(|bytes| bytes.get(from..to));
                 self.show(line, part)?;
             }
         }
@@ -321,7 +323,7 @@ impl Dump<'_> {
                 let at = item.offset + header_bytes;
                 match section.description {
                     Some(state) => {
-                        for line in fields::field_lines(at, section.body, state) {
+                        for line in fields::field_lines(at, &decode(section.body, state).fields) {
                             self.show(line, None)?;
                         }
                         Ok(())
@@ -329,7 +331,7 @@ impl Dump<'_> {
                     None => {
                         let why = Value::Word("no vmdesc describes it");
                         let line = Line::new(at, section.body.len() as u64, "opaque");
-                        let bytes = Value::Bytes(section.body.to_vec());
+                        let bytes = Value::bytes(section.body);
                         self.show(line.with("value", bytes).with("why", why), None)
                     }
                 }
@@ -352,7 +354,7 @@ impl Dump<'_> {
                     line = line.with("start", Value::Hex(first_page * u64::from(context.page_size)));
                 }
                 line = line.with("bits_set", Value::Decimal(records::ones(bits)));
-                self.show(line, Some(bits.to_vec()))
+                self.show(line, Some(bits))
             }
             Event::MappedRoom { block, offset } => {
                 let name = block.map_or(Value::Null, |block| records::block_name(context, block));
@@ -361,15 +363,15 @@ impl Dump<'_> {
             Event::Multifd(message) => self.show(multifd_line(line, message), None),
             Event::MultifdPages(pages) if pages.data.is_empty() => Ok(()),
             Event::MultifdPages(PacketPages { data, .. }) | Event::MultifdData(data) => {
-                self.show(line("multifd_data"), Some(data.to_vec()))
+                self.show(line("multifd_data"), Some(data))
             }
             Event::ReturnPath(message) => self.show(return_path_line(line("return_path"), message), None),
             Event::ReceivedBitmap(bits) => {
                 let line = line("received_bitmap").with("bits_set", Value::Decimal(records::ones(bits)));
-                self.show(line, Some(bits.to_vec()))
+                self.show(line, Some(bits))
             }
             Event::Opaque(bytes, why) => {
-                let line = line("opaque").with("value", Value::Bytes(bytes.to_vec()));
+                let line = line("opaque").with("value", Value::bytes(bytes));
                 self.show(line.with("why", Value::Word(why)), None)
             }
             Event::Record(_) | Event::Skipped | Event::ZerosLeftOut => self.show(line("skipped"), None),
@@ -377,7 +379,7 @@ impl Dump<'_> {
     }
 }
 
-fn multifd_line(line: impl Fn(&'static str) -> Line, message: &Message<'_>) -> Line {
+fn multifd_line(line: impl Fn(&'static str) -> Line<'static>, message: &Message<'_>) -> Line<'static> {
     let name = |bytes: &[u8]| Value::Name(bytes.to_vec());
     match message {
         Message::Hello(hello) => line("multifd_hello")
@@ -401,7 +403,7 @@ fn multifd_line(line: impl Fn(&'static str) -> Line, message: &Message<'_>) -> L
     }
 }
 
-fn return_path_line(line: Line, message: &ReturnPathMessage<'_>) -> Line {
+fn return_path_line<'a>(line: Line<'a>, message: &ReturnPathMessage<'_>) -> Line<'a> {
     let named = |text| Value::Word(text);
     match message {
         ReturnPathMessage::Shut(status) => {

@@ -8,12 +8,12 @@ use migration_stream::{
 };
 
 /// Name of a block by its index.
-pub(super) fn block_name(context: &Context<'_>, block: usize) -> Value {
+pub(super) fn block_name(context: &Context<'_>, block: usize) -> Value<'static> {
     Value::name(context.blocks.get(block).map_or(&[][..], |block| &block.idstr))
 }
 
 /// A block of the list.
-pub(super) fn block_line(offset: u64, length: u64, block: &RamBlock) -> Line {
+pub(super) fn block_line(offset: u64, length: u64, block: &RamBlock) -> Line<'static> {
     Line::new(offset, length, "block")
         .with("name", Value::name(&block.idstr))
         .with("bytes", Value::Hex(block.used_length))
@@ -22,7 +22,12 @@ pub(super) fn block_line(offset: u64, length: u64, block: &RamBlock) -> Line {
 }
 
 /// The lines of a record that is no page.
-pub(super) fn lines(offset: u64, length: u64, record: &Record<'_>, context: &Context<'_>) -> Vec<Line> {
+pub(super) fn lines(
+    offset: u64,
+    length: u64,
+    record: &Record<'_>,
+    context: &Context<'_>,
+) -> Vec<Line<'static>> {
     let line = |kind| Line::new(offset, length, kind);
     let one = match record {
         Record::FileHeader => line("file_header").with("version", Value::Decimal(3)),
@@ -73,11 +78,11 @@ pub(super) fn lines(offset: u64, length: u64, record: &Record<'_>, context: &Con
     vec![one]
 }
 
-fn page(line: Line, context: &Context<'_>, block: usize, offset: u64) -> Line {
+fn page(line: Line<'static>, context: &Context<'_>, block: usize, offset: u64) -> Line<'static> {
     line.with("block", block_name(context, block)).with("address", Value::Hex(offset))
 }
 
-fn configuration(line: Line, configuration: &Configuration) -> Line {
+fn configuration(line: Line<'static>, configuration: &Configuration) -> Line<'static> {
     let capabilities = configuration
         .capabilities
         .as_ref()
@@ -96,7 +101,7 @@ fn configuration(line: Line, configuration: &Configuration) -> Line {
         )
 }
 
-fn dirty_bitmap(line: Line, chunk: &DirtyBitmapChunk<'_>) -> Line {
+fn dirty_bitmap(line: Line<'static>, chunk: &DirtyBitmapChunk<'_>) -> Line<'static> {
     let line = line
         .with("node", Value::optional(chunk.node.map(Value::name)))
         .with("bitmap", Value::optional(chunk.bitmap.map(Value::name)));
@@ -121,7 +126,7 @@ pub(super) fn ones(bits: &[u8]) -> u64 {
     bits.iter().map(|byte| u64::from(byte.count_ones())).sum()
 }
 
-fn block_migration(line: Line, record: &BlockMigration<'_>) -> Line {
+fn block_migration(line: Line<'static>, record: &BlockMigration<'_>) -> Line<'static> {
     match record {
         BlockMigration::Chunk { sector, device, data } => line
             .with("record", Value::Word(if data.is_some() { "data" } else { "zero" }))
@@ -134,7 +139,7 @@ fn block_migration(line: Line, record: &BlockMigration<'_>) -> Line {
     }
 }
 
-fn htab(line: Line, record: &Htab<'_>) -> Line {
+fn htab(line: Line<'static>, record: &Htab<'_>) -> Line<'static> {
     match record {
         Htab::Shift(shift) => {
             line.with("record", Value::Word("shift")).with("shift", Value::Decimal((*shift).into()))
@@ -149,7 +154,7 @@ fn htab(line: Line, record: &Htab<'_>) -> Line {
     }
 }
 
-fn storage_attributes(line: Line, record: &StorageAttributes<'_>) -> Line {
+fn storage_attributes(line: Line<'static>, record: &StorageAttributes<'_>) -> Line<'static> {
     match record {
         StorageAttributes::Values { frame, values } => line
             .with("record", Value::Word("values"))
@@ -160,7 +165,7 @@ fn storage_attributes(line: Line, record: &StorageAttributes<'_>) -> Line {
     }
 }
 
-fn command(line: Line, command: &Command<'_>) -> Line {
+fn command(line: Line<'static>, command: &Command<'_>) -> Line<'static> {
     let line = line.with("command", Value::Word(command.name()));
     match command {
         Command::Ping(value) => line.with("value", Value::Hex((*value).into())),

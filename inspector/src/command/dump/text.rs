@@ -25,7 +25,7 @@ pub(super) struct Text {
     names: BTreeMap<u64, String>,
     /// Name of the vmsd of the device whose fields arrive.
     vmsd: String,
-    fields: Vec<Line>,
+    fields: Vec<Line<'static>>,
     runs: u64,
     hidden: Hidden,
     said_elided: bool,
@@ -40,10 +40,10 @@ struct Hidden {
 }
 
 /// The values of a line, by their keys.
-struct Values<'a>(&'a Line);
+struct Values<'a>(&'a Line<'a>);
 
 impl Values<'_> {
-    fn get(&self, key: &str) -> Option<&Value> {
+    fn get(&self, key: &str) -> Option<&Value<'_>> {
         self.0.values.iter().find(|(name, _)| *name == key).map(|(_, value)| value)
     }
 
@@ -95,9 +95,9 @@ impl Text {
     }
 
     /// Shows a line, or keeps it until those that belong to it have arrived.
-    pub(super) fn line(&mut self, line: Line, output: &mut Output) -> Result<(), Error> {
+    pub(super) fn line(&mut self, line: Line<'_>, output: &mut Output) -> Result<(), Error> {
         if line.kind == "field" && self.fields.len() < FIELDS_LIMIT {
-            self.fields.push(line);
+            self.fields.push(line.into_owned());
             return Ok(());
         }
         self.fields(output)?;
@@ -121,7 +121,7 @@ impl Text {
     }
 
     /// The bytes of a line, where they were asked for.
-    fn bytes(&self, line: &Line, output: &mut Output) -> Result<(), Error> {
+    fn bytes(&self, line: &Line<'_>, output: &mut Output) -> Result<(), Error> {
         let Some(bytes) = &line.bytes else { return Ok(()) };
         for (number, row) in bytes.chunks(16).enumerate() {
             let at = line.offset.map(|offset| offset + 16 * number as u64);
@@ -131,7 +131,7 @@ impl Text {
         Ok(())
     }
 
-    fn run(&mut self, line: &Line, output: &mut Output) -> Result<(), Error> {
+    fn run(&mut self, line: &Line<'_>, output: &mut Output) -> Result<(), Error> {
         let values = Values(line);
         let pages = values.number("pages");
         self.runs += 1;
@@ -168,7 +168,7 @@ impl Text {
     }
 
     /// The rows of a record that is neither a field nor a run.
-    fn record(&mut self, line: &Line) -> Vec<String> {
+    fn record(&mut self, line: &Line<'_>) -> Vec<String> {
         let values = Values(line);
         let layout = self.layout;
         let plain = |depth: usize, words: String| layout.row(line.offset, depth, &words, &[], "");
@@ -304,7 +304,7 @@ impl Text {
         rows.into_iter().flat_map(|(name, words)| self.layout.row(None, 0, name, &[words], "")).collect()
     }
 
-    fn configuration(&self, line: &Line, values: &Values<'_>) -> Vec<String> {
+    fn configuration(&self, line: &Line<'_>, values: &Values<'_>) -> Vec<String> {
         let mut words = vec![format!("machine {}", values.name("machine"))];
         words.extend(values.present("target_page_bits").map(|bits| {
             format!(
@@ -353,7 +353,7 @@ impl Text {
         Ok(())
     }
 
-    fn field(&mut self, line: &Line, rows: &mut Vec<Row>) {
+    fn field(&mut self, line: &Line<'_>, rows: &mut Vec<Row>) {
         let values = Values(line);
         let path = values.name("path");
         let type_name = values.name("field_type");
@@ -374,7 +374,7 @@ impl Text {
             words.push(format!("(not decoded: {why})"));
         }
         let (stem, index, rest) = split(&path);
-        let keep = line.bytes.is_some().then(|| line.clone());
+        let keep = line.bytes.is_some().then(|| line.clone().into_owned());
         match rows.last_mut() {
             Some(row) if !rest.is_empty() && row.stem == stem && row.index == index && keep.is_none() => {
                 row.members.push((rest.to_owned(), words));
@@ -396,7 +396,7 @@ struct Row {
     stem: String,
     index: String,
     members: Vec<(String, Vec<String>)>,
-    lines: Vec<Line>,
+    lines: Vec<Line<'static>>,
 }
 
 impl Row {
@@ -459,8 +459,8 @@ fn instance_and_version(values: &Values<'_>) -> String {
 }
 
 /// A record that has no words of its own: its keys and values, but for those that are in the name already.
-fn generic(layout: Layout, line: &Line, name: &str, left_out: &[&str]) -> Vec<String> {
-    let shown = |key: &str, value: &Value| *value != Value::Null && !left_out.contains(&key);
+fn generic(layout: Layout, line: &Line<'_>, name: &str, left_out: &[&str]) -> Vec<String> {
+    let shown = |key: &str, value: &Value<'_>| *value != Value::Null && !left_out.contains(&key);
     let words: Vec<_> = line
         .values
         .iter()
