@@ -2,9 +2,10 @@
 
 use crate::error::Error;
 use crate::escape::json_text;
-use crate::input::{FileRange, OpenOptions, Opened, open_reader};
+use crate::input::{OpenOptions, Opened, open_reader};
 use crate::machines::{ImageReadError, open_snapshot};
 use crate::presence::{Arrivals, Presence};
+use crate::source::FileRange;
 use crate::walk::{Context, Event, Finding, Flow, Item, Level, Progress, Visitor, walk};
 use migration_stream::{PageContent, PageSize, Record, UNKNOWN_LENGTH};
 use serde::Serialize;
@@ -72,7 +73,7 @@ impl Verdict {
         match finding.level {
             Level::Error => {
                 self.errors += 1;
-                self.first_error.get_or_insert_with(|| crate::command::finding_text(finding));
+                self.first_error.get_or_insert_with(|| finding.to_string());
             }
             Level::Warning => self.warnings += 1,
             Level::Note => self.notes += 1,
@@ -157,7 +158,7 @@ pub(crate) fn info(opened: Opened, options: &OpenOptions, progress: Option<Progr
 /// An image: its sections without RAM are a short stream.
 fn of_image(info: &mut Info, name: &str, file: &FileRange, options: &OpenOptions) -> Result<(), Error> {
     let lenient = OpenOptions { allow_unverified: true, ..options.clone() };
-    let reader = match open_snapshot(file, &lenient) {
+    let reader = match open_snapshot(file, lenient.reading()) {
         Ok(reader) => reader,
         Err(ImageReadError::Image(error @ (ImageError::NoSnapshot(_) | ImageError::Foreign(_)))) => {
             info.no_snapshot = Some(what_it_is(&error));

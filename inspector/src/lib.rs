@@ -25,6 +25,7 @@ mod presence;
 mod progress;
 pub mod refcounts;
 mod sink;
+pub mod source;
 pub mod stat;
 mod text;
 mod unpack;

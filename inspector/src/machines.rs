@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 
 use crate::error::Error;
-use crate::input::{OpenOptions, RandomAccess, Source, SourceError};
+use crate::source::{RandomAccess, Source, SourceError};
 
 /// Why the snapshot of an image cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -55,10 +55,9 @@ pub(crate) fn read_part(
 /// Opens the snapshot of an image.
 pub(crate) fn open_snapshot(
     file: &dyn RandomAccess,
-    options: &OpenOptions,
+    options: ReadOptions,
 ) -> Result<SnapshotReader, ImageReadError> {
-    let read = ReadOptions { allow_unverified: options.allow_unverified };
-    SnapshotReader::open_with(file.size_bytes(), read, |at, length| read_part(file, at, length))
+    SnapshotReader::open_with(file.size_bytes(), options, |at, length| read_part(file, at, length))
 }
 
 /// Sends the snapshot of an image as the stream that a destination would load: read, and verified, as a revert does.
@@ -95,7 +94,7 @@ impl ImageStream {
     pub(crate) fn new(
         file: Box<dyn RandomAccess>,
         mut config: RevertConfig,
-        options: &OpenOptions,
+        options: ReadOptions,
     ) -> Result<Self, ImageReadError> {
         let tail = match open_snapshot(&*file, options) {
             Ok(reader) => Some(reader.snapshot().tail.clone()),

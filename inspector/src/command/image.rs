@@ -1,8 +1,9 @@
 //! What an image is beside the stream that it reverts to.
 
 use crate::error::Error;
-use crate::input::{FileRange, OpenOptions, RandomAccess};
+use crate::input::OpenOptions;
 use crate::machines::{ImageReadError, open_snapshot as open, read_part};
+use crate::source::{FileRange, RandomAccess};
 use crate::walk::{Finding, Level};
 use snapshot_image::{SnapshotReader, Verification};
 
@@ -26,7 +27,7 @@ const BATCH_PAGES: u64 = 8192;
 ///
 /// The file, whose name is `name`, could not be read.
 pub(super) fn lines(name: &str, file: &FileRange, options: &OpenOptions) -> Result<Vec<Facts>, Error> {
-    let reader = match open(file, options) {
+    let reader = match open(file, options.reading()) {
         Ok(reader) => reader,
         Err(ImageReadError::Image(_)) => return Ok(Vec::new()),
         Err(error) => return Err(error.of_file(name)),
@@ -89,7 +90,7 @@ fn verify(
     options: &OpenOptions,
     found: &mut dyn FnMut(Finding),
 ) -> Result<(), ImageReadError> {
-    let mut reader = open(file, options)?;
+    let mut reader = open(file, options.reading())?;
     if let Verification::Unverified(why) = reader.snapshot().verification.clone() {
         let level = if options.allow_unverified { Level::Note } else { Level::Warning };
         found(Finding::new(level, None, "image", format!("nothing can be verified: {why}")));

@@ -13,8 +13,6 @@ mod map;
 mod output;
 mod stat;
 
-pub(crate) use output::finding_text;
-
 use crate::cli::{Cli, Command};
 use crate::error::Error;
 use crate::progress;

@@ -43,13 +43,6 @@ pub(super) fn coloured(word: &str, level: Level) -> String {
     }
 }
 
-/// A finding as words.
-pub(crate) fn finding_text(found: &Finding) -> String {
-    let place = found.offset.map_or_else(String::new, |offset| format!("offset {offset:#x}: "));
-    let path = if found.path.is_empty() { String::new() } else { format!("{}: ", found.path) };
-    format!("{place}{path}{}", found.text)
-}
-
 /// The line of a finding.
 pub(super) fn finding(found: &Finding, format: Format, file: &Path) -> String {
     let place = found.offset.map_or_else(|| "-         ".to_owned(), |offset| format!("{offset:#010x}"));

@@ -1,9 +1,7 @@
 //! One field that both sides have: its type, its size, its elements, and the structures in them.
 
-use super::fields::same_total;
 use super::shape::{FieldShape, Nulls, StateShape, Wire};
-use super::state::{How, state};
-use super::{Judge, Verdict};
+use super::{How, Judge, Verdict};
 use crate::escape::json_text;
 
 /// Types that may have no element, and then nothing nested.
@@ -118,7 +116,7 @@ fn structure(judge: &mut Judge, path: &str, source: &StateShape, target: &StateS
         judge.may_break("structure-name", path, text);
     }
     let mut inner = Judge::default();
-    state(&mut inner, path, source, target, How { version: target.version, ..how });
+    inner.structure(path, source, target, How { version: target.version, ..how });
     if source.version != target.version {
         let text = format!("structure version {}, the target's is {}", source.version, target.version);
         let is_same = inner.judgements.iter().all(|judgement| judgement.verdict == Verdict::Safe);
@@ -126,7 +124,7 @@ fn structure(judge: &mut Judge, path: &str, source: &StateShape, target: &StateS
         if is_same {
             let text = format!("{text}; it is not on the wire, and the fields are the same");
             judge.safe("structure-version", path, text);
-        } else if same_total(source, target) {
+        } else if source.is_as_long_as(target) {
             let text = format!("{text}, with other fields of as many bytes: what loads may be shifted");
             judge.may_break("structure-version", path, text);
         } else if source.version > target.version || too_old {

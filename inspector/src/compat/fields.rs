@@ -1,10 +1,9 @@
 //! Fields: they have no names on the wire, their order and sizes are everything.
 
-use super::Judge;
 use super::elements::one_field;
 use super::recut::recut;
 use super::shape::{FieldShape, StateShape};
-use super::state::How;
+use super::{How, Judge};
 use crate::escape::json_text;
 use std::collections::HashMap;
 
@@ -87,7 +86,7 @@ fn same_bytes(source: &FieldShape, target: &FieldShape) -> bool {
 
 /// Compares the fields of two states.
 pub(super) fn fields(judge: &mut Judge, path: &str, source: &StateShape, target: &StateShape, how: How<'_>) {
-    let both = Both { path, source, target, how, same_total: same_total(source, target) };
+    let both = Both { path, source, target, how, same_total: source.is_as_long_as(target) };
     let steps = steps(&source.fields, &target.fields, how);
     // What lies between two fields that are the same on both sides is one difference.
     let is_same = |step: &Step| match *step {
@@ -102,14 +101,6 @@ pub(super) fn fields(judge: &mut Judge, path: &str, source: &StateShape, target:
     for part in steps.chunk_by(|before, after| !is_same(before) && !is_same(after)) {
         both.judge(judge, part);
     }
-}
-
-/// Whether the fields of both are as many bytes: they may be the same, cut in another way.
-pub(super) fn same_total(source: &StateShape, target: &StateShape) -> bool {
-    let total = |state: &StateShape| {
-        state.fields.iter().try_fold(0u64, |sum, field| sum.checked_add(field.wire.as_ref()?.total))
-    };
-    total(source).is_some() && total(source) == total(target)
 }
 
 struct Both<'a> {

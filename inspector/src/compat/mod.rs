@@ -17,6 +17,7 @@ pub use cause::{Cause, causes};
 pub use shape::Shape;
 
 use serde::Serialize;
+use shape::StateShape;
 
 /// What a difference means for loading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -88,6 +89,22 @@ impl Judge {
     fn safe(&mut self, rule: &'static str, path: &str, text: impl Into<String>) {
         self.say(Verdict::Safe, rule, path, text);
     }
+
+    /// Judges a structure in a field: a state of its own, whose fields may have structures again.
+    fn structure(&mut self, path: &str, source: &StateShape, target: &StateShape, how: How<'_>) {
+        state::state(self, path, source, target, how);
+    }
+}
+
+/// How a state is compared.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct How<'a> {
+    /// The source is known by what it may send, not by what it has sent.
+    pub(super) possible: bool,
+    /// The version as of which the target reads the fields.
+    pub(super) version: u64,
+    /// What the source sent.
+    pub(super) body: &'a [u8],
 }
 
 /// Judges whether a QEMU that writes `target` loads `source`. No judgement at all: nothing differs.

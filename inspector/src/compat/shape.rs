@@ -67,6 +67,18 @@ pub(super) struct StateShape {
     pub(super) subsections: Vec<StateShape>,
 }
 
+impl StateShape {
+    /// How many bytes its fields are on the wire, which a dump does not say.
+    pub(super) fn wire_bytes(&self) -> Option<u64> {
+        self.fields.iter().try_fold(0u64, |sum, field| sum.checked_add(field.wire.as_ref()?.total))
+    }
+
+    /// Whether the fields of both are as many bytes: they may be the same, cut in another way.
+    pub(super) fn is_as_long_as(&self, other: &Self) -> bool {
+        self.wire_bytes().is_some_and(|bytes| other.wire_bytes() == Some(bytes))
+    }
+}
+
 /// A field, or an array of them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct FieldShape {

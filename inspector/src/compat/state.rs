@@ -2,7 +2,7 @@
 
 use super::fields::fields;
 use super::shape::{DeviceShape, Shape, StateShape};
-use super::{Judge, Verdict};
+use super::{How, Judge, Verdict};
 use crate::escape::json_text;
 use std::collections::HashSet;
 
@@ -104,17 +104,6 @@ fn device(judge: &mut Judge, path: &str, source: &DeviceShape, target: &DeviceSh
     }
     let how = How { possible, version: state.version, body: &source.body };
     self::state(judge, path, state, other, how);
-}
-
-/// How a state is compared.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct How<'a> {
-    /// The source is known by what it may send, not by what it has sent.
-    pub(super) possible: bool,
-    /// The version as of which the target reads the fields.
-    pub(super) version: u64,
-    /// What the source sent.
-    pub(super) body: &'a [u8],
 }
 
 /// Compares two states.

@@ -5,7 +5,6 @@ mod timeline;
 
 use crate::error::Error;
 use crate::input::{OpenOptions, Opened, open};
-use crate::map::Stretch;
 use crate::presence::{Arrivals, BlockPresence, Presence};
 use crate::walk::{Context, Event, Finding, FirstError, Flow, Item, Progress, Visitor, walk};
 use migration_stream::device::{Decoded, State, decode};
@@ -13,6 +12,7 @@ use migration_stream::{Configuration, Page, PageContent, RamBlock, Record};
 pub(crate) use ram::RamFile;
 use std::ops::ControlFlow;
 use std::path::Path;
+pub(crate) use timeline::Stretch;
 use timeline::Timeline;
 
 /// Devices and other sections that are kept.

@@ -1,8 +1,7 @@
 //! RAM in a file: every page at its place, whatever the order in which pages come; zero pages take no room.
 
 use crate::error::Error;
-use crate::pages::PageSet;
-use crate::stat::is_zero;
+use crate::pages::{PageSet, is_zero};
 use crate::walk::{Context, PacketPages};
 use migration_stream::{ErrorKind, Page, PageContent, RamBlock, Record, UNKNOWN_LENGTH};
 use std::fs::File;

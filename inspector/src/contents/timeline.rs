@@ -1,12 +1,22 @@
 //! What stands where in a stream, section by section.
 
-use crate::map::Stretch;
 use crate::walk::{Event, Item};
 use migration_stream::{Record, SectionId};
+use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// Stretches that are told apart; more of them are one.
 const LIMIT: usize = 4096;
+
+/// A stretch of the stream, for the timeline.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Stretch {
+    pub(crate) offset: u64,
+    pub(crate) bytes: u64,
+    pub(crate) name: String,
+    /// What kind of thing it is: RAM, other iterables, devices, vmdesc, framing.
+    pub(crate) group: &'static str,
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Timeline {

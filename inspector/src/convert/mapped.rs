@@ -2,7 +2,7 @@
 
 use super::Parts;
 use crate::error::Error;
-use crate::stat::is_zero;
+use crate::pages::is_zero;
 use crate::walk::MAPPED_BLOCK_LIMIT as BLOCK_LIMIT;
 use migration_stream::ram::RAM_SAVE_FLAG_MEM_SIZE;
 use migration_stream::ram::mapped::{MappedBlock, MappedPlace, place, put_entry};

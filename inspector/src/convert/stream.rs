@@ -2,7 +2,7 @@
 
 use super::Parts;
 use crate::error::Error;
-use crate::stat::is_zero;
+use crate::pages::is_zero;
 use migration_stream::ram::{put_page_header, put_zero_page};
 use migration_stream::{BlockList, SectionId, put_ram_blocks, put_section_part};
 use std::io::Write;

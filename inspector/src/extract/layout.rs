@@ -4,32 +4,16 @@
 use super::affinity::{self, Affinity};
 use super::board::{Board, FOUR_GIB, Part};
 use super::devices::Devices;
+use super::names::listed;
 use super::numa::{backend, main_ram};
 use super::placement::{Place, Placement};
+use super::segment::Segment;
 use super::shadow;
 use crate::contents::{Contents, RamFile};
 use crate::error::Error;
 use crate::escape::terminal;
 use migration_stream::{RamBlock, UNKNOWN_LENGTH};
 use std::collections::HashSet;
-use std::ops::Range;
-
-/// Names that a message has at most.
-const NAMES_SHOWN: usize = 32;
-
-/// A part of a block that the guest has at a physical address.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Segment {
-    pub(super) address: u64,
-    pub(super) block: usize,
-    pub(super) range: Range<u64>,
-}
-
-impl Segment {
-    pub(super) fn bytes(&self) -> u64 {
-        self.range.end - self.range.start
-    }
-}
 
 /// The layout of a guest, by address, and the blocks that were left out of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,15 +70,6 @@ pub(super) fn layout(contents: &Contents, ram: &RamFile, placement: &Placement) 
     left_out.retain(|number| !placed.contains(number));
     let left_out = left_out.iter().map(|&number| terminal(&contents.blocks[number].idstr)).collect();
     Ok(Layout { board, segments, left_out })
-}
-
-/// Names in a message: a hostile file can have a million.
-pub(super) fn listed(names: &[String]) -> String {
-    let shown = names.iter().take(NAMES_SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
-    match names.len().checked_sub(NAMES_SHOWN) {
-        None | Some(0) => shown,
-        Some(more) => format!("{shown} and {more} more"),
-    }
 }
 
 /// Where main RAM lies.
@@ -168,6 +143,7 @@ fn check(contents: &Contents, segments: &[Segment]) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::ops::Range;
 
     fn contents(machine: &[u8], blocks: &[(&[u8], u64)]) -> Contents {
         let configuration =

@@ -8,12 +8,14 @@ mod elf;
 mod guest_note;
 mod layout;
 mod mappings;
+mod names;
 mod notes;
 mod numa;
 mod paging;
 mod physical;
 mod placement;
 mod processor;
+mod segment;
 mod shadow;
 
 pub(crate) use core_file::{Addresses, Core};
@@ -60,6 +62,6 @@ pub(crate) fn find_block(contents: &Contents, name: &str) -> Result<usize, Error
         let names: Vec<_> =
             contents.blocks.iter().map(|block| crate::escape::terminal(&block.idstr)).collect();
         let name = crate::escape::terminal(name.as_bytes());
-        Error::Usage(format!("{}: no block \"{name}\"; there are {}", contents.name, layout::listed(&names)))
+        Error::Usage(format!("{}: no block \"{name}\"; there are {}", contents.name, names::listed(&names)))
     })
 }

@@ -13,7 +13,7 @@
 
 use super::affinity::{Affinity, NODES_LIMIT, has_tables};
 use super::board::Board;
-use super::layout::listed;
+use super::names::listed;
 use crate::contents::Contents;
 use crate::escape::terminal;
 use migration_stream::UNKNOWN_LENGTH;

@@ -1,6 +1,6 @@
 //! The guest's physical memory, for what has to be followed in it.
 
-use super::layout::Segment;
+use super::segment::Segment;
 use crate::contents::RamFile;
 use std::io;
 

@@ -3,7 +3,7 @@
 
 use super::board::Board;
 use super::devices::pci_configuration;
-use super::layout::Segment;
+use super::segment::Segment;
 use crate::contents::Contents;
 
 /// Where the area begins, and ends.

@@ -4,25 +4,23 @@ mod detect;
 mod libvirt;
 mod lzop;
 mod savevm;
-mod source;
 mod wrapped;
 
 pub use detect::Kind;
 pub use libvirt::LibvirtHeader;
 pub use savevm::InternalSnapshot;
 pub(crate) use savevm::{L2_COMPRESSED, OFFSET_MASK, be};
-pub(crate) use source::read_full;
-pub use source::{FileRange, RandomAccess, Source, SourceError};
 pub use wrapped::Wrapper;
 
 use crate::error::Error;
 use crate::escape::terminal;
 use crate::machines::{ImageReadError, ImageStream};
+use crate::source::{FileRange, Piped, RandomAccess, Source, SourceReader};
 use detect::{HEAD_BYTES, detect};
 use migration_stream::PageSize;
 use savevm::Qcow2;
 use snapshot_engine::RevertConfig;
-use source::Piped;
+use snapshot_image::ReadOptions;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -78,6 +76,10 @@ impl OpenOptions {
     #[must_use]
     pub fn without_channels(&self) -> Self {
         Self { channels: Vec::new(), ..self.clone() }
+    }
+
+    pub(crate) fn reading(&self) -> ReadOptions {
+        ReadOptions { allow_unverified: self.allow_unverified }
     }
 
     pub(crate) fn stream(&self) -> migration_stream::Options {
@@ -306,7 +308,7 @@ fn open_image(mut opened: Opened, file: FileRange, options: &OpenOptions) -> Res
             loading_timeout_ms: None,
             postcopy: None,
         };
-        let stream = ImageStream::new(Box::new(file), config, options);
+        let stream = ImageStream::new(Box::new(file), config, options.reading());
         opened.leaves_zeros_out = !options.every_page;
         opened.source = Box::new(stream.map_err(|error: ImageReadError| error.of_file(&opened.name))?);
         return Ok(opened);
@@ -373,35 +375,4 @@ fn unknown(head: &[u8]) -> String {
     };
     let first: Vec<_> = head.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
     format!("neither a migration stream nor an image: it begins with {}{looks}", first.join(" "))
-}
-
-/// A source as a reader.
-#[derive(Debug)]
-pub(crate) struct SourceReader<S>(pub(crate) S);
-
-impl<S: Source> Read for SourceReader<S> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        Ok(self.0.read(out)?)
-    }
-}
-
-impl Source for Box<dyn Source> {
-    fn read(&mut self, out: &mut [u8]) -> Result<usize, SourceError> {
-        (**self).read(out)
-    }
-    fn skip(&mut self, bytes: u64) -> Result<u64, SourceError> {
-        (**self).skip(bytes)
-    }
-    fn last(&mut self, most: u64) -> Result<Option<Vec<u8>>, SourceError> {
-        (**self).last(most)
-    }
-    fn length(&self) -> Option<u64> {
-        (**self).length()
-    }
-    fn left(&self) -> Option<u64> {
-        (**self).left()
-    }
-    fn as_file(&self) -> Option<&FileRange> {
-        (**self).as_file()
-    }
 }

@@ -3,8 +3,8 @@
 //! The snapshot table has an L1 table for each snapshot. The VM state lies behind the disk in that table's address space,
 //! at the next multiple of what one L1 entry stands for.
 
-use super::source::{FileRange, RandomAccess, Source, SourceError};
 use crate::error::Error;
+use crate::source::{FileRange, RandomAccess, Source, SourceError};
 
 /// QEMU's own limits.
 const SNAPSHOT_LIMIT: u32 = 65536;

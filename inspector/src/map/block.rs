@@ -3,8 +3,8 @@
 use super::{BlockPicture, Cell, RANGES_LIMIT, Totals};
 use crate::contents::RamFile;
 use crate::error::Error;
+use crate::pages::is_zero;
 use crate::progress::Meter;
-use crate::stat::is_zero;
 use std::ops::Range;
 
 /// Bits of information in a byte from which on a page counts as hard to compress.

@@ -13,7 +13,7 @@ pub(crate) use html::html;
 pub(crate) use png::png;
 pub(crate) use svg::svg;
 
-use crate::contents::Contents;
+use crate::contents::{Contents, Stretch};
 use crate::error::Error;
 use crate::escape::json_text;
 use migration_stream::UNKNOWN_LENGTH;
@@ -76,16 +76,6 @@ impl BlockPicture {
     pub(crate) fn rows(&self) -> usize {
         self.cells.len().div_ceil(self.columns())
     }
-}
-
-/// A stretch of the stream, for the timeline.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct Stretch {
-    pub(crate) offset: u64,
-    pub(crate) bytes: u64,
-    pub(crate) name: String,
-    /// What kind of thing it is: RAM, other iterables, devices, vmdesc, framing.
-    pub(crate) group: &'static str,
 }
 
 /// The picture.

@@ -1,7 +1,8 @@
 //! What counting references needs of a QCOW2 header.
 
 use super::{Problem, read};
-use crate::input::{RandomAccess, be};
+use crate::input::be;
+use crate::source::RandomAccess;
 
 /// QEMU's own limits, in bytes.
 const L1_LIMIT_BYTES: u64 = 32 << 20;

@@ -7,7 +7,8 @@ mod header;
 mod references;
 
 use crate::error::Error;
-use crate::input::{RandomAccess, be};
+use crate::input::be;
+use crate::source::RandomAccess;
 use crate::walk::{Finding, Level};
 use header::Header;
 use references::{Reference, References};

@@ -2,7 +2,8 @@
 
 use super::header::{Header, Place};
 use super::{Problem, read};
-use crate::input::{L2_COMPRESSED, OFFSET_MASK, RandomAccess, be};
+use crate::input::{L2_COMPRESSED, OFFSET_MASK, be};
+use crate::source::RandomAccess;
 
 /// An L1 or L2 entry says that it is the only one for its cluster.
 const COPIED: u64 = 1 << 63;

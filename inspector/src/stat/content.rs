@@ -1,5 +1,6 @@
 //! What pages hold: zeros, the same as other pages, something that can be compressed.
 
+use crate::pages::is_zero;
 use serde::Serialize;
 use std::collections::HashMap;
 
@@ -35,11 +36,6 @@ pub(super) struct Content {
     sampled_bytes: u64,
     packed_bytes: u64,
     scratch: Vec<u8>,
-}
-
-/// Whether a page is zero; reads it in pieces that the compiler turns into vector code.
-pub(crate) fn is_zero(page: &[u8]) -> bool {
-    page.chunks(256).all(|chunk| chunk.iter().fold(0, |bits, byte| bits | byte) == 0)
 }
 
 impl Content {

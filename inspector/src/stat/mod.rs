@@ -7,7 +7,6 @@ use crate::presence::{Arrivals, Presence};
 use crate::walk::{Context, Event, Finding, Flow, Item, Level, PacketPages, Visitor};
 use content::Content;
 pub use content::ContentStat;
-pub(crate) use content::is_zero;
 use migration_stream::{Page, PageContent, Record, SectionId, UNKNOWN_LENGTH};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -314,7 +313,7 @@ impl Visitor for Counter {
 
     fn finding(&mut self, finding: Finding) -> Flow {
         if finding.level == Level::Error && self.stat.error.is_none() {
-            self.stat.error = Some(crate::command::finding_text(&finding));
+            self.stat.error = Some(finding.to_string());
         }
         ControlFlow::Continue(())
     }

@@ -2,8 +2,7 @@
 
 use super::event::{Context, Event, Item, Visitor};
 use super::feed::Feed;
-use super::stream::io;
-use super::{Stop, go};
+use super::{Stop, go, io};
 use migration_stream::return_path::{ReturnPathMessage, received_bitmap, return_path_message};
 use migration_stream::{Error, ErrorKind};
 

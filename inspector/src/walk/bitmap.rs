@@ -1,7 +1,8 @@
-//! The marked pages of a block of a mapped-ram file, in memory that follows the pages which the file holds, not the bitmap's
+//! Bitmaps of mapped-ram files: whether they were written, and the marked pages of a block, in memory that follows the pages which the file holds, not the bitmap's
 //! length: a block of 15 TiB has a bitmap of 480 MiB.
 
-use crate::stat::is_zero;
+use super::event::{Finding, Level};
+use crate::pages::is_zero;
 
 /// Bytes of the bitmap that are kept together if any bit of them is set.
 const CHUNK_BYTES: usize = 4096;
@@ -40,6 +41,37 @@ impl MarkedPages {
                 (left != 0).then(|| first + 8 * at + u64::from(left.trailing_zeros()))
             })
         })
+    }
+}
+
+/// What shows whether the bitmaps of a mapped-ram file were written.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    /// Where the first bitmap is; none: no list has come, or no block is in the file.
+    pub(super) first_bitmap: Option<u64>,
+    /// A page is marked in some bitmap.
+    pub(super) marked: bool,
+    /// Something other than zero lies in the places of pages that are not marked.
+    pub(super) content: bool,
+    /// The RAM section has an END, with which QEMU writes the bitmaps.
+    pub(super) ended: bool,
+}
+
+impl Written {
+    /// What is wrong with the bitmaps, now that RAM is over.
+    pub(super) fn verdict(&self, salvage: bool) -> Option<Finding> {
+        let at = self.first_bitmap?;
+        let text = match (self.ended || self.marked, self.content, salvage) {
+            (false, true, false) => {
+                "no page is marked and the RAM section has no END, yet pages have content: background-snapshot with \
+                 mapped-ram, for which QEMU writes no bitmaps. A destination loads all RAM as zeros; snapinspect convert \
+                 --salvage takes the pages from their places"
+            }
+            (true, _, true) => "nothing to salvage: the bitmaps say which pages are there",
+            (false, false, true) => "nothing to salvage: no page has content",
+            _ => return None,
+        };
+        Some(Finding::new(Level::Error, at, "mapped-ram bitmap", text))
     }
 }
 

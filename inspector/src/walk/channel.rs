@@ -2,8 +2,7 @@
 
 use super::event::{Context, Event, Finding, Item, Level, PacketPages, Visitor};
 use super::feed::Feed;
-use super::stream::io;
-use super::{Stop, go};
+use super::{Stop, go, io};
 use crate::escape::terminal;
 use crate::unpack::ChannelUnpacker;
 use migration_stream::ram::multifd::{Channel, Compression, Hello, Message};

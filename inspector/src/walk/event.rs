@@ -5,6 +5,7 @@ use migration_stream::ram::mapped::MappedBlock;
 use migration_stream::ram::multifd;
 use migration_stream::return_path::ReturnPathMessage;
 use migration_stream::{Configuration, Page, PageContent, RamBlock, Record, SectionHeader};
+use std::fmt;
 use std::ops::ControlFlow;
 
 /// A piece of the input, and what it is.
@@ -166,6 +167,19 @@ impl Finding {
     }
 }
 
+/// As words, without its level: `offset 0x10: PATH: TEXT`.
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(offset) = self.offset {
+            write!(f, "offset {offset:#x}: ")?;
+        }
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        f.write_str(&self.text)
+    }
+}
+
 impl From<migration_stream::Error> for Finding {
     fn from(error: migration_stream::Error) -> Self {
         Self {
@@ -208,9 +222,7 @@ impl FirstError {
     /// The error, of the input with this name.
     pub(crate) fn into_result(self, name: &str) -> Result<(), crate::Error> {
         match self.0 {
-            Some(finding) => {
-                Err(crate::Error::Wrong(format!("{name}: {}", crate::command::finding_text(&finding))))
-            }
+            Some(finding) => Err(crate::Error::Wrong(format!("{name}: {finding}"))),
             None => Ok(()),
         }
     }

@@ -1,7 +1,7 @@
 //! A window on a source: what has arrived and was not taken yet.
 
 use super::window::MappedWindow;
-use crate::input::{Source, SourceError};
+use crate::source::{Source, SourceError};
 use std::ops::Range;
 
 /// What one refill asks for: it stays in the processor's cache.

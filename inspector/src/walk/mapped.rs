@@ -6,10 +6,10 @@
 //! pages are to be taken from their places ([`OpenOptions::salvage`](crate::input::OpenOptions)).
 
 use super::bitmap::MarkedPages;
-use super::event::{Event, Finding, Item, Level};
-use super::stream::{StreamWalk, context, io};
-use super::{Stop, go};
-use crate::stat::is_zero;
+use super::event::{Event, Item};
+use super::state::{StreamWalk, context};
+use super::{Stop, go, io};
+use crate::pages::is_zero;
 use migration_stream::ram::mapped::{
     ENTRY_LIMIT_BYTES, MappedBlock, MappedList, MappedPlace, entry, list_total,
 };
@@ -25,37 +25,6 @@ pub(crate) const BLOCK_LIMIT: usize = 4096;
 const SKIP_BYTES: u64 = 64 << 10;
 /// What is looked at at once for something that is not zero.
 const LOOK_BYTES: u64 = 64 << 10;
-
-/// What shows whether the bitmaps of a mapped-ram file were written.
-#[derive(Debug, Default)]
-pub(super) struct Written {
-    /// Where the first bitmap is; none: no list has come, or no block is in the file.
-    first_bitmap: Option<u64>,
-    /// A page is marked in some bitmap.
-    marked: bool,
-    /// Something other than zero lies in the places of pages that are not marked.
-    content: bool,
-    /// The RAM section has an END, with which QEMU writes the bitmaps.
-    pub(super) ended: bool,
-}
-
-impl Written {
-    /// What is wrong with the bitmaps, now that RAM is over.
-    fn verdict(&self, salvage: bool) -> Option<Finding> {
-        let at = self.first_bitmap?;
-        let text = match (self.ended || self.marked, self.content, salvage) {
-            (false, true, false) => {
-                "no page is marked and the RAM section has no END, yet pages have content: background-snapshot with \
-                 mapped-ram, for which QEMU writes no bitmaps. A destination loads all RAM as zeros; snapinspect convert \
-                 --salvage takes the pages from their places"
-            }
-            (true, _, true) => "nothing to salvage: the bitmaps say which pages are there",
-            (false, false, true) => "nothing to salvage: no page has content",
-            _ => return None,
-        };
-        Some(Finding::new(Level::Error, at, "mapped-ram bitmap", text))
-    }
-}
 
 /// RAM is over: says so if its bitmaps were never written.
 pub(super) fn finish(walk: &mut StreamWalk<'_>) -> Result<(), Stop> {

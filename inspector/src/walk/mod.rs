@@ -3,10 +3,12 @@
 mod answers;
 mod bitmap;
 mod channel;
+mod devices;
 mod event;
 mod feed;
 mod join;
 mod mapped;
+mod state;
 mod stream;
 mod tail;
 mod window;
@@ -17,7 +19,8 @@ pub use feed::Progress;
 pub(crate) use mapped::BLOCK_LIMIT as MAPPED_BLOCK_LIMIT;
 
 use crate::error::Error;
-use crate::input::{Kind, OpenOptions, Opened, SourceError};
+use crate::input::{Kind, OpenOptions, Opened};
+use crate::source::SourceError;
 use feed::Feed;
 use migration_stream::PageSize;
 use std::ops::ControlFlow;
@@ -38,6 +41,12 @@ impl From<migration_stream::Error> for Stop {
     }
 }
 
+/// Says where a read failed.
+fn io(feed: &Feed) -> impl FnOnce(SourceError) -> Stop {
+    let offset = feed.offset() + feed.bytes().len() as u64;
+    move |error| Stop::Source(error, offset)
+}
+
 /// Turns what a visitor says into a result.
 fn go(flow: Flow) -> Result<(), Stop> {
     match flow {
@@ -50,7 +59,7 @@ fn go(flow: Flow) -> Result<(), Stop> {
 fn skip_rest(feed: &mut Feed, visitor: &mut dyn Visitor, context: Context<'_>) -> Result<(), Stop> {
     let from = feed.offset();
     let rest = feed.keep_last(0);
-    rest.map_err(stream::io(feed))?;
+    rest.map_err(io(feed))?;
     let length = feed.offset() - from;
     if length == 0 {
         return Ok(());

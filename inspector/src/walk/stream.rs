@@ -1,13 +1,15 @@
 //! The main stream, recovery connections and preempt channels.
 
-use super::event::{Border, Context, DeviceSection, Event, Finding, Item, Level, Visitor};
+use super::bitmap::Written;
+use super::devices::{early_devices, guessed};
+use super::event::{Event, Finding, Item, Level, Visitor};
 use super::feed::Feed;
 use super::join::Join;
-use super::{Stop, go, mapped, tail};
-use crate::input::{Kind, OpenOptions, SourceError};
-use migration_stream::device::{
-    Description, Device, Guess, Piece, Walked, find_vmdesc, guess, walk as walk_devices,
-};
+use super::state::{StreamWalk, context};
+use super::{Stop, go, io, mapped, tail};
+use crate::input::{Kind, OpenOptions};
+use crate::source::SourceError;
+use migration_stream::device::{Description, Device, Guess, Piece, find_vmdesc, guess, walk as walk_devices};
 use migration_stream::ram::page_size;
 use migration_stream::{ChannelKind, Command, Decoder, ErrorKind, PageSize, Record, Step};
 
@@ -21,39 +23,6 @@ const KEPT_BYTES: usize = 24 << 20;
 const GUESS_BYTES: usize = 192 << 10;
 /// Command, its number and length, and the package's.
 const PACKAGED_HEADER_BYTES: u64 = 9;
-
-/// What a walk over a stream has at hand.
-pub(super) struct StreamWalk<'a> {
-    pub(super) feed: Feed,
-    pub(super) decoder: Decoder,
-    pub(super) visitor: &'a mut dyn Visitor,
-    /// What the end of a file says of its devices, where it could be read beforehand.
-    pub(super) description: Option<Description>,
-    /// Device sections that came before RAM.
-    pub(super) early: usize,
-    /// The page size is not known, and no page has come yet.
-    guesses: bool,
-    /// Its multifd channels, if they are there.
-    join: Option<Join>,
-    /// What of the bitmaps of a mapped-ram file was written.
-    pub(super) mapped: mapped::Written,
-    /// Pages of a mapped-ram file without bitmaps are taken from their places.
-    pub(super) salvage: bool,
-}
-
-pub(super) fn context(decoder: &Decoder) -> Context<'_> {
-    Context {
-        blocks: decoder.blocks(),
-        page_size: decoder.page_size().bytes(),
-        configuration: decoder.configuration(),
-        channel: None,
-    }
-}
-
-pub(super) fn io(feed: &Feed) -> impl FnOnce(SourceError) -> Stop {
-    let offset = feed.offset() + feed.bytes().len() as u64;
-    move |error| Stop::Source(error, offset)
-}
 
 pub(super) fn walk(
     mut feed: Feed,
@@ -78,7 +47,7 @@ pub(super) fn walk(
     };
     let decoder =
         Decoder::builder().options(stream).channel(channel).offset(start).accept_mapped_ram().build();
-    let (mapped, salvage) = (mapped::Written::default(), options.salvage);
+    let (mapped, salvage) = (Written::default(), options.salvage);
     let mut walk =
         StreamWalk { feed, decoder, visitor, description, early: 0, guesses, join, mapped, salvage };
     match walk.run() {
@@ -239,29 +208,6 @@ fn is_mapped(decoder: &Decoder) -> bool {
     decoder.configuration().is_some_and(|configuration| configuration.has_capability("mapped-ram"))
 }
 
-/// How many of the devices that are described `bytes` holds, and the way in which it does.
-pub(super) fn early_devices(devices: &[Device], offset: u64, bytes: &[u8]) -> Option<(usize, Walked)> {
-    for footers in [true, false] {
-        let mut length = Some(0u64);
-        for (number, device) in devices.iter().enumerate() {
-            let frame = 14 + device.idstr.len() as u64 + if footers { 5 } else { 0 };
-            let payload = device.state.payload_bytes();
-            length =
-                length.zip(payload).and_then(|(sum, payload)| sum.checked_add(frame)?.checked_add(payload));
-            if length.is_none_or(|length| length > bytes.len() as u64) {
-                break;
-            }
-            if length == Some(bytes.len() as u64) {
-                let walked = walk_devices(bytes, offset, &devices[..=number], footers, Some(0));
-                if walked.findings.is_empty() {
-                    return Some((number + 1, walked));
-                }
-            }
-        }
-    }
-    None
-}
-
 /// Device sections before RAM; returns how many they are.
 fn early(
     visitor: &mut dyn Visitor,
@@ -307,43 +253,6 @@ fn package(visitor: &mut dyn Visitor, decoder: &Decoder, offset: u64, bytes: &[u
     if !runs {
         let text = "no RUN in the package: the destination's guest would not start";
         go(visitor.finding(Finding::new(Level::Warning, offset, path, text)))?;
-    }
-    Ok(())
-}
-
-/// A part that was cut without a description.
-pub(super) fn guessed(
-    visitor: &mut dyn Visitor,
-    context: Context<'_>,
-    base: u64,
-    bytes: &[u8],
-    part: Guess<'_>,
-    packaged: bool,
-) -> Result<(), Stop> {
-    let place = |range: &std::ops::Range<usize>| (base + range.start as u64, range.len() as u64);
-    let why = "no vmdesc describes it";
-    let (place, event, footer) = match part {
-        Guess::Device { header, head, body, footer } => {
-            let section = DeviceSection {
-                header,
-                header_bytes: head.len(),
-                body: &bytes[body.clone()],
-                description: None,
-                border: Border::Footer,
-            };
-            let id = header.section_id;
-            (place(&(head.start..body.end)), Event::Device(section), Some((footer, id)))
-        }
-        Guess::Command(command, range) => (place(&range), Event::Record(Record::Command(command)), None),
-        Guess::Eof(range) => (place(&range), Event::Record(Record::Eof), None),
-        Guess::Opaque(range) => (place(&range), Event::Opaque(&bytes[range.clone()], why), None),
-    };
-    let (offset, length) = place;
-    go(visitor.item(&Item { offset, length, packaged, event }, context))?;
-    if let Some((footer, id)) = footer {
-        let (offset, length) = (base + footer.start as u64, footer.len() as u64);
-        let event = Event::Record(Record::Footer(id));
-        go(visitor.item(&Item { offset, length, packaged, event }, context))?;
     }
     Ok(())
 }

@@ -1,8 +1,9 @@
 //! The device tail: device sections, EOF, vmdesc.
 
+use super::devices::{early_devices, guessed};
 use super::event::{Border, Context, DeviceSection, Event, Finding, Item, Level, Visitor};
-use super::stream::{StreamWalk, context, early_devices, guessed, io};
-use super::{Stop, go};
+use super::state::{StreamWalk, context};
+use super::{Stop, go, io};
 use migration_stream::device::{
     Description, Device, Guess, Piece, find_vmdesc, guess, oversized_vmdesc, walk as walk_devices,
 };

@@ -1,7 +1,7 @@
 //! A window on a file that is mapped into memory: most of a stream is page data, which nobody looks at, so not copying
 //! it makes reading five times faster.
 
-use crate::input::{FileRange, read_full};
+use crate::source::{FileRange, read_full};
 use memmap2::{Advice, Mmap, MmapOptions};
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;

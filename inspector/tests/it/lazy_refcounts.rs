@@ -1,7 +1,7 @@
 //! Images with lazy refcounts that were not closed: their tables are looked at all the same, as `qemu-img check` does.
 
-use snapinspect::input::FileRange;
 use snapinspect::refcounts::check;
+use snapinspect::source::FileRange;
 use snapinspect::walk::{Finding, Level};
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! Refcounts of images that `qemu-img` made, whole and damaged: the verdict is that of `qemu-img check`.
 
-use snapinspect::input::FileRange;
 use snapinspect::refcounts::check;
+use snapinspect::source::FileRange;
 use snapinspect::walk::{Finding, Level};
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -4,6 +4,7 @@
 //! `cargo test-all` runs all tests and ends with a line that counts both kinds of skip, and their reasons.
 
 mod huge_pages;
+pub mod modules;
 pub mod programs;
 mod skips;
 

@@ -1,6 +1,6 @@
 use super::*;
 use crate::contents::RamFile;
-use crate::extract::layout::Segment;
+use crate::extract::segment::Segment;
 use crate::walk::Context;
 use migration_stream::{Page, PageContent, RamBlock, Record};
 

@@ -192,14 +192,14 @@ impl RandomAccess for FileRange {
 }
 
 /// Anything that can be read, behind bytes that were read already.
-pub(super) struct Piped<R> {
+pub(crate) struct Piped<R> {
     head: io::Cursor<Vec<u8>>,
     rest: R,
 }
 
 impl<R: Read> Piped<R> {
     /// `head` and then `rest`.
-    pub(super) fn new(head: Vec<u8>, rest: R) -> Self {
+    pub(crate) fn new(head: Vec<u8>, rest: R) -> Self {
         Self { head: io::Cursor::new(head), rest }
     }
 }
@@ -233,5 +233,36 @@ impl<R: Read> Source for Piped<R> {
 
     fn length(&self) -> Option<u64> {
         None
+    }
+}
+
+/// A source as a reader.
+#[derive(Debug)]
+pub(crate) struct SourceReader<S>(pub(crate) S);
+
+impl<S: Source> Read for SourceReader<S> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        Ok(self.0.read(out)?)
+    }
+}
+
+impl Source for Box<dyn Source> {
+    fn read(&mut self, out: &mut [u8]) -> Result<usize, SourceError> {
+        (**self).read(out)
+    }
+    fn skip(&mut self, bytes: u64) -> Result<u64, SourceError> {
+        (**self).skip(bytes)
+    }
+    fn last(&mut self, most: u64) -> Result<Option<Vec<u8>>, SourceError> {
+        (**self).last(most)
+    }
+    fn length(&self) -> Option<u64> {
+        (**self).length()
+    }
+    fn left(&self) -> Option<u64> {
+        (**self).left()
+    }
+    fn as_file(&self) -> Option<&FileRange> {
+        (**self).as_file()
     }
 }
