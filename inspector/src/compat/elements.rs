@@ -127,6 +127,10 @@ fn structure(judge: &mut Judge, path: &str, source: &StateShape, target: &StateS
         } else if source.is_as_long_as(target) {
             let text = format!("{text}, with other fields of as many bytes: what loads may be shifted");
             judge.may_break("structure-version", path, text);
+        } else if source.wire_bytes().is_none() || target.wire_bytes().is_none() {
+            // With as many bytes it loads.
+            let text = format!("{text}, with other fields; how many bytes they are is not in a dump");
+            judge.may_break("structure-version", path, text);
         } else if source.version > target.version || too_old {
             judge.breaks("structure-version", path, format!("{text}, with other fields"));
         } else {
