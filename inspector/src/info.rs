@@ -5,7 +5,7 @@ use crate::escape::json_text;
 use crate::input::{OpenOptions, Opened, open_reader};
 use crate::machines::{ImageReadError, open_snapshot};
 use crate::presence::{Arrivals, Presence};
-use crate::source::FileRange;
+use crate::source::{FileRange, what_it_is};
 use crate::walk::{Context, Event, Finding, Flow, Item, Level, Progress, Visitor, walk};
 use migration_stream::{PageContent, PageSize, Record, UNKNOWN_LENGTH};
 use serde::Serialize;
@@ -187,20 +187,6 @@ fn of_image(info: &mut Info, name: &str, file: &FileRange, options: &OpenOptions
         OpenOptions { page_size: PageSize::new(layout.page_size().into()), ..options.without_channels() };
     let opened = open_reader(name, sections, &options)?;
     walk(opened, &options, &mut Facts { info, only_sections: true, arrivals: Arrivals::default() }, None)
-}
-
-/// What an image is that holds no snapshot.
-fn what_it_is(error: &ImageError) -> String {
-    match error {
-        ImageError::NoSnapshot("a save was interrupted") => {
-            "what an interrupted save of qemu-snapshot has left; there is no snapshot in it".to_owned()
-        }
-        ImageError::NoSnapshot("it has no VM-state header") => {
-            "a qcow2 disk without a snapshot of a VM".to_owned()
-        }
-        ImageError::Foreign(what) => format!("a qcow2 disk without a snapshot of a VM (it has {what})"),
-        error => error.to_string(),
-    }
 }
 
 /// The name of the domain in its XML.

@@ -5,7 +5,11 @@ use crate::cli::{CompatArgs, FailOn, Format};
 use crate::compat::{AllowList, Cause, Shape, Verdict, causes, judge};
 use crate::error::Error;
 use crate::escape::{github_message, github_property, json_line, terminal, terminal_words};
+use crate::text::{Layout, plural};
 use crate::walk::Level;
+
+/// Where the words of a line begin.
+const WORDS_COLUMN: usize = 31;
 
 pub(super) fn run(args: &CompatArgs) -> Result<u8, Error> {
     let options = args.input.options();
@@ -44,10 +48,11 @@ pub(super) fn run(args: &CompatArgs) -> Result<u8, Error> {
         Format::Text => {
             let more = match not_compared {
                 0 => String::new(),
-                count => format!("; {count} things could not be compared"),
+                count => format!("; {} could not be compared", plural(count as u64, "thing")),
             };
             let worst = worst.name();
-            output.line(&format!("{worst}: {differences} differences, {allowed} of them allowed{more}"))?;
+            let differences = plural(differences as u64, "difference");
+            output.line(&format!("{worst}: {differences}, {allowed} of them allowed{more}"))?;
         }
         Format::Json => output.line(
             &serde_json::json!({
@@ -80,8 +85,12 @@ fn line(cause: &Cause, args: &CompatArgs) -> String {
                 Verdict::MayBreak => Level::Warning,
                 Verdict::Breaks => Level::Error,
             };
-            let verdict = coloured(&format!("{:<9}", verdict.name()), level);
-            format!("{verdict} {rule:<20} {}", terminal_words(&words))
+            let plain = format!("{:<9}", verdict.name());
+            let words = terminal_words(&words);
+            let words: Vec<_> = words.split(' ').map(str::to_owned).collect();
+            let lines = Layout::new().wrapped(format!("{plain} {rule:<19}"), WORDS_COLUMN, &words, " ");
+            // Colours have no columns.
+            lines.join("\n").replacen(&plain, &coloured(&plain, level), 1)
         }
         Format::Json => {
             let json = serde_json::json!({

@@ -8,7 +8,7 @@ use crate::escape::terminal;
 use crate::input::{OpenOptions, Opened, open, open_file};
 use crate::machines;
 use crate::presence::Presence;
-use crate::progress;
+use crate::progress::{self, Meter};
 use crate::sink::{NewFile, Sink};
 use crate::source::SourceReader;
 use migration_stream::PageSize;
@@ -130,12 +130,16 @@ pub(super) fn run(args: &ConvertArgs, inputs: &[&Path]) -> Result<u8, Error> {
 /// Copies the stream as it is.
 fn copy(mut from: Opened, out: &mut dyn Write, name: &str) -> Result<(), Error> {
     let mut piece = vec![0; COPIED_BYTES];
+    let (mut meter, total) = (Meter::new("writing"), from.source.length());
+    let mut copied = 0;
     loop {
+        meter.at(copied, total);
         let read = from.source.read(&mut piece).map_err(|error| Error::io(&from.name)(error.into()))?;
         if read == 0 {
             return Ok(());
         }
         out.write_all(&piece[..read]).map_err(Error::io(name))?;
+        copied += read as u64;
     }
 }
 
@@ -215,8 +219,25 @@ fn image(
         timeout_ms: None,
     };
     let what = || format!("{} into an image", contents.name);
-    let saved = machines::save(stream, file, config);
+    let mut metered = Metered { stream, done: 0, meter: Meter::new("writing") };
+    let saved = machines::save(&mut metered, file, config);
     let summary = saved.map_err(|failure| Error::Engine { what: what(), failure: failure.into() })?;
     eprintln!("snapinspect: snapshot {}", uuid_text(&summary.uuid));
     Ok(())
+}
+
+/// A stream, and how much of it has been read.
+struct Metered<'a> {
+    stream: &'a mut dyn Read,
+    done: u64,
+    meter: Meter,
+}
+
+impl Read for Metered<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let read = self.stream.read(out)?;
+        self.done += read as u64;
+        self.meter.at(self.done, None);
+        Ok(read)
+    }
 }

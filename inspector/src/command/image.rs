@@ -3,7 +3,7 @@
 use crate::error::Error;
 use crate::input::OpenOptions;
 use crate::machines::{ImageReadError, open_snapshot as open, read_part};
-use crate::source::{FileRange, RandomAccess};
+use crate::source::{FileRange, RandomAccess, what_it_is};
 use crate::walk::{Finding, Level};
 use snapshot_image::{SnapshotReader, Verification};
 
@@ -78,7 +78,7 @@ pub(super) fn check(
 ) -> Result<(), Error> {
     match verify(file, options, found) {
         Err(ImageReadError::Image(error)) => {
-            found(Finding::new(Level::Error, None, "image", error.to_string()));
+            found(Finding::new(Level::Error, None, "image", what_it_is(&error)));
             Ok(())
         }
         done => done.map_err(|error| error.of_file(name)),

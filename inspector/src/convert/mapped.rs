@@ -3,6 +3,7 @@
 use super::Parts;
 use crate::error::Error;
 use crate::pages::is_zero;
+use crate::progress::Meter;
 use crate::walk::MAPPED_BLOCK_LIMIT as BLOCK_LIMIT;
 use migration_stream::ram::RAM_SAVE_FLAG_MEM_SIZE;
 use migration_stream::ram::mapped::{MappedBlock, MappedPlace, place, put_entry};
@@ -31,7 +32,7 @@ pub(crate) fn write_mapped(parts: &Parts, file: &File, name: &str) -> Result<(),
         return Err(Error::Usage(why));
     }
     let mut head = parts.leader(true);
-    let total: u64 = parts.blocks.iter().map(|block| block.used_length).sum();
+    let total = parts.ram_bytes();
     head.extend_from_slice(&(total | RAM_SAVE_FLAG_MEM_SIZE).to_be_bytes());
     write(&head, 0)?;
     let mut at = head.len() as u64;
@@ -67,6 +68,8 @@ fn pages(parts: &Parts, number: usize, place: MappedPlace, file: &File, name: &s
     let Some(ram) = &parts.ram else { return Ok(()) };
     let mut bitmap = BitmapPart { file, name, at: place.bitmap_offset, number: 0, bits: [0; PART_BYTES] };
     let mut piece = vec![0; PIECE_BYTES];
+    let (mut meter, total) = (Meter::new("writing"), parts.ram_bytes());
+    let before: u64 = parts.blocks[..number].iter().map(|block| block.used_length).sum();
     let mut from = 0;
     while let Some(at) = ram.next_data(number, from).map_err(Error::io("reading RAM"))? {
         let bytes = piece.len().min(usize::try_from(length - at).unwrap_or(usize::MAX));
@@ -81,6 +84,7 @@ fn pages(parts: &Parts, number: usize, place: MappedPlace, file: &File, name: &s
             }
         }
         from = at + bytes as u64;
+        meter.at(before + from, Some(total));
     }
     bitmap.write()
 }

@@ -182,6 +182,11 @@ impl Visitor for Gatherer {
 }
 
 impl Parts {
+    /// Bytes of all blocks.
+    pub(super) fn ram_bytes(&self) -> u64 {
+        self.blocks.iter().map(|block| block.used_length).sum()
+    }
+
     /// Whether the pages of a block are among the parts.
     pub(super) fn is_here(&self, block: usize) -> bool {
         self.presence.get(block).is_none_or(|block| block.presence.is_here())

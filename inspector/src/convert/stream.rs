@@ -3,6 +3,7 @@
 use super::Parts;
 use crate::error::Error;
 use crate::pages::is_zero;
+use crate::progress::Meter;
 use migration_stream::ram::{put_page_header, put_zero_page};
 use migration_stream::{BlockList, SectionId, put_ram_blocks, put_section_part};
 use std::io::Write;
@@ -34,6 +35,9 @@ pub(crate) fn write_stream(
     put_section_part(&mut buffer, parts.ram_id.unwrap_or(SectionId(0)));
     let Some(ram) = &parts.ram else { return Ok(()) };
     let mut page = vec![0; parts.page_size as usize];
+    let (mut meter, total) = (Meter::new("writing"), parts.ram_bytes());
+    let mut before = 0;
+    meter.at(0, Some(total));
     for (number, block) in parts.blocks.iter().enumerate() {
         let mut offset = 0;
         let mut idstr = Some(&block.idstr[..]);
@@ -56,9 +60,11 @@ pub(crate) fn write_stream(
             if buffer.len() >= PIECE_BYTES {
                 out.write_all(&buffer).map_err(Error::io(name))?;
                 buffer.clear();
+                meter.at(before + offset, Some(total));
             }
             offset += u64::from(parts.page_size);
         }
+        before += block.used_length;
     }
     parts.end_of_section(&mut buffer);
     buffer.extend_from_slice(&parts.behind_ram());

@@ -23,6 +23,7 @@ pub(crate) use placement::Placement;
 
 use crate::contents::{Contents, RamFile};
 use crate::error::Error;
+use crate::progress::Meter;
 use crate::sink::Sink;
 use std::ops::Range;
 
@@ -37,8 +38,10 @@ pub(crate) fn copy_range(
     out: &mut dyn Sink,
 ) -> Result<(), Error> {
     let mut piece = vec![0; PIECE_BYTES];
+    let mut meter = Meter::new("writing");
     let mut at = range.start;
     while at < range.end {
+        meter.at(at - range.start, Some(range.end - range.start));
         let data = ram.next_data(block, at).map_err(Error::io("reading RAM"))?;
         let data = data.unwrap_or(range.end).min(range.end);
         out.put_zeros(data - at)?;

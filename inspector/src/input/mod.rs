@@ -328,6 +328,12 @@ fn open_image(mut opened: Opened, file: FileRange, options: &OpenOptions) -> Res
     };
     let Some(chosen) = chosen else {
         let names: Vec<_> = opened.snapshots.iter().map(|snapshot| terminal(&snapshot.name)).collect();
+        if options.snapshot.is_none() && with_state().next().is_none() {
+            let names = names.join(", ");
+            let why =
+                format!("a qcow2 disk whose internal snapshots ({names}) are of the disk alone, without RAM");
+            return Err(Error::Input { what: opened.name, why });
+        }
         return Err(Error::Usage(format!(
             "{}: choose a snapshot with --snapshot: {}",
             opened.name,

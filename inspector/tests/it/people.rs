@@ -14,7 +14,7 @@ fn assert_fits(what: &str, text: &str, width: usize) {
 #[test]
 fn every_output_for_people_fits_into_100_columns() {
     for name in names() {
-        for command in ["info", "dump"] {
+        for command in ["info", "dump", "stat"] {
             assert_fits(&name, &stdout(&run(&[command, &name])), 100);
         }
     }
@@ -28,6 +28,100 @@ fn every_output_for_people_fits_into_100_columns() {
                 assert_fits(path, &text.replace(path, "FILE"), 100);
             }
         }
+    }
+}
+
+#[test]
+fn every_verdict_for_people_fits_into_100_columns() {
+    for (source, target) in [("7.2", "10.0"), ("10.0", "11.1"), ("11.1", "7.2")] {
+        for configuration in ["pc", "q35", "pc-virtio-net", "pc-type-7.2", "pc-type-7.2-esp"] {
+            let files = [source, target].map(|version| format!("qemu-{version}-{configuration}.bin.zst"));
+            if files.iter().all(|file| corpus().join(file).exists()) {
+                assert_fits(configuration, &stdout(&run(&["compat", &files[0], &files[1]])), 100);
+            }
+        }
+    }
+}
+
+/// A QCOW2 disk of 64 KiB clusters, empty, with internal snapshots of the disk alone that have these names.
+fn disk(names: &[&str]) -> Vec<u8> {
+    const CLUSTER: usize = 65536;
+    let at = |cluster: usize| ((cluster * CLUSTER) as u64).to_be_bytes();
+    let mut image = vec![0; 5 * CLUSTER];
+    let mut put = |offset: usize, bytes: &[u8]| image[offset..offset + bytes.len()].copy_from_slice(bytes);
+    put(0, b"QFI\xfb\0\0\0\x03");
+    put(20, &16_u32.to_be_bytes());
+    put(24, &(1_u64 << 20).to_be_bytes());
+    put(36, &1_u32.to_be_bytes());
+    put(40, &at(2));
+    put(48, &at(3));
+    put(56, &1_u32.to_be_bytes());
+    put(60, &u32::try_from(names.len()).expect("few").to_be_bytes());
+    if !names.is_empty() {
+        put(64, &at(1));
+    }
+    put(96, &4_u32.to_be_bytes());
+    put(100, &104_u32.to_be_bytes());
+    let mut offset = CLUSTER;
+    for name in names {
+        put(offset, &at(2));
+        put(offset + 8, &1_u32.to_be_bytes());
+        put(offset + 14, &u16::try_from(name.len()).expect("short").to_be_bytes());
+        put(offset + 40, name.as_bytes());
+        offset += (40 + name.len()).next_multiple_of(8);
+    }
+    put(3 * CLUSTER, &at(4));
+    for cluster in 0..5 {
+        put(4 * CLUSTER + 2 * cluster, &1_u16.to_be_bytes());
+    }
+    image
+}
+
+#[test]
+fn a_disk_without_a_snapshot_of_a_vm_is_called_that() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("disk.qcow2");
+    let path = path.to_str().expect("plain");
+    std::fs::write(path, disk(&[])).expect("a file");
+    for command in ["check", "stat", "dump"] {
+        let output = run(&[command, path]);
+        assert_eq!(output.status.code(), Some(1), "{command}: {}", all(&output));
+        assert!(stdout(&output).contains("a qcow2 disk without a snapshot of a VM"), "{}", all(&output));
+        assert!(!all(&output).contains("VM-state header"), "{}", all(&output));
+    }
+    assert_eq!(stdout(&run(&["stat", path])).lines().count(), 1, "no table of nothing");
+    std::fs::write(path, disk(&["first", "second"])).expect("a file");
+    for command in ["check", "stat", "dump"] {
+        let output = run(&[command, path]);
+        assert_eq!(output.status.code(), Some(2), "{command}: {}", all(&output));
+        let wanted =
+            "a qcow2 disk whose internal snapshots (first, second) are of the disk alone, without RAM";
+        assert!(all(&output).contains(wanted), "{}", all(&output));
+    }
+}
+
+#[test]
+fn progress_goes_on_while_a_part_is_written() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let out = folder.path().join("out");
+    let out = out.to_str().expect("plain");
+    let multifd = "../channels/qemu-10.0-pc-multifd-none";
+    let channels = [format!("--channel={multifd}.0.bin.zst"), format!("--channel={multifd}.1.bin.zst")];
+    let main = format!("{multifd}.main.bin.zst");
+    let rewritten = ["convert", &channels[0], &channels[1], &main, out, "--to=stream"];
+    for command in [
+        &["extract", "qemu-10.0-pc.bin.zst", "--block=pc.ram", "-o", out][..],
+        &["extract", "qemu-10.0-pc.bin.zst", "--core", "-o", out],
+        &["convert", "qemu-10.0-pc.bin.zst", out, "--to=stream"],
+        &["convert", "qemu-10.0-pc.bin.zst", out, "--to=mapped-ram"],
+        &["convert", "qemu-10.0-pc.bin.zst", out, "--to=image"],
+        &rewritten,
+    ] {
+        let output = run(&[&["--progress=json"], command].concat());
+        assert_eq!(output.status.code(), Some(0), "{command:?}: {}", all(&output));
+        let words = String::from_utf8_lossy(&output.stderr);
+        assert!(words.contains(r#""phase":"writing""#), "{command:?}: {words}");
+        std::fs::remove_file(out).expect("written");
     }
 }
 
