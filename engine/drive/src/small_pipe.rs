@@ -28,8 +28,12 @@ pub(crate) fn make_small(pipe: BorrowedFd<'_>, bytes: usize, taken: &mut VecDequ
             }
         });
         let limit = taken.len() + MOST_TAKEN_BYTES;
-        while !shrink(pipe, bytes) && taken.len() < limit && take(pipe, taken).is_ok_and(|length| length > 0)
-        {
+        let mut place = vec![0; READ_BYTES];
+        while !shrink(pipe, bytes) && taken.len() < limit {
+            match take(pipe, bytes, &mut place) {
+                Ok(length) if length > 0 => taken.extend(&place[..length]),
+                _ => break,
+            }
         }
         over.store(true, Ordering::Relaxed);
     });
@@ -39,21 +43,27 @@ pub(crate) fn make_small(pipe: BorrowedFd<'_>, bytes: usize, taken: &mut VecDequ
 /// Gives the pipe this size, or else the smallest that it can have now. True if it is no larger than wanted.
 fn shrink(pipe: BorrowedFd<'_>, bytes: usize) -> bool {
     let Ok(now) = fcntl_getpipe_size(pipe) else { return true };
-    let sizes = std::iter::successors(Some(bytes), |size| size.checked_mul(2)).take_while(|&size| size < now);
-    for size in sizes {
-        if fcntl_setpipe_size(pipe, size).is_ok() {
-            return size == bytes;
+    if now <= bytes || fcntl_setpipe_size(pipe, bytes).is_ok() {
+        return true;
+    }
+    // From the largest: each one that the pipe takes holds the writer back while the next one is tried.
+    let halves = std::iter::successors(Some(now / 2), |size| Some(size / 2)).take_while(|&size| size > bytes);
+    for size in halves {
+        if fcntl_setpipe_size(pipe, size).is_err() {
+            break;
         }
     }
-    now <= bytes
+    false
 }
 
-/// Takes what there is, without waiting for more.
-fn take(pipe: BorrowedFd<'_>, taken: &mut VecDeque<u8>) -> io::Result<usize> {
-    let waiting = usize::try_from(rustix::io::ioctl_fionread(pipe)?).unwrap_or(usize::MAX).min(READ_BYTES);
-    taken.try_reserve(waiting)?;
-    let mut place = [0; READ_BYTES];
+/// Takes what there is, without waiting for more, and asks for the size with the very next system call: the writer that this
+/// read wakes needs longer to arrive, even if it finds a processor at once.
+fn take(pipe: BorrowedFd<'_>, bytes: usize, place: &mut [u8]) -> io::Result<usize> {
+    let waiting = rustix::io::ioctl_fionread(pipe)?.min(place.len() as u64);
+    let waiting = usize::try_from(waiting).expect("no more than the place has");
+    // The rest of this time slice may be too short for both calls.
+    std::thread::yield_now();
     let length = rustix::io::read(pipe, &mut place[..waiting])?;
-    taken.extend(&place[..length]);
+    shrink(pipe, bytes);
     Ok(length)
 }

@@ -7,7 +7,6 @@ mod conformance;
 mod cores;
 mod corpus;
 mod elsewhere;
-mod expectations;
 mod failing_disk;
 mod failures;
 mod guests;
