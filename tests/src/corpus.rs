@@ -14,12 +14,6 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../corpus")
 }
 
-/// Where streams of one channel lie.
-#[must_use]
-pub fn folder() -> PathBuf {
-    root().join("valid")
-}
-
 /// The stream called `name`, without `.bin.zst`.
 ///
 /// # Panics
@@ -49,11 +43,22 @@ pub fn unpacked(name: &str) -> Vec<u8> {
 /// If the corpus is not there.
 #[must_use]
 pub fn names() -> Vec<String> {
-    let entries = fs::read_dir(folder()).expect("the corpus is part of the repository");
+    let mut names = names_in("valid");
+    names.retain(|name| !name.ends_with(".rp"));
+    names
+}
+
+/// Names of all files in a folder of the corpus, without `.bin.zst`, sorted.
+///
+/// # Panics
+///
+/// If the folder is not there.
+#[must_use]
+pub fn names_in(folder: &str) -> Vec<String> {
+    let entries = fs::read_dir(root().join(folder)).expect("the corpus is part of the repository");
     let mut names: Vec<String> = entries
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .filter_map(|name| Some(name.strip_suffix(".bin.zst")?.to_owned()))
-        .filter(|name| !name.ends_with(".rp"))
         .collect();
     names.sort();
     names

@@ -7,6 +7,7 @@ mod conformance;
 mod cores;
 mod corpus;
 mod elsewhere;
+mod expectations;
 mod failing_disk;
 mod failures;
 mod guests;

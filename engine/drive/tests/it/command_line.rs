@@ -1,5 +1,6 @@
 //! The program as its users meet it: messages, exit status, and what the peer sees when a job cannot begin.
 
+use super::bed::{end, tool};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -11,12 +12,6 @@ use std::time::{Duration, Instant};
 
 /// The file header of a stream, its first 8 bytes: what a source sends at once.
 const FILE_HEADER: &[u8] = b"QEVM\0\0\0\x03";
-
-fn tool() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_qemu-snapshot"));
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
 
 fn run(arguments: &[&str]) -> Output {
     tool().args(arguments).output().expect("it starts")
@@ -36,19 +31,6 @@ fn assert_fails(output: &Output, status: i32, wanted: &str) {
 
 fn path_text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
-}
-
-/// Waits for the end, but not for ever.
-fn end(mut child: Child) -> Output {
-    let start = Instant::now();
-    while child.try_wait().expect("a child").is_none() {
-        if start.elapsed() > Duration::from_secs(20) {
-            child.kill().expect("it can be ended");
-            panic!("it did not end: {:?}", child.wait_with_output());
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    child.wait_with_output().expect("its output")
 }
 
 fn wait_for(path: &Path) {

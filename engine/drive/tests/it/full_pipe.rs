@@ -1,15 +1,12 @@
 //! The binary behind a source that writes faster than it reads: what is in the pipe is written, as far as the source knows.
 
-use migration_stream::{
-    BlockList, RAM_SECTION_VERSION, RamBlock, SectionHeader, SectionId, put_end_of_section, put_file_header,
-    put_ram_blocks, put_section_header, put_section_part, put_zero_page,
-};
+use super::bed::begin_of_ram;
+use migration_stream::put_zero_page;
 use std::io::{PipeWriter, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 const PAGES: u64 = 600_000;
-const RAM: SectionId = SectionId(2);
 
 /// Bytes of a write and time for a page, as QEMU writes: each page by itself in a background snapshot, else what its buffer takes; and
 /// three to ten times as fast as it finds out that a page is zero.
@@ -17,20 +14,7 @@ const WRITERS: [(usize, Duration); 2] = [(9, Duration::ZERO), (32 << 10, Duratio
 
 /// A guest all of whose pages are zero, up to its last page: nothing takes fewer bytes of a pipe.
 fn stream() -> Vec<u8> {
-    let mut out = Vec::new();
-    put_file_header(&mut out);
-    let header =
-        SectionHeader { section_id: RAM, idstr: b"ram", instance_id: 0, version_id: RAM_SECTION_VERSION };
-    put_section_header(&mut out, false, &header);
-    let block = RamBlock {
-        idstr: b"pc.ram".to_vec(),
-        used_length: PAGES * 4096,
-        host_page_size: None,
-        guest_physical_address: None,
-    };
-    put_ram_blocks(&mut out, &BlockList { blocks: vec![block] });
-    put_end_of_section(&mut out);
-    put_section_part(&mut out, RAM);
+    let mut out = begin_of_ram(PAGES);
     for page in 0..PAGES {
         put_zero_page(&mut out, (page == 0).then_some(b"pc.ram"), page * 4096);
     }

@@ -1,14 +1,10 @@
 //! What the source, the destination and the exit status are when memory runs out, or the program has a bug.
 
-use migration_stream::{
-    BlockList, RAM_SECTION_VERSION, RamBlock, SectionHeader, SectionId, put_end_of_section, put_file_header,
-    put_page_header, put_ram_blocks, put_section_header, put_section_part,
-};
+use super::bed::{begin_of_ram, end, said};
+use migration_stream::{SectionHeader, SectionId, put_end_of_section, put_page_header, put_section_header};
 use std::io::{PipeWriter, Write};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output, Stdio};
 
-const RAM: SectionId = SectionId(2);
 const PAGES: u64 = 12_000;
 
 fn header(section_id: SectionId, idstr: &'static [u8], version_id: u32) -> SectionHeader<'static> {
@@ -17,18 +13,7 @@ fn header(section_id: SectionId, idstr: &'static [u8], version_id: u32) -> Secti
 
 /// A guest all of whose pages differ, and its first device section.
 fn stream() -> (Vec<u8>, Vec<u8>) {
-    let mut out = Vec::new();
-    put_file_header(&mut out);
-    put_section_header(&mut out, false, &header(RAM, b"ram", RAM_SECTION_VERSION));
-    let block = RamBlock {
-        idstr: b"pc.ram".to_vec(),
-        used_length: PAGES * 4096,
-        host_page_size: None,
-        guest_physical_address: None,
-    };
-    put_ram_blocks(&mut out, &BlockList { blocks: vec![block] });
-    put_end_of_section(&mut out);
-    put_section_part(&mut out, RAM);
+    let mut out = begin_of_ram(PAGES);
     for page in 0..PAGES {
         put_page_header(&mut out, (page == 0).then_some(b"pc.ram"), page * 4096);
         out.extend((0..512).flat_map(|word: u64| (page * 512 + word + 1).to_be_bytes()));
@@ -57,22 +42,6 @@ fn save(command: &mut Command, ram: &[u8], devices: &[u8]) -> (Output, bool) {
         let output = end(child);
         (output, source.join().expect("no panic"))
     })
-}
-
-fn end(mut child: Child) -> Output {
-    let start = Instant::now();
-    while child.try_wait().expect("our own child").is_none() {
-        if start.elapsed() > Duration::from_secs(60) {
-            child.kill().expect("our own child");
-            panic!("it did not end: {:?}", child.wait_with_output());
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    child.wait_with_output().expect("its output")
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 const TOOL: &str = env!("CARGO_BIN_EXE_qemu-snapshot");

@@ -1,5 +1,6 @@
 //! The tests of the tool's command line: one program, since linking each file's own takes longer than its tests.
 
+mod bed;
 mod command_line;
 mod full_pipe;
 mod last_resort;

@@ -1,36 +1,14 @@
 //! Every wait of the program has an end: the list is in `engine/drive/src/wait.rs`.
 
+use super::bed::{end, said, tool};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
-
-fn tool() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_qemu-snapshot"));
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
-
-/// Its end within 20 seconds.
-fn end(mut child: Child) -> Output {
-    let start = Instant::now();
-    while child.try_wait().expect("our own child").is_none() {
-        if start.elapsed() > Duration::from_secs(20) {
-            child.kill().expect("our own child");
-            panic!("it did not end: {:?}", child.wait_with_output());
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    child.wait_with_output().expect("its output")
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
+use std::process::{Child, Command};
+use std::time::Duration;
 
 fn interrupt(child: &Child) {
     let pid = rustix::process::Pid::from_child(child);

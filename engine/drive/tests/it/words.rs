@@ -1,22 +1,16 @@
 //! What the program says of a job on stderr, for people and for programs.
 
+use super::bed::tool;
 use serde_json::Value;
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 
 /// Runs the program with a stream of the corpus as stdin.
 fn run(arguments: &[&str], image: &Path, input: &[u8]) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_qemu-snapshot"))
-        .args(arguments)
-        .arg(image)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("it starts");
+    let mut child = tool().args(arguments).arg(image).stdin(Stdio::piped()).spawn().expect("it starts");
     let mut stdin = child.stdin.take().expect("piped");
     let input = input.to_vec();
     // It may stop reading before the end.

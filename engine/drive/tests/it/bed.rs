@@ -1,0 +1,55 @@
+//! What the tests of the program share.
+
+use migration_stream::{
+    BlockList, RAM_SECTION_VERSION, RamBlock, SectionHeader, SectionId, put_end_of_section, put_file_header,
+    put_ram_blocks, put_section_header, put_section_part,
+};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// The section id of RAM in [`begin_of_ram`].
+pub(crate) const RAM: SectionId = SectionId(2);
+
+/// The program, with its output in pipes and nothing on stdin.
+pub(crate) fn tool() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_qemu-snapshot"));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Waits for the end of the program, a minute at most.
+pub(crate) fn end(mut child: Child) -> Output {
+    let start = Instant::now();
+    while child.try_wait().expect("our own child").is_none() {
+        if start.elapsed() > Duration::from_secs(60) {
+            child.kill().expect("our own child");
+            panic!("it did not end: {:?}", child.wait_with_output());
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.wait_with_output().expect("its output")
+}
+
+/// What the program printed to stderr.
+pub(crate) fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A stream up to its first page: a block `pc.ram` with this many pages of 4 KiB.
+pub(crate) fn begin_of_ram(pages: u64) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_file_header(&mut out);
+    let header =
+        SectionHeader { section_id: RAM, idstr: b"ram", instance_id: 0, version_id: RAM_SECTION_VERSION };
+    put_section_header(&mut out, false, &header);
+    let block = RamBlock {
+        idstr: b"pc.ram".to_vec(),
+        used_length: pages * 4096,
+        host_page_size: None,
+        guest_physical_address: None,
+    };
+    put_ram_blocks(&mut out, &BlockList { blocks: vec![block] });
+    put_end_of_section(&mut out);
+    put_section_part(&mut out, RAM);
+    out
+}
