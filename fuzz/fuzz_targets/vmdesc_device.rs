@@ -4,9 +4,8 @@
 
 use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
-use migration_stream::device::{
-    Decoded, Description, Guess, Piece, State, Value, decode, find_vmdesc, guess, walk,
-};
+use migration_stream::device::{Decoded, Guess, State, Value, Vmdesc, decode, guess};
+use migration_stream::device_tail::{Located, OnError, Piece, Walker, locate};
 use migration_stream::{SectionHeader, SectionId, put_section_footer, put_section_header, put_str8};
 use std::fmt::Write;
 use std::ops::Range;
@@ -68,12 +67,19 @@ fn any(switches: u8, bytes: &[u8]) {
         Guess::Command(_, range) | Guess::Eof(range) | Guess::Opaque(range) => vec![range.clone()],
     });
     assert_gapless(ranges, bytes.len());
-    let Some(eof) = find_vmdesc(bytes) else { return };
-    let Some(description) = Description::parse(&bytes[eof + 6..]) else { return };
-    let start = (switches & 2 == 2).then_some(0);
-    let walked = walk(&bytes[..eof], 0, &description.devices, footers, start);
+    let Some(Located { eof, vmdesc }) = locate(bytes) else { return };
+    let Some(description) = Vmdesc::parse(&bytes[vmdesc]) else { return };
+    let devices = &description.devices;
+    let walker = Walker { devices, first: 0, footers, on_error: OnError::Resync };
+    let sections = &bytes[..eof];
+    let walked = if switches & 2 == 2 { walker.walk(sections, 0) } else { walker.walk_within(sections, 0) };
+    // Who stops at the first error sees the same up to there, and no error where there is none.
+    let stopping = Walker { on_error: OnError::Stop, ..walker }.walk(sections, 0);
+    if switches & 2 == 2 {
+        assert_eq!(stopping.findings.first(), walked.findings.first());
+    }
     let ranges = walked.pieces.iter().flat_map(|piece| match piece {
-        Piece::Device { header, body, footer, .. } => vec![header.clone(), body.clone(), footer.clone()],
+        Piece::Device { head, body, footer, .. } => vec![head.clone(), body.clone(), footer.clone()],
         Piece::Skipped(range) => vec![range.clone()],
     });
     assert_gapless(ranges, eof);
@@ -199,8 +205,10 @@ fn made(machine: &Machine) {
         }
     }
     maker.text(format_args!("]}}"));
-    let description = Description::parse(maker.json.as_bytes()).expect(&maker.json);
-    let walked = walk(&tail, 0, &description.devices, machine.footers, Some(0));
+    let description = Vmdesc::parse(maker.json.as_bytes()).expect(&maker.json);
+    let walker =
+        Walker { devices: &description.devices, first: 0, footers: machine.footers, on_error: OnError::Stop };
+    let walked = walker.walk(&tail, 0);
     assert_eq!(walked.findings, [], "{}", maker.json);
     assert_eq!(walked.pieces.len(), bodies.len());
     for (number, (piece, expected)) in walked.pieces.iter().zip(&bodies).enumerate() {

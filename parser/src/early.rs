@@ -13,8 +13,8 @@ use crate::ram::{
     RAM_SAVE_FLAG_EOS, RAM_SAVE_FLAG_MEM_SIZE, RAM_SAVE_FLAG_PAGE, RAM_SAVE_FLAG_XBZRLE, RAM_SAVE_FLAG_ZERO,
 };
 use crate::section::{
-    QEMU_VM_SECTION_END, QEMU_VM_SECTION_FOOTER, QEMU_VM_SECTION_PART, QEMU_VM_SECTION_START, SectionId,
-    section_header, str8,
+    FOOTER_BYTES, QEMU_VM_SECTION_END, QEMU_VM_SECTION_FOOTER, QEMU_VM_SECTION_PART, QEMU_VM_SECTION_START,
+    SectionId, section_header, str8,
 };
 use crate::span::{Parsed, Span};
 use nom::Parser;
@@ -35,8 +35,6 @@ pub(crate) enum Stop {
 }
 
 const START_TAIL: &[u8] = b"\x03ram\0\0\0\0\0\0\0\x04";
-/// Mark and id.
-const FOOTER_BYTES: usize = 5;
 /// Other iterables, whose START may come first.
 const OTHERS: [(&[u8], u32); 4] =
     [(b"dirty-bitmap", 1), (b"block", 1), (b"spapr/htab", 1), (b"s390-storage_attributes", 0)];

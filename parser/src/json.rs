@@ -19,10 +19,10 @@ impl Json {
         serde_json::from_slice(bytes).ok()
     }
 
-    /// The first value of this key.
+    /// The last value of this key.
     pub(crate) fn get(&self, key: &str) -> Option<&Json> {
         match self {
-            Self::Object(entries) => entries.iter().find(|(name, _)| name == key).map(|(_, value)| value),
+            Self::Object(entries) => entries.iter().rfind(|(name, _)| name == key).map(|(_, value)| value),
             _ => None,
         }
     }
@@ -97,7 +97,7 @@ mod tests {
         let json = Json::parse(br#"{"a": 1, "b": [true, -2, "x"], "a": 3}"#).unwrap();
         let Json::Object(entries) = &json else { panic!("{json:?}") };
         assert_eq!(entries.iter().map(|(key, _)| &key[..]).collect::<Vec<_>>(), ["a", "b", "a"]);
-        assert_eq!(json.get("a").and_then(Json::as_u64), Some(1));
+        assert_eq!(json.get("a").and_then(Json::as_u64), Some(3));
         assert_eq!(json.get("b").map(Json::list).map(<[Json]>::len), Some(3));
     }
 

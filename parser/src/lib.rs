@@ -5,7 +5,7 @@
 //!
 //! | need | use |
 //! | --- | --- |
-//! | walk a stream that arrives piece by piece, in your own loop | [`Decoder`] and [`tail`] |
+//! | walk a stream that arrives piece by piece, in your own loop | [`Decoder`] and [`device_tail`] |
 //! | read a stream from a file, pipe or socket | [`StreamReader`] |
 //! | read a stream that is in memory | [`SliceReader`] |
 //! | write one | the `put_*` functions, or [`Record::put`] |
@@ -57,6 +57,7 @@ mod command;
 mod configuration;
 mod decoder;
 pub mod device;
+pub mod device_tail;
 mod dirty_bitmap;
 mod early;
 mod error;
@@ -70,8 +71,6 @@ mod record;
 pub mod return_path;
 mod section;
 mod span;
-pub mod tail;
-mod vmdesc;
 
 pub use command::{Command, DiscardRange, PostcopyAdvise, put_command};
 pub use configuration::{Configuration, put_configuration, put_file_header};
@@ -94,6 +93,6 @@ pub use ram::{
 pub use reader::{Entry, ReadError, SliceReader, StreamReader};
 pub use record::Record;
 pub use section::{
-    QEMU_VM_EOF, SectionHeader, SectionId, put_section_end, put_section_footer, put_section_header,
-    put_section_part, put_str8,
+    FOOTER_BYTES, QEMU_VM_EOF, SectionHeader, SectionId, VMDESC_HEADER_BYTES, put_section_end,
+    put_section_footer, put_section_header, put_section_part, put_str8,
 };

@@ -26,6 +26,14 @@ pub(crate) const QEMU_VM_SECTION_FOOTER: u8 = 0x7e;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SectionId(pub u32);
 
+/// Length of a footer: mark (u8), section id (be32).
+pub const FOOTER_BYTES: usize = 5;
+/// Length of what is before the JSON of a vmdesc: type (u8), length (be32).
+pub const VMDESC_HEADER_BYTES: usize = 5;
+/// Length of a FULL section's header without its idstr: type (u8), id (be32), length of the idstr (u8), instance (be32),
+/// version (be32).
+pub(crate) const FULL_HEADER_BYTES: usize = 14;
+
 /// The header of a START or FULL section.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SectionHeader<'a> {

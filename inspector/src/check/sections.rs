@@ -4,7 +4,7 @@ use super::Report;
 use super::postcopy::Postcopy;
 use crate::escape::terminal;
 use crate::walk::{Context, DeviceSection};
-use migration_stream::device::{Description, decode};
+use migration_stream::device::{Vmdesc, decode};
 use migration_stream::{Record, SectionId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -84,7 +84,7 @@ fn name(report: &mut Report<'_>, offset: u64, path: &str, name: &[u8]) {
 }
 
 pub(super) fn vmdesc(report: &mut Report<'_>, offset: u64, json: &[u8], context: Context<'_>) {
-    let Some(description) = Description::parse(json) else { return };
+    let Some(description) = Vmdesc::parse(json) else { return };
     if let Some(page_size) = description.page_size
         && page_size != u64::from(context.page_size)
     {

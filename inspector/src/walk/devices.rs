@@ -1,32 +1,9 @@
-//! Device sections that come before RAM, and those that no vmdesc describes.
+//! Device sections that no vmdesc describes.
 
 use super::event::{Border, Context, DeviceSection, Event, Item, Visitor};
 use super::{Stop, go};
 use migration_stream::Record;
-use migration_stream::device::{Device, Guess, Walked, walk as walk_devices};
-
-/// How many of the devices that are described `bytes` holds, and the way in which it does.
-pub(super) fn early_devices(devices: &[Device], offset: u64, bytes: &[u8]) -> Option<(usize, Walked)> {
-    for footers in [true, false] {
-        let mut length = Some(0u64);
-        for (number, device) in devices.iter().enumerate() {
-            let frame = 14 + device.idstr.len() as u64 + if footers { 5 } else { 0 };
-            let payload = device.state.payload_bytes();
-            length =
-                length.zip(payload).and_then(|(sum, payload)| sum.checked_add(frame)?.checked_add(payload));
-            if length.is_none_or(|length| length > bytes.len() as u64) {
-                break;
-            }
-            if length == Some(bytes.len() as u64) {
-                let walked = walk_devices(bytes, offset, &devices[..=number], footers, Some(0));
-                if walked.findings.is_empty() {
-                    return Some((number + 1, walked));
-                }
-            }
-        }
-    }
-    None
-}
+use migration_stream::device::Guess;
 
 /// A part that was cut without a description.
 pub(super) fn guessed(

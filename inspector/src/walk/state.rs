@@ -5,7 +5,7 @@ use super::event::{Context, Visitor};
 use super::feed::Feed;
 use super::join::Join;
 use migration_stream::Decoder;
-use migration_stream::device::Description;
+use migration_stream::device::Vmdesc;
 
 /// What a walk over a stream has at hand.
 pub(super) struct StreamWalk<'a> {
@@ -13,7 +13,7 @@ pub(super) struct StreamWalk<'a> {
     pub(super) decoder: Decoder,
     pub(super) visitor: &'a mut dyn Visitor,
     /// What the end of a file says of its devices, where it could be read beforehand.
-    pub(super) description: Option<Description>,
+    pub(super) description: Option<Vmdesc>,
     /// Device sections that came before RAM.
     pub(super) early: usize,
     /// The page size is not known, and no page has come yet.

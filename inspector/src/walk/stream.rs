@@ -1,7 +1,7 @@
 //! The main stream, recovery connections and preempt channels.
 
 use super::bitmap::Written;
-use super::devices::{early_devices, guessed};
+use super::devices::guessed;
 use super::event::{Event, Finding, Item, Level, Visitor};
 use super::feed::Feed;
 use super::join::Join;
@@ -9,7 +9,8 @@ use super::state::{StreamWalk, context};
 use super::{Stop, go, io, mapped, tail};
 use crate::input::{Kind, OpenOptions};
 use crate::source::SourceError;
-use migration_stream::device::{Description, Device, Guess, Piece, find_vmdesc, guess, walk as walk_devices};
+use migration_stream::device::{Device, Guess, Vmdesc, guess};
+use migration_stream::device_tail::{self, OnError, Piece, Walker, locate};
 use migration_stream::ram::page_size;
 use migration_stream::{ChannelKind, Command, Decoder, ErrorKind, PageSize, Record, Step};
 
@@ -57,11 +58,11 @@ pub(super) fn walk(
 }
 
 /// The vmdesc, read from the end before anything else.
-fn described_at_the_end(feed: &mut Feed) -> Result<Option<Description>, SourceError> {
+fn described_at_the_end(feed: &mut Feed) -> Result<Option<Vmdesc>, SourceError> {
     for most in [LAST_BYTES, LAST_LIMIT_BYTES] {
         let Some(last) = feed.last(most)? else { return Ok(None) };
-        if let Some(eof) = find_vmdesc(&last) {
-            return Ok(Description::parse(&last[eof + 6..]));
+        if let Some(located) = locate(&last) {
+            return Ok(Vmdesc::parse(&last[located.vmdesc]));
         }
         if (last.len() as u64) < most {
             break;
@@ -161,11 +162,11 @@ impl StreamWalk<'_> {
         self.feed.keep_last(KEPT_BYTES).map_err(io(&self.feed))?;
         let (kept, kept_at) = (self.feed.bytes(), self.feed.offset());
         let end = kept_at + kept.len() as u64;
-        let found = find_vmdesc(kept)
-            .and_then(|eof| Some((eof, Description::parse(&kept[eof + 6..])?)))
+        let found = locate(kept)
+            .and_then(|located| Some((Vmdesc::parse(&kept[located.vmdesc.clone()])?, located)))
             .filter(|_| !truncated && self.decoder.has_footers() != Some(false));
         let whole = |length, event| Item { offset: from, length, packaged: false, event };
-        let Some((eof, description)) = found else {
+        let Some((description, located)) = found else {
             if end > from {
                 let text = format!("{} bytes could not be read", end - from);
                 go(self.visitor.finding(Finding::new(Level::Note, from, "", text)))?;
@@ -173,15 +174,17 @@ impl StreamWalk<'_> {
             }
             return Ok(());
         };
-        let walked = walk_devices(&kept[..eof], kept_at, &description.devices, true, None);
-        let resumed = walked.pieces.first().map_or(eof, |piece| match piece {
+        let devices = &description.devices[..];
+        let walker = Walker { devices, first: 0, footers: true, on_error: OnError::Resync };
+        let walked = walker.walk_within(&kept[..located.eof], kept_at);
+        let resumed = walked.pieces.first().map_or(located.eof, |piece| match piece {
             Piece::Skipped(range) => range.end,
-            Piece::Device { header, .. } => header.start,
+            Piece::Device { head, .. } => head.start,
         });
         let skipped = kept_at + resumed as u64 - from;
         let text = match walked.pieces.get(1) {
-            Some(Piece::Device { device, .. }) => {
-                let name = crate::escape::terminal(description.devices[*device].idstr.as_bytes());
+            Some(Piece::Device { header, .. }) => {
+                let name = crate::escape::terminal(header.idstr);
                 format!("{skipped} bytes skipped; reading goes on at section \"{name}\"")
             }
             _ => format!("{skipped} bytes skipped, up to the end mark"),
@@ -194,13 +197,13 @@ impl StreamWalk<'_> {
             context,
             kept,
             kept_at,
-            &description.devices,
+            devices,
             &walked.pieces[1.min(walked.pieces.len())..],
         )?;
         for finding in walked.findings {
             go(self.visitor.finding(finding.into()))?;
         }
-        tail::trailer(self.visitor, context, kept, kept_at, eof)
+        tail::trailer(self.visitor, context, kept, kept_at, &located)
     }
 }
 
@@ -217,7 +220,7 @@ fn early(
     bytes: &[u8],
 ) -> Result<usize, Stop> {
     let context = context(decoder);
-    if let Some((count, walked)) = early_devices(devices, offset, bytes) {
+    if let Ok((count, walked)) = device_tail::early(devices, offset, bytes, None) {
         tail::pieces(visitor, context, bytes, offset, devices, &walked.pieces)?;
         return Ok(count);
     }

@@ -1,13 +1,12 @@
 //! The device tail: device sections, EOF, vmdesc.
 
-use super::devices::{early_devices, guessed};
+use super::devices::guessed;
 use super::event::{Border, Context, DeviceSection, Event, Finding, Item, Level, Visitor};
 use super::state::{StreamWalk, context};
 use super::{Stop, go, io};
-use migration_stream::device::{
-    Description, Device, Guess, Piece, find_vmdesc, guess, oversized_vmdesc, walk as walk_devices,
-};
-use migration_stream::{Error, ErrorKind, Record, SectionHeader};
+use migration_stream::device::{Device, Guess, Vmdesc, guess};
+use migration_stream::device_tail::{Located, OnError, Piece, Walker, early, locate, oversized_vmdesc};
+use migration_stream::{Error, ErrorKind, Record, VMDESC_HEADER_BYTES};
 
 /// Reads everything that is left and walks it.
 pub(super) fn walk(walk: &mut StreamWalk<'_>) -> Result<(), Stop> {
@@ -18,31 +17,32 @@ pub(super) fn walk(walk: &mut StreamWalk<'_>) -> Result<(), Stop> {
     let footers = walk.decoder.has_footers() != Some(false);
     let context = context(&walk.decoder);
     let visitor = &mut *walk.visitor;
-    let Some(eof) = find_vmdesc(bytes) else {
+    let Some(located) = locate(bytes) else {
         return without_vmdesc(visitor, context, bytes, offset, footers);
     };
-    let Some(description) = Description::parse(&bytes[eof + 6..]) else {
+    let Located { eof, vmdesc } = located.clone();
+    let Some(description) = Vmdesc::parse(&bytes[vmdesc.clone()]) else {
         let text = "the vmdesc is not a description of devices";
-        go(visitor.finding(Finding::new(Level::Error, offset + eof as u64 + 6, "vmdesc", text)))?;
+        go(visitor.finding(Finding::new(Level::Error, offset + vmdesc.start as u64, "vmdesc", text)))?;
         for part in guess(&bytes[..eof], footers) {
             guessed(visitor, context, offset, &bytes[..eof], part, false)?;
         }
-        return trailer(visitor, context, bytes, offset, eof);
+        return trailer(visitor, context, bytes, offset, &located);
     };
     // In what came through a pipe, those before RAM could not be told apart when they came.
-    let early = match walk.decoder.early_devices() {
+    let first = match walk.decoder.early_devices() {
         Some((at, bytes)) if walk.early == 0 => {
-            early_devices(&description.devices, at, bytes).map_or(0, |(count, _)| count)
+            early(&description.devices, at, bytes, None).map_or(0, |(count, _)| count)
         }
         _ => walk.early,
     };
-    let devices = description.devices.get(early..).unwrap_or_default();
-    let walked = walk_devices(&bytes[..eof], offset, devices, footers, Some(0));
+    let devices = &description.devices[..];
+    let walked = Walker { devices, first, footers, on_error: OnError::Resync }.walk(&bytes[..eof], offset);
     for finding in walked.findings {
         go(visitor.finding(finding.into()))?;
     }
     pieces(visitor, context, bytes, offset, devices, &walked.pieces)?;
-    trailer(visitor, context, bytes, offset, eof)
+    trailer(visitor, context, bytes, offset, &located)
 }
 
 /// Device sections that were cut by their description.
@@ -52,7 +52,7 @@ pub(super) fn pieces(
     bytes: &[u8],
     base: u64,
     devices: &[Device],
-    pieces: &[Piece],
+    pieces: &[Piece<'_>],
 ) -> Result<(), Stop> {
     for piece in pieces {
         let mut item = |range: std::ops::Range<usize>, event| {
@@ -66,27 +66,22 @@ pub(super) fn pieces(
                 let offset = base + range.start as u64;
                 go(visitor.finding(Finding::new(Level::Note, offset, "", text)))?;
             }
-            Piece::Device { device, section_id, version_id, header, body, footer, by_anchor } => {
+            Piece::Device { device, header, head, body, footer, by_anchor } => {
                 let described = &devices[*device];
                 let section = DeviceSection {
-                    header: SectionHeader {
-                        section_id: *section_id,
-                        idstr: described.idstr.as_bytes(),
-                        instance_id: u32::try_from(described.instance_id).unwrap_or(u32::MAX),
-                        version_id: *version_id,
-                    },
-                    header_bytes: header.len(),
+                    header: *header,
+                    header_bytes: head.len(),
                     body: &bytes[body.clone()],
                     description: Some(&described.state),
                     border: if *by_anchor { Border::NextSection } else { Border::Described },
                 };
-                item(header.start..body.end, Event::Device(section))?;
+                item(head.start..body.end, Event::Device(section))?;
                 if !footer.is_empty() {
-                    item(footer.clone(), Event::Record(Record::Footer(*section_id)))?;
+                    item(footer.clone(), Event::Record(Record::Footer(header.section_id)))?;
                 }
                 if *by_anchor {
-                    let name = crate::escape::terminal(described.idstr.as_bytes());
-                    let path = format!("section {} \"{name}\"", section_id.0);
+                    let name = crate::escape::terminal(header.idstr);
+                    let path = format!("section {} \"{name}\"", header.section_id.0);
                     let (level, text) = if described.state.may_be_inexact() {
                         let text = "the vmdesc describes another length (QEMU before 10.0 does that for arrays with \
                                     NULL pointers); the next section tells the end";
@@ -111,13 +106,13 @@ pub(super) fn trailer(
     context: Context<'_>,
     bytes: &[u8],
     base: u64,
-    eof: usize,
+    located: &Located,
 ) -> Result<(), Stop> {
-    let offset = base + eof as u64;
-    let json = &bytes[eof + 6..];
+    let offset = base + located.eof as u64;
+    let json = &bytes[located.vmdesc.clone()];
     let event = Event::Record(Record::Eof);
     go(visitor.item(&Item { offset, length: 1, packaged: false, event }, context))?;
-    let (offset, length) = (offset + 1, 5 + json.len() as u64);
+    let (offset, length) = (offset + 1, (VMDESC_HEADER_BYTES + json.len()) as u64);
     let event = Event::Record(Record::VmDescription(json));
     go(visitor.item(&Item { offset, length, packaged: false, event }, context))
 }

@@ -10,6 +10,7 @@ mod cores;
 mod corpus;
 mod costs;
 mod damage;
+mod device_tail;
 mod image;
 mod io_errors;
 mod lazy_refcounts;

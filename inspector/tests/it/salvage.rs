@@ -2,7 +2,7 @@
 //! where nothing else is missing.
 
 use crate::common::{all, run, stdout, unpacked};
-use migration_stream::device::find_vmdesc;
+use migration_stream::device_tail::locate;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Output;
@@ -110,7 +110,7 @@ fn what_is_not_whole_is_not_salvaged() {
     let (file, out) = (folder.path().join("file"), folder.path().join("out"));
     let from = file.to_str().expect("plain");
     let bytes = unpacked(&name("11.1"));
-    let eof = find_vmdesc(&bytes).expect("it has a vmdesc");
+    let eof = locate(&bytes).expect("it has a vmdesc").eof;
     // START and PART of RAM end behind the last block; the PART is 5 bytes, an end mark and a footer.
     let part = END_OF_RAM + 8 + 5;
     let devices = part + 5 + 8 + 5;

@@ -1,7 +1,7 @@
 //! Names the bytes of one device section.
 
-use super::description::{Array, Field, State};
 use super::elements::{Elements, MARKER_NULL, MARKER_VALID, POINTER_MARKER, Place};
+use super::vmdesc::{Array, Field, State};
 use std::collections::HashMap;
 use std::ops::Range;
 

@@ -21,7 +21,7 @@
 //! `ptr-marker` in front of each element, one byte: `0` for NULL, `1` before an object, which is a field of the same name.
 //! Marker and object are one element. Only the byte tells this from a NULL before another element.
 
-use super::description::{Array, Field};
+use super::vmdesc::{Array, Field};
 
 /// Type of the byte that says whether a pointer is NULL (11.1).
 pub(super) const POINTER_MARKER: &str = "ptr-marker";

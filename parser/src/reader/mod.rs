@@ -5,11 +5,11 @@ mod pieces;
 mod stream;
 
 use crate::decoder::{Decoder, Options, Step};
+use crate::device_tail;
 use crate::error::Error;
 use crate::page_size::PageSize;
 use crate::ram::block::RamBlock;
 use crate::record::Record;
-use crate::tail;
 use pieces::Pieces;
 pub use stream::{ReadError, StreamReader};
 
@@ -51,7 +51,7 @@ impl<'a> SliceReader<'a> {
     #[must_use]
     pub fn new(bytes: &'a [u8], mut options: Options) -> Self {
         if options.page_size.is_none() {
-            options.page_size = tail::page_size(bytes);
+            options.page_size = device_tail::page_size(bytes);
         }
         Self { bytes, decoder: Decoder::new(options), tail: None, done: false }
     }

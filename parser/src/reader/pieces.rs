@@ -1,9 +1,10 @@
 //! The device tail as records: device sections, their footers, EOF and vmdesc.
 
 use crate::decoder::Decoder;
+use crate::device_tail::{self, Trailer};
 use crate::error::Error;
 use crate::record::Record;
-use crate::tail::{self, Trailer};
+use crate::section::{FOOTER_BYTES, VMDESC_HEADER_BYTES};
 use std::collections::VecDeque;
 use std::ops::Range;
 
@@ -40,7 +41,7 @@ enum Piece {
 }
 
 fn pieces(tail: &[u8], offset: u64, decoder: &Decoder) -> Result<VecDeque<Piece>, Error> {
-    let cut = tail::cut(tail, offset, decoder)?;
+    let cut = device_tail::cut(tail, offset, decoder)?;
     let mut pieces = VecDeque::new();
     let footers = decoder.has_footers() != Some(false);
     match (&cut.sections, cut.finding) {
@@ -50,8 +51,8 @@ fn pieces(tail: &[u8], offset: u64, decoder: &Decoder) -> Result<VecDeque<Piece>
                 pieces.push_back(Piece::Full { header: at..body.start, body: body.clone() });
                 at = body.end;
                 if footers {
-                    pieces.push_back(Piece::Footer(at..at + 5));
-                    at += 5;
+                    pieces.push_back(Piece::Footer(at..at + FOOTER_BYTES));
+                    at += FOOTER_BYTES;
                 }
             }
         }
@@ -83,9 +84,11 @@ fn record_of<'a>(tail: &'a [u8], piece: &Piece) -> Option<(usize, Record<'a>)> {
         }
         Piece::Footer(range) => {
             let id = tail.get(range.start + 1..range.end)?.try_into().ok()?;
-            (5, Record::Footer(crate::section::SectionId(u32::from_be_bytes(id))))
+            (FOOTER_BYTES, Record::Footer(crate::section::SectionId(u32::from_be_bytes(id))))
         }
         Piece::Eof(_) => (1, Record::Eof),
-        Piece::VmDescription(json) => (5 + json.len(), Record::VmDescription(&tail[json.clone()])),
+        Piece::VmDescription(json) => {
+            (VMDESC_HEADER_BYTES + json.len(), Record::VmDescription(&tail[json.clone()]))
+        }
     })
 }

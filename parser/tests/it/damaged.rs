@@ -2,7 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test reads files; the crate does not")]
 
-use migration_stream::tail::{self, Trailer};
+use migration_stream::device_tail::{self, Trailer};
 use migration_stream::{Decoder, Entry, Options, ReadError, Record, SliceReader, Step, StreamReader};
 use std::path::PathBuf;
 
@@ -95,7 +95,7 @@ fn a_device_tail_cut_at_any_byte_is_not_whole() {
         if tail.is_empty() {
             continue; // It finished in postcopy.
         }
-        let eof = tail::cut(tail, start as u64, &decoder).unwrap().eof;
+        let eof = device_tail::cut(tail, start as u64, &decoder).unwrap().eof;
         for cut in 0..tail.len() {
             // Each look at a tail goes through all of it: every byte near the ends of things, and of two whole streams.
             let all = name == "qemu-7.2-pc" || name == "qemu-10.0-q35";
@@ -103,7 +103,7 @@ fn a_device_tail_cut_at_any_byte_is_not_whole() {
                 continue;
             }
             let part = &tail[..cut];
-            match tail::cut(part, start as u64, &decoder) {
+            match device_tail::cut(part, start as u64, &decoder) {
                 // Devices, EOF, and nothing more: what `suppress-vmdesc=on` sends. A save takes it only if told to.
                 Ok(whole) => {
                     assert_eq!(whole.trailer, Trailer::NoVmdesc, "{name}: {cut} bytes of the tail");

@@ -4,9 +4,9 @@
 use migration_stream::{
     BlockList, ChannelKind, Command, Configuration, Decoder, Options, Page, PageContent, PageSize,
     PostcopyAdvise, RamBlock, ReadError, Record, SectionHeader, SectionId, SliceReader, Step, StreamReader,
-    UNKNOWN_LENGTH, put_command, put_compressed_page, put_configuration, put_end_of_section, put_file_header,
-    put_multifd_flush, put_page_header, put_ram_blocks, put_section_footer, put_section_header,
-    put_section_part, put_xbzrle_page, put_zero_page, tail,
+    UNKNOWN_LENGTH, device_tail, put_command, put_compressed_page, put_configuration, put_end_of_section,
+    put_file_header, put_multifd_flush, put_page_header, put_ram_blocks, put_section_footer,
+    put_section_header, put_section_part, put_xbzrle_page, put_zero_page,
 };
 use std::io::{self, Read};
 
@@ -351,7 +351,7 @@ fn a_vmdesc_that_is_wrong_is_an_error_only_with_devices_before_ram() {
     Record::VmDescription(json).put(&mut end, &[]);
     let mut decoder = Decoder::new(Options::default());
     feed(&mut decoder, &[beginning(), ram(1 << 14)].concat());
-    let cut = tail::cut(&end, 0x100, &decoder).unwrap();
+    let cut = device_tail::cut(&end, 0x100, &decoder).unwrap();
     assert_eq!((cut.sections, cut.eof), (None, sections.len()));
     let finding = cut.finding.unwrap().to_string();
     assert_eq!(finding, "offset 0x100: 24 bytes behind the last device of the vmdesc");
@@ -360,7 +360,7 @@ fn a_vmdesc_that_is_wrong_is_an_error_only_with_devices_before_ram() {
     feed(&mut decoder, &[begin.clone(), device(10, b"x"), ram(1 << 14)].concat());
     let at = begin.len();
     assert_eq!(
-        tail::cut(&end, 0x100, &decoder).unwrap_err().to_string(),
+        device_tail::cut(&end, 0x100, &decoder).unwrap_err().to_string(),
         format!("offset {at:#x}: the vmdesc does not confirm where the device sections before RAM end")
     );
 }

@@ -326,22 +326,22 @@ fn device_sections_and_vmdesc_say_the_same() {
     );
     assert_eq!(
         said(&with_tail(&both, &[("a", 5), ("c", 4)])),
-        "offset 0x4f: device 0 \"a\": its end is neither where the vmdesc has it nor told by the next section"
+        "offset 0x5e: device 0 \"a\": its footer is neither where the vmdesc has it nor before the next section"
     );
     assert_eq!(
         said(&with_tail(&both, &[("a", 5)])),
-        "offset 0x4f: device 0 \"a\": its end is neither where the vmdesc has it nor told by the next section"
+        "offset 0x5e: device 0 \"a\": its footer is neither where the vmdesc has it nor before the next section"
     );
     assert_eq!(
         said(&with_tail(&one, &[("a", 4), ("b", 4)])),
-        "offset 0x67: device 1 \"b\": no device section where the vmdesc has one"
+        "offset 0x67: device 1 \"b\": described by the vmdesc, but not in the stream"
     );
     let mut other = one.clone();
     other.extend_from_slice(&[2; 30]);
     put_section_footer(&mut other, SectionId(4));
     assert_eq!(
         said(&with_tail(&other, &[("a", 5), ("b", 4)])),
-        "offset 0x4f: device 0 \"a\": its end is neither where the vmdesc has it nor told by the next section"
+        "offset 0x5e: device 0 \"a\": its footer is neither where the vmdesc has it nor before the next section"
     );
 }
 

@@ -8,9 +8,9 @@ use super::error::{Error, at};
 use migration_stream::protocol::IncomingState;
 use migration_stream::{BlockList, SectionHeader};
 use migration_stream::{
-    ChunkKind, Command, Decoder, DirtyBitmapChunk, Options, RamBlock, Record, SectionId, Step, put_command,
-    put_dirty_bitmap_chunk, put_end_of_section, put_file_header, put_ram_blocks, put_section_footer,
-    put_section_header, put_section_part, tail,
+    ChunkKind, Command, Decoder, DirtyBitmapChunk, Options, RamBlock, Record, SectionId, Step, device_tail,
+    put_command, put_dirty_bitmap_chunk, put_end_of_section, put_file_header, put_ram_blocks,
+    put_section_footer, put_section_header, put_section_part,
 };
 use std::io::{self, Read};
 use std::ops::Range;
@@ -156,13 +156,13 @@ impl RecordStream {
         loop {
             let held = &self.buffer[self.held.clone()];
             if end.is_none() {
-                end = tail::expected_end(held, searched).and_then(|end| usize::try_from(end).ok());
+                end = device_tail::expected_end(held, searched).and_then(|end| usize::try_from(end).ok());
                 searched = held.len();
             }
             if let Some(end) = end
                 && end <= held.len()
                 // A chance match in a device's data does not reach to where the sections end.
-                && let Ok(cut) = tail::cut(&held[..end], self.decoder.offset(), &self.decoder)
+                && let Ok(cut) = device_tail::cut(&held[..end], self.decoder.offset(), &self.decoder)
             {
                 return Ok(taken(held, &cut));
             }
@@ -172,14 +172,14 @@ impl RecordStream {
             }
             if !self.more()? {
                 let held = &self.buffer[self.held.clone()];
-                let cut = tail::cut(held, self.decoder.offset(), &self.decoder)?;
+                let cut = device_tail::cut(held, self.decoder.offset(), &self.decoder)?;
                 return Ok(taken(held, &cut));
             }
         }
     }
 }
 
-fn taken(held: &[u8], cut: &tail::Tail<'_>) -> (Vec<u8>, Vec<String>) {
+fn taken(held: &[u8], cut: &device_tail::Tail<'_>) -> (Vec<u8>, Vec<String>) {
     let names = cut.sections.iter().flatten().map(|(header, _)| migration_stream::name_text(header.idstr));
     (held[..cut.eof].to_vec(), names.collect())
 }

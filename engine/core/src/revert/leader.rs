@@ -2,7 +2,7 @@
 
 use super::emit::Emitter;
 use crate::failure::Failure;
-use migration_stream::{Decoder, Options, PageSize, Record, SectionId, Step, tail};
+use migration_stream::{Decoder, Options, PageSize, Record, SectionId, Step, device_tail};
 use snapshot_image::{Snapshot, SnapshotReader};
 
 /// A leader that was walked.
@@ -46,7 +46,7 @@ impl Leader {
 
     /// The device sections alone, without end mark and vmdesc.
     pub(crate) fn devices<'a>(&self, snapshot: &'a Snapshot) -> Result<&'a [u8], Failure> {
-        let (eof, _) = tail::end(&snapshot.tail, 0, &self.decoder)?;
+        let (eof, _) = device_tail::end(&snapshot.tail, 0, &self.decoder)?;
         Ok(&snapshot.tail[..eof])
     }
 

@@ -3,7 +3,7 @@
 use crate::failure::{Failure, Region, Unsupported};
 use crate::memory::append;
 use migration_stream::Decoder;
-use migration_stream::tail::{Trailer, cut, expected_end};
+use migration_stream::device_tail::{Trailer, cut, expected_end};
 
 /// Space reserved for the tail before a byte of it is read: as much as an ordinary machine needs.
 pub(crate) const FIRST_CAPACITY_BYTES: u64 = 512 << 10;

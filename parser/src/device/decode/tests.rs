@@ -1,11 +1,11 @@
 use super::*;
-use crate::device::Description;
+use crate::device::Vmdesc;
 
 fn state(fields: &str) -> State {
     let json = format!(
         r#"{{"devices": [{{"name": "d", "instance_id": 0, "vmsd_name": "d", "version": 1, {fields}}}]}}"#
     );
-    Description::parse(json.as_bytes()).unwrap().devices.remove(0).state
+    Vmdesc::parse(json.as_bytes()).unwrap().devices.remove(0).state
 }
 
 fn lines(body: &[u8], fields: &str) -> Vec<String> {

@@ -1,10 +1,27 @@
 //! What a vmdesc says of the device sections.
+//!
+//! # Which vmdescs are read
+//!
+//! The writer is QEMU (`vmdesc` in `qemu_savevm_state_complete_precopy_non_iterable`, migration/savevm.c;
+//! `vmsd_desc_field_start` and `vmsd_desc_field_end`, migration/vmstate.c). A destination does not read it; the only reader in
+//! QEMU is scripts/analyze-migration.py. The rules of this reader are:
+//!
+//! * **A key given twice in one object**: the last value counts, as in that script (Python's `json.loads`). The exception is
+//!   what QEMU writes itself: the elements of a queue (`put_qtailq`) repeat `vmsd_name`, `version`, `fields` and
+//!   `subsections` in the object of their field, and each `vmsd_name` there begins another element.
+//! * **A key that QEMU always writes and that is missing, or is no value of its kind**: it is no description, and
+//!   [`Vmdesc::parse`] is `None`. Those are `devices`, `name` and `instance_id` of a device, and `name`, `type` and `size` of
+//!   a field; an `array_len` or `index` that is no number counts as one of them. Where the end of a section cannot be proved, it
+//!   is not assumed.
+//! * **A key that QEMU writes for some objects only** may be missing: `page_size`, `configuration`; `vmsd_name` and `version`
+//!   (handlers of the old style have none); `fields` and `subsections`, which are empty then; `array_len`, `index`.
+//! * **Keys with other names** are passed over.
 
 use crate::json::Json;
 
 /// A whole vmdesc.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Description {
+pub struct Vmdesc {
     /// Target page size in bytes.
     pub page_size: Option<u64>,
     /// The configuration section (8.2 and later).
@@ -69,7 +86,7 @@ impl Field {
     }
 }
 
-impl Description {
+impl Vmdesc {
     /// Reads a vmdesc; `None` if it is no JSON, or describes no devices.
     #[must_use]
     pub fn parse(json: &[u8]) -> Option<Self> {
@@ -193,9 +210,9 @@ mod tests {
             r#"{"devices": [{"name": "a", "instance_id": 0, "fields": [{"name": "x", "type": "uint8"}]}]}"#,
             r#"{"devices": [{"name": "a", "instance_id": 0, "fields": [{"name": "x", "type": "uint8", "size": 1, "index": "y"}]}]}"#,
         ] {
-            assert_eq!(Description::parse(json.as_bytes()), None, "{json}");
+            assert_eq!(Vmdesc::parse(json.as_bytes()), None, "{json}");
         }
-        assert_eq!(Description::parse(br#"{"devices": []}"#).map(|found| found.devices.len()), Some(0));
+        assert_eq!(Vmdesc::parse(br#"{"devices": []}"#).map(|found| found.devices.len()), Some(0));
     }
 
     #[test]
@@ -206,7 +223,7 @@ mod tests {
              "fields": [{"name": "a", "type": "uint8", "size": 1}],
              "vmsd_name": "e", "version": 1, "fields": [{"name": "a", "type": "uint8", "size": 1}],
              "subsections": [{"vmsd_name": "e/s", "version": 2, "fields": []}], "size": 14}]}]}"#;
-        let description = Description::parse(json).unwrap();
+        let description = Vmdesc::parse(json).unwrap();
         let field = &description.devices[0].state.fields[0];
         assert_eq!(field.nested.len(), 2);
         assert_eq!(field.nested[1].subsections[0].vmsd_name, "e/s");
@@ -222,9 +239,9 @@ mod tests {
                 {{"name": "a", "array_len": {count}, "type": "uint8", "size": {size}}}]}}]}}"#
             )
         };
-        assert_eq!(Description::parse(text("-1", "1").as_bytes()), None);
-        assert_eq!(Description::parse(text("1.5", "1").as_bytes()), None);
-        let huge = Description::parse(text("18446744073709551615", "3").as_bytes()).unwrap();
+        assert_eq!(Vmdesc::parse(text("-1", "1").as_bytes()), None);
+        assert_eq!(Vmdesc::parse(text("1.5", "1").as_bytes()), None);
+        let huge = Vmdesc::parse(text("18446744073709551615", "3").as_bytes()).unwrap();
         assert_eq!(huge.devices[0].state.payload_bytes(), None);
     }
 
@@ -234,7 +251,7 @@ mod tests {
             "fields": [{"name": "a", "array_len": 3, "type": "uint16", "size": 2}],
             "subsections": [{"vmsd_name": "d/sub", "version": 1,
                 "fields": [{"name": "b", "type": "uint8", "size": 1}]}]}]}"#;
-        let description = Description::parse(json).unwrap();
+        let description = Vmdesc::parse(json).unwrap();
         // Three numbers; mark, length, name, version; a byte.
         assert_eq!(description.devices[0].state.payload_bytes(), Some(6 + 1 + 1 + 5 + 4 + 1));
     }
@@ -245,7 +262,7 @@ mod tests {
             let json = format!(
                 r#"{{"devices": [{{"name": "d", "instance_id": 0, "fields": [{fields}], "subsections": [{subsections}]}}]}}"#
             );
-            Description::parse(json.as_bytes()).unwrap().devices[0].state.may_be_inexact()
+            Vmdesc::parse(json.as_bytes()).unwrap().devices[0].state.may_be_inexact()
         };
         let array = |type_name: &str, length: u64, size: u64| {
             format!(r#"{{"name": "a", "array_len": {length}, "type": "{type_name}", "size": {size}}}"#)
