@@ -8,6 +8,10 @@ fn streams_of_further_releases_are_clean_and_every_byte_is_accounted_for() {
     let mut files = 0;
     for entry in std::fs::read_dir(corpus().join("../releases")).expect("part of the corpus") {
         let path = entry.expect("a readable folder").path();
+        // What is expected of a stream lies beside it.
+        if path.extension().is_none_or(|extension| extension != "zst") {
+            continue;
+        }
         let file = path.to_str().expect("a plain name");
         let check = run(&["check", file]);
         assert_eq!(check.status.code(), Some(0), "{file}: {}", all(&check));
@@ -52,11 +56,6 @@ fn every_page_is_where_dump_guest_memory_has_it() {
         let (mut pages, mut not_zero) = (0, 0);
         for (start, bytes) in &theirs {
             for (address, expected) in (*start..).step_by(4096).zip(bytes.chunks(4096)) {
-                // QEMU's dump has these 16 pages of all four guests, ours leaves them out; the reason is not known. Shadow RAM
-                // that is not switched on would explain it.
-                if (0xe_0000..0xf_0000).contains(&address) {
-                    continue;
-                }
                 assert!(page(&ours, address) == Some(expected), "{name}: {address:#x} is another page");
                 pages += 1;
                 not_zero += u32::from(expected.iter().any(|&byte| byte != 0));
