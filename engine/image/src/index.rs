@@ -1,5 +1,7 @@
 //! Which pages are not zero, and their checksums.
 
+use crate::size::to_usize;
+
 /// Pages that one leaf stands for.
 pub(crate) const LEAF_PAGES: u64 = 8192;
 const BITMAP_BYTES: usize = (LEAF_PAGES / 8) as usize;
@@ -25,7 +27,7 @@ impl Pages {
             zeros.resize(count, T::default());
             Some(zeros.into())
         }
-        let checksums = zeros(usize::try_from(LEAF_PAGES).unwrap_or(0))?;
+        let checksums = zeros(to_usize(LEAF_PAGES))?;
         Some(Self { present: zeros(BITMAP_BYTES / 8)?, checksums, count: 0 })
     }
 }
@@ -39,11 +41,7 @@ pub struct PageIndex {
 }
 
 fn place(page: u64) -> (usize, usize) {
-    // Page numbers are bounded by the layout, and a leaf's share of them by its size.
-    (
-        usize::try_from(page / LEAF_PAGES).unwrap_or(usize::MAX),
-        usize::try_from(page % LEAF_PAGES).unwrap_or(0),
-    )
+    (to_usize(page / LEAF_PAGES), to_usize(page % LEAF_PAGES))
 }
 
 impl PageIndex {
@@ -131,7 +129,7 @@ impl PageIndex {
     /// A leaf's bytes: header, bitmap (bit i of byte i/8), checksums (be32) of the pages in the bitmap.
     pub(crate) fn encode_leaf(&self, number: u64, uuid: &[u8; 16]) -> Vec<u8> {
         let mut out = Vec::new();
-        let Some(Some(pages)) = usize::try_from(number).ok().and_then(|at| self.leaves.get(at)) else {
+        let Some(Some(pages)) = self.leaves.get(to_usize(number)) else {
             return out;
         };
         out.extend_from_slice(&number.to_be_bytes());

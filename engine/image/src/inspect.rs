@@ -5,6 +5,7 @@ use crate::geometry::Geometry;
 use crate::inbox::{Inbox, Lookup, ready};
 use crate::qcow2::header::{HEADER_BYTES, Header, SaveState};
 use crate::qcow2::tables::{Mapping, RefcountBlock, Table, Tables, l2_place, mapping, refcount};
+use crate::size::to_usize;
 use crate::types::{GuestOffset, HostOffset};
 use crate::vm_state::{Form, VM_HEADER_LIMIT_BYTES, VmHeader};
 use std::collections::{BTreeMap, BTreeSet};
@@ -155,7 +156,7 @@ impl Inspector {
                     Ok(None) if header.is_untouched() && header.checksum_fits => {
                         // Anything but zeros, or a root that lies elsewhere than this VM state has it: a damaged snapshot.
                         let root = header.vm_state_start() + geometry.l1_span_bytes() / 2;
-                        let shortest = usize::try_from(Form::Stvm.header_bytes()).unwrap_or(usize::MAX);
+                        let shortest = to_usize(Form::Stvm.header_bytes());
                         let unwritten = bytes.iter().take(shortest).all(|&byte| byte == 0);
                         extension.map(|extension| match extension.root_offset {
                             offset if offset == root && unwritten => Inspection::Interrupted(geometry),
@@ -275,8 +276,8 @@ impl Inspector {
     ) -> Result<(), ImageError> {
         let geometry = header.geometry;
         let per_block = geometry.refcount_block_entries();
-        let block = usize::try_from(number / per_block).ok().and_then(|at| self.refcount_blocks.get(&at));
-        let in_block = usize::try_from(number % per_block).unwrap_or(0);
+        let block = self.refcount_blocks.get(&to_usize(number / per_block));
+        let in_block = to_usize(number % per_block);
         match block.map_or(0, |block| refcount(&block.bytes, in_block, geometry.refcount_order())) {
             1 => Ok(()),
             0 => {
@@ -288,8 +289,7 @@ impl Inspector {
     }
 
     fn vm_header_place(&self, header: &Header) -> Result<Option<u64>, ImageError> {
-        let index =
-            usize::try_from(header.vm_state_start() / header.geometry.l1_span_bytes()).unwrap_or(usize::MAX);
+        let index = to_usize(header.vm_state_start() / header.geometry.l1_span_bytes());
         let Some(table) = self.l2.get(&index) else { return Ok(None) };
         let entry = table.entries.first().copied().unwrap_or(0);
         match mapping(entry, table.at, header.geometry.cluster_bytes(), self.inbox.file_length())? {

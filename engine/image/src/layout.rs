@@ -7,6 +7,8 @@ use migration_stream::PageSize;
 
 /// RAM blocks begin at multiples of this, in bytes.
 pub(crate) const BLOCK_ALIGNMENT_BYTES: u64 = 1 << 20;
+/// As long as a name in the stream can be, in bytes.
+const NAME_LIMIT_BYTES: usize = 255;
 /// The most RAM that fits below the VM-state area, whatever the cluster size: 1 PiB is more than any machine has.
 pub(crate) const RAM_LIMIT_BYTES: u64 = 1 << 50;
 
@@ -53,6 +55,10 @@ impl RamLayout {
         let mut starts = Vec::with_capacity(blocks.len());
         let mut end = 0u64;
         for block in &blocks {
+            if !(1..=NAME_LIMIT_BYTES).contains(&block.name.len()) {
+                let (found, expected) = (block.name.len() as u64, "1 to 255 bytes");
+                return Err(ImageError::Value { what: "block name length", found, expected });
+            }
             let start = end.next_multiple_of(BLOCK_ALIGNMENT_BYTES);
             starts.push(start);
             end = start.saturating_add(block.used_length);

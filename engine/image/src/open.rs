@@ -18,11 +18,8 @@ use crate::reader::{Proof, ReadOptions, Snapshot, SnapshotReader, check};
 use crate::root::{ROOT_LIMIT_BYTES, Root};
 use crate::size::to_usize;
 use crate::types::{GuestOffset, HostOffset};
-use crate::vm_state::{VM_HEADER_LIMIT_BYTES, VmHeader};
+use crate::vm_state::{VM_HEADER_LIMIT_BYTES, VM_STATE_LIMIT_BYTES, VmHeader};
 use migration_stream::PageSize;
-
-/// Leader and tail together cannot be longer: they are held in memory.
-const VM_STATE_LIMIT_BYTES: u64 = 1 << 30;
 
 /// A snapshot that is being opened.
 ///

@@ -90,7 +90,8 @@ impl<'a> Input<'a> {
 }
 
 fn put_count(out: &mut Vec<u8>, count: usize) {
-    out.extend_from_slice(&u32::try_from(count).unwrap_or(u32::MAX).to_be_bytes());
+    let count = u32::try_from(count).expect("a root of 64 MiB has fewer entries");
+    out.extend_from_slice(&count.to_be_bytes());
 }
 
 impl Root {
@@ -113,7 +114,8 @@ impl Root {
         self.index_pages.iter().for_each(|entry| entry.put(&mut out));
         put_count(&mut out, self.blocks.len());
         for (block, start) in &self.blocks {
-            out.extend_from_slice(&u16::try_from(block.name.len()).unwrap_or(u16::MAX).to_be_bytes());
+            let length = u16::try_from(block.name.len()).expect("a layout has names of 255 bytes at most");
+            out.extend_from_slice(&length.to_be_bytes());
             out.extend_from_slice(&block.name);
             for value in [block.used_length, *start, block.host_page_size.unwrap_or(0)] {
                 out.extend_from_slice(&value.to_be_bytes());

@@ -14,6 +14,9 @@ const MAGIC_STV2: u32 = 0x5354_5632;
 /// The original tool's reader has the header and the leader in a buffer of 28 KiB.
 const STVM_LEADER_LIMIT_BYTES: u64 = 28_644;
 
+/// The longest VM state, in bytes: it is held in memory when it is read.
+pub(crate) const VM_STATE_LIMIT_BYTES: u64 = 1 << 30;
+
 /// Which of the two forms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
@@ -93,8 +96,8 @@ impl VmHeader {
         match self.form {
             Form::Stvm => {
                 for offset in [self.ram_list_offset, self.device_offset, self.eof_offset] {
-                    // The form was chosen because they fit.
-                    out.extend_from_slice(&u32::try_from(offset).unwrap_or(u32::MAX).to_be_bytes());
+                    let offset = u32::try_from(offset).expect("a VM state has 1 GiB at most");
+                    out.extend_from_slice(&offset.to_be_bytes());
                 }
             }
             Form::Stv2 => {

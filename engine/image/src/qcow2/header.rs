@@ -312,7 +312,8 @@ impl Header {
 
 fn put_extension(out: &mut Vec<u8>, kind: u32, data: &[u8]) {
     out.extend_from_slice(&kind.to_be_bytes());
-    out.extend_from_slice(&u32::try_from(data.len()).unwrap_or(0).to_be_bytes());
+    let length = u32::try_from(data.len()).expect("a header extension is shorter than the header");
+    out.extend_from_slice(&length.to_be_bytes());
     out.extend_from_slice(data);
     out.resize(out.len().next_multiple_of(8), 0);
 }

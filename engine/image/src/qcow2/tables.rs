@@ -2,6 +2,7 @@
 
 use super::header::Header;
 use crate::error::ImageError;
+use crate::size::to_usize;
 use crate::types::{GuestOffset, HostOffset};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -44,7 +45,7 @@ impl Table {
     /// The table's bytes, filled up to whole clusters.
     pub(crate) fn encode(&self, cluster_bytes: u64) -> Vec<u8> {
         let length = size_of_val(self.entries.as_slice()) as u64;
-        let mut out = vec![0; index(length.next_multiple_of(cluster_bytes))];
+        let mut out = vec![0; to_usize(length.next_multiple_of(cluster_bytes))];
         for (place, entry) in out.as_chunks_mut().0.iter_mut().zip(&self.entries) {
             *place = entry.to_be_bytes();
         }
@@ -151,11 +152,6 @@ pub(crate) struct Tables {
     pending: VecDeque<(u64, u8)>,
 }
 
-fn index(value: u64) -> usize {
-    // Table indices are bounded by limits that are far below this.
-    usize::try_from(value).unwrap_or(usize::MAX)
-}
-
 impl Tables {
     /// The tables of a new image.
     pub(crate) fn create(mut header: Header) -> Self {
@@ -172,7 +168,7 @@ impl Tables {
         let entries = header.size.div_ceil(header.geometry.l1_span_bytes()).max(1);
         tables.header.l1_entries = 0;
         tables.grow_refcount_table(1);
-        tables.grow_l1(index(entries));
+        tables.grow_l1(to_usize(entries));
         tables
     }
 
@@ -218,7 +214,7 @@ impl Tables {
         let needs = (entries as u64 * 8).div_ceil(self.cluster_bytes());
         self.l1.entries.resize(entries, 0);
         self.l1.changed = true;
-        self.header.l1_entries = u32::try_from(entries).unwrap_or(u32::MAX);
+        self.header.l1_entries = u32::try_from(entries).expect("the disk's size bounds its L1 table");
         if needs > had {
             let old = std::mem::replace(&mut self.l1.at, 0);
             self.l1.at = self.take_clusters(needs);
@@ -228,7 +224,7 @@ impl Tables {
     }
 
     fn grow_refcount_table(&mut self, blocks: usize) {
-        let per_cluster = index(self.cluster_bytes() / 8);
+        let per_cluster = to_usize(self.cluster_bytes() / 8);
         let had = self.refcounts.entries.len() / per_cluster;
         let needs = blocks.div_ceil(per_cluster);
         if needs <= had {
@@ -239,7 +235,8 @@ impl Tables {
         self.refcounts.entries.resize(needs * per_cluster, 0);
         self.refcounts.changed = true;
         self.header.refcount_table_offset = self.refcounts.at;
-        self.header.refcount_table_clusters = u32::try_from(needs).unwrap_or(u32::MAX);
+        self.header.refcount_table_clusters =
+            u32::try_from(needs).expect("the file's length bounds its refcount table");
         self.give_up(old, had as u64);
     }
 
@@ -247,16 +244,16 @@ impl Tables {
     pub(crate) fn host(&mut self, guest: GuestOffset) -> Result<HostOffset, ImageError> {
         let geometry = self.header.geometry;
         let (l1_index, in_l2) =
-            (index(guest.0 / geometry.l1_span_bytes()), guest.0 % geometry.l1_span_bytes());
+            (to_usize(guest.0 / geometry.l1_span_bytes()), guest.0 % geometry.l1_span_bytes());
         self.grow_l1(l1_index + 1);
         if !self.l2.contains_key(&l1_index) {
             let at = self.take_clusters(1);
             self.l1.entries[l1_index] = at | COPIED;
             self.l1.changed = true;
-            self.l2.insert(l1_index, Table::new(at, index(geometry.l2_entries())));
+            self.l2.insert(l1_index, Table::new(at, to_usize(geometry.l2_entries())));
         }
         let file_length = self.file_length();
-        let at_entry = index(in_l2 / geometry.cluster_bytes());
+        let at_entry = to_usize(in_l2 / geometry.cluster_bytes());
         let entry = self.l2[&l1_index].entries[at_entry];
         if let Mapping::At { host, reads_as_zero } =
             mapping(entry, self.l2[&l1_index].at, geometry.cluster_bytes(), file_length)?
@@ -281,17 +278,22 @@ impl Tables {
         let geometry = self.header.geometry;
         let per_block = geometry.refcount_block_entries();
         while let Some((cluster, value)) = self.pending.pop_front() {
-            let block = index(cluster / per_block);
+            let block = to_usize(cluster / per_block);
             self.grow_refcount_table(block + 1);
             if !self.refcount_blocks.contains_key(&block) {
                 let at = self.take_clusters(1);
                 self.refcounts.entries[block] = at;
                 self.refcounts.changed = true;
-                let bytes = vec![0; index(geometry.cluster_bytes())];
+                let bytes = vec![0; to_usize(geometry.cluster_bytes())];
                 self.refcount_blocks.insert(block, RefcountBlock { at, bytes, changed: true });
             }
             if let Some(found) = self.refcount_blocks.get_mut(&block) {
-                set_refcount(&mut found.bytes, index(cluster % per_block), geometry.refcount_order(), value);
+                set_refcount(
+                    &mut found.bytes,
+                    to_usize(cluster % per_block),
+                    geometry.refcount_order(),
+                    value,
+                );
                 found.changed = true;
             }
         }
@@ -367,8 +369,8 @@ mod tests {
         table.iter().filter(|entry| **entry != 0).for_each(|&entry| take(entry, 1));
         for number in used.iter().copied().chain(0..tables.next_cluster.min(1000)) {
             let (block, place) = (
-                index(number / header.geometry.refcount_block_entries()),
-                index(number % header.geometry.refcount_block_entries()),
+                to_usize(number / header.geometry.refcount_block_entries()),
+                to_usize(number % header.geometry.refcount_block_entries()),
             );
             let count = match table.get(block) {
                 Some(&entry) if entry != 0 => refcount(part(entry), place, header.geometry.refcount_order()),

@@ -37,7 +37,7 @@ use crate::qcow2::tables::Tables;
 use crate::root::{ENTRY_BYTES, Entry, LEAVES_PER_INDEX_PAGE};
 use crate::size::to_usize;
 use crate::types::{ALIGNMENT_BYTES, GuestOffset, HostOffset, Identity};
-use crate::vm_state::VmState;
+use crate::vm_state::{VM_STATE_LIMIT_BYTES, VmState};
 use std::sync::Arc;
 
 /// One step of a list: everything before a flush is complete before the flush starts, and the flush before what follows.
@@ -274,9 +274,9 @@ impl WrittenDisk {
         self.vm_state_start() + self.tables.header.geometry.l1_span_bytes() / 2
     }
 
-    /// The VM state ends where the extension begins.
+    /// The VM state ends where the extension begins, and a reader has it in memory.
     fn check_area(&self, bytes: u64) -> Result<(), ImageError> {
-        let limit = self.tables.header.geometry.l1_span_bytes() / 2;
+        let limit = (self.tables.header.geometry.l1_span_bytes() / 2).min(VM_STATE_LIMIT_BYTES);
         if bytes > limit {
             return Err(ImageError::Limit { what: "VM state in bytes", found: bytes, limit });
         }

@@ -67,6 +67,14 @@ fn page_and_block_sizes_that_are_none_are_refused() {
     for found in [0, 1000] {
         assert!(RamLayout::new(vec![block(b"pc.ram", found)], 4096).is_err(), "{found}");
     }
+    for found in [0, 256, 65536] {
+        let error = RamLayout::new(vec![block(&vec![b'n'; found], PAGE)], 4096).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("snapshot block name length {found:#x}, expected 1 to 255 bytes")
+        );
+    }
+    assert!(RamLayout::new(vec![block(&[b'n'; 255], PAGE)], 4096).is_ok());
 }
 
 /// What no machine has is refused before anything is made for it, and a place behind RAM is no page's.
@@ -85,6 +93,14 @@ fn more_ram_than_any_machine_has_and_places_behind_it_are_refused() {
         let error = writer.host(GuestOffset(guest)).unwrap_err();
         assert!(matches!(error, ImageError::Value { what: "guest offset", found, .. } if found == guest));
     }
+}
+
+/// A reader has the VM state in memory, and takes no more than this: neither does a writer, whatever there is space for.
+#[test]
+fn a_vm_state_that_no_reader_takes_is_refused() {
+    let mut reserved = reserved(Geometry::default(), 4096).unwrap();
+    let error = reserved.grow_tail(1024 * MIB).unwrap_err();
+    assert!(matches!(error, ImageError::Limit { limit: 0x4000_0000, .. }), "{error}");
 }
 
 #[test]
