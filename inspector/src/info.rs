@@ -2,10 +2,11 @@
 
 use crate::error::Error;
 use crate::escape::json_text;
+use crate::hint::image_text;
 use crate::input::{OpenOptions, Opened, open_reader};
 use crate::machines::{ImageReadError, open_snapshot};
 use crate::presence::{Arrivals, Presence};
-use crate::source::{FileRange, what_it_is};
+use crate::source::FileRange;
 use crate::walk::{Context, Event, Finding, Flow, Item, Level, Progress, Visitor, walk};
 use migration_stream::{PageContent, PageSize, Record, UNKNOWN_LENGTH};
 use serde::Serialize;
@@ -160,12 +161,17 @@ fn of_image(info: &mut Info, name: &str, file: &FileRange, options: &OpenOptions
     let lenient = OpenOptions { allow_unverified: true, ..options.clone() };
     let reader = match open_snapshot(file, lenient.reading()) {
         Ok(reader) => reader,
-        Err(ImageReadError::Image(error @ (ImageError::NoSnapshot(_) | ImageError::Foreign(_)))) => {
-            info.no_snapshot = Some(what_it_is(&error));
+        Err(ImageReadError::Image(
+            error @ (ImageError::Interrupted
+            | ImageError::NoVmState
+            | ImageError::NoSnapshot(_)
+            | ImageError::Foreign(_)),
+        )) => {
+            info.no_snapshot = Some(image_text(&error));
             return Ok(());
         }
         Err(ImageReadError::Image(error)) => {
-            info.verdict.take(&Finding::new(Level::Error, None, "image", error.to_string()));
+            info.verdict.take(&Finding::new(Level::Error, None, "image", image_text(&error)));
             return Ok(());
         }
         Err(error) => return Err(error.of_file(name)),

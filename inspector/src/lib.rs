@@ -15,6 +15,7 @@ mod diff;
 mod error;
 pub mod escape;
 mod extract;
+mod hint;
 mod info;
 pub mod input;
 mod line;

@@ -8,13 +8,14 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 
 use crate::error::Error;
+use crate::hint::image_text;
 use crate::source::{RandomAccess, Source, SourceError};
 
 /// Why the snapshot of an image cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ImageReadError {
     /// The image was read, and is wrong.
-    #[error("{0}")]
+    #[error(transparent)]
     Image(#[from] ImageError),
     /// It could not be read, which says nothing about the image.
     #[error("offset {at:#x}: {error}")]
@@ -35,7 +36,7 @@ impl ImageReadError {
     /// As an error of a command on the file with this name.
     pub(crate) fn of_file(self, name: &str) -> Error {
         match self {
-            Self::Image(error) => Error::Wrong(format!("{name}: {error}")),
+            Self::Image(error) => Error::Wrong(format!("{name}: {}", image_text(&error))),
             Self::Io { at, error } => Error::io(format_args!("{name}: offset {at:#x}"))(error),
         }
     }

@@ -1,7 +1,7 @@
 //! Where bytes come from: files, pipes, and what is unpacked from them.
 
-use snapshot_engine::{Class, Failure, error_text};
-use snapshot_image::ImageError;
+use crate::hint::failure_text;
+use snapshot_engine::{Class, Failure};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
@@ -15,7 +15,7 @@ pub enum SourceError {
     #[error("{0}")]
     Io(#[from] io::Error),
     /// The snapshot of an image cannot be reverted to.
-    #[error("{}", of_revert(.0))]
+    #[error("{}", failure_text(.0))]
     Revert(Box<Failure>),
     /// The tables of a QCOW2 image say something that QEMU never writes.
     #[error("{0}")]
@@ -45,27 +45,6 @@ impl From<SourceError> for io::Error {
             SourceError::Io(error) => error,
             error => Self::other(error),
         }
-    }
-}
-
-fn of_revert(failure: &Failure) -> String {
-    match failure {
-        Failure::WrongImage(error) => what_it_is(error),
-        failure => error_text(failure),
-    }
-}
-
-/// What an image is that holds no snapshot.
-pub(crate) fn what_it_is(error: &ImageError) -> String {
-    match error {
-        ImageError::NoSnapshot("a save was interrupted") => {
-            "what an interrupted save of qemu-snapshot has left; there is no snapshot in it".to_owned()
-        }
-        ImageError::NoSnapshot("it has no VM-state header") => {
-            "a qcow2 disk without a snapshot of a VM".to_owned()
-        }
-        ImageError::Foreign(what) => format!("a qcow2 disk without a snapshot of a VM (it has {what})"),
-        error => error_text(error),
     }
 }
 

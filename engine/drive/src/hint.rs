@@ -1,7 +1,7 @@
 //! What a user of this program can do about a failure: the engine's errors name none of its options.
 
 use snapshot_engine::{Failure, HostPagesError, Unsupported};
-use snapshot_image::ImageError;
+use snapshot_image::{Feature, ImageError};
 
 /// What can be done, if something can: it goes behind the failure's own text.
 pub(crate) fn hint(failure: &Failure) -> Option<String> {
@@ -22,9 +22,25 @@ pub(crate) fn hint(failure: &Failure) -> Option<String> {
         Failure::WrongImage(error) if is_damage(error) => {
             "`snapinspect check IMAGE` lists all damage; revert from a copy, or save again"
         }
+        Failure::WrongImage(ImageError::Unverifiable(_)) => "--unverified reads it without checks",
+        Failure::WrongImage(error) | Failure::UnfitImage(error) => return image_hint(error),
         _ => return None,
     };
     Some(hint.to_owned())
+}
+
+/// What `qemu-img` can do for an image that it made.
+fn image_hint(error: &ImageError) -> Option<String> {
+    Some(match error {
+        ImageError::Version { .. } => "`qemu-img amend -o compat=1.1 IMAGE` converts it".to_owned(),
+        ImageError::TooSmall { needed, .. } => {
+            format!("`qemu-img create -o size={needed}` makes one that fits")
+        }
+        ImageError::Foreign(Feature::Corrupt | Feature::Dirty) => {
+            "`qemu-img check -r all IMAGE` may repair it".to_owned()
+        }
+        _ => return None,
+    })
 }
 
 /// Whether bytes of a snapshot are not what was written; any other error is about an image that is whole, or something else.

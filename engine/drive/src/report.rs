@@ -172,7 +172,9 @@ impl Report {
 fn text_of(failure: &Failure) -> String {
     let text = match failure {
         Failure::WrongImage(ImageError::Damaged { .. }) => failure.to_string(),
-        Failure::WrongImage(error) if is_damage(error) => format!("the image is damaged: {error}"),
+        Failure::WrongImage(error) if is_damage(error) => {
+            format!("the image is damaged: {}", error_text(error))
+        }
         failure => error_text(failure),
     };
     match hint(failure) {
@@ -215,6 +217,22 @@ mod tests {
         check(
             Unsupported::NoVmdesc.into(),
             "the stream has no vmdesc, so its end cannot be verified; a source with suppress-vmdesc=on needs --no-vmdesc",
+        );
+        let text = "changed by another program, or damaged: why";
+        check(
+            Failure::WrongImage(ImageError::Unverifiable("why")),
+            &format!("{text}; --unverified reads it without checks"),
+        );
+        check(Failure::UnfitImage(ImageError::Unverifiable("why")), text);
+        check(
+            Failure::UnfitImage(ImageError::TooSmall { found: 1, needed: 1 << 20 }),
+            "the image is too small: virtual size 1 bytes, this guest needs 1048576; \
+             `qemu-img create -o size=1048576` makes one that fits",
+        );
+        check(
+            Failure::UnfitImage(ImageError::Foreign(snapshot_image::Feature::Dirty)),
+            "the image has inexact refcounts after a crash; it was not made for a snapshot and is left alone; \
+             `qemu-img check -r all IMAGE` may repair it",
         );
         check(
             Failure::PeerClosed { sent: 7, source: IoError::from_raw_os_error(32) },

@@ -1,5 +1,7 @@
-//! What can be wrong with an image.
+//! What can be wrong with an image. Each error's text is its own part: its cause, where it has one, is its `source()`. What
+//! can be done about it, with the options of a program, is that program's to say.
 
+use crate::feature::Feature;
 use crate::types::GuestOffset;
 
 /// Why an image cannot be used.
@@ -19,7 +21,7 @@ pub enum ImageError {
         found: u64,
     },
     /// A version without the fields that are needed.
-    #[error("qcow2 version {found}, expected 3 (qemu-img amend -o compat=1.1)")]
+    #[error("qcow2 version {found}, expected 3")]
     Version {
         /// The version.
         found: u32,
@@ -38,37 +40,35 @@ pub enum ImageError {
     },
     /// A feature with which a snapshot cannot be stored or found.
     #[error("the image has {0}; it was not made for a snapshot and is left alone")]
-    Foreign(&'static str),
+    Foreign(Feature),
     /// Unknown incompatible features.
     #[error("unknown incompatible features {bits:#x}")]
     UnknownFeatures {
         /// The bits.
         bits: u64,
     },
-    /// Somebody's disk.
+    /// Data of another program.
     #[error("the image holds data at guest offset {:#x} that is no snapshot; it is left alone", .at.0)]
     HoldsData {
         /// Where the data was found first.
         at: GuestOffset,
     },
     /// It cannot hold the RAM.
-    #[error(
-        "the image is too small: virtual size {found} bytes, this guest needs {needed} (qemu-img create -o size={needed})"
-    )]
+    #[error("the image is too small: virtual size {found} bytes, this guest needs {needed}")]
     TooSmall {
         /// Its virtual size.
         found: u64,
         /// What is needed.
         needed: u64,
     },
-    /// More than any format here can hold.
-    #[error("{what} {found}, at most {limit} can be")]
+    /// Something is longer than it can be.
+    #[error("{what} is {found} bytes long, the limit is {limit}")]
     Limit {
         /// What.
         what: &'static str,
-        /// How much.
+        /// Its length in bytes.
         found: u64,
-        /// The limit.
+        /// The limit in bytes.
         limit: u64,
     },
     /// A QCOW2 structure is damaged.
@@ -81,11 +81,17 @@ pub enum ImageError {
         /// What is wrong.
         what: String,
     },
-    /// It holds no snapshot.
+    /// A save into it was interrupted.
+    #[error("not a complete snapshot: a save was interrupted")]
+    Interrupted,
+    /// Nothing in it says that it holds a snapshot.
+    #[error("not a complete snapshot: it has no VM-state header")]
+    NoVmState,
+    /// It holds no snapshot that is whole.
     #[error("not a complete snapshot: {0}")]
     NoSnapshot(&'static str),
     /// The extension and its feature bit do not go together.
-    #[error("changed by another program, or damaged: {0} (--unverified reads it without checks)")]
+    #[error("changed by another program, or damaged: {0}")]
     Unverifiable(&'static str),
     /// A checksum.
     #[error("{what} at guest offset {:#x}: checksum {found:#010x}, expected {expected:#010x}", .at.0)]
@@ -124,9 +130,9 @@ pub enum ImageError {
         /// What it can be.
         expected: &'static str,
     },
-    /// The leader of the snapshot.
-    #[error("snapshot leader: {0}")]
-    Leader(migration_stream::Error),
+    /// The sections before RAM.
+    #[error("the snapshot's preamble is wrong")]
+    Leader(#[source] migration_stream::Error),
 }
 
 /// For programs whose errors are all I/O errors: `InvalidData`, with the [`ImageError`] inside.

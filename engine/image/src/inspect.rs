@@ -1,6 +1,7 @@
 //! Looks at an image before a save touches it: may a snapshot go here?
 
 use crate::error::ImageError;
+use crate::feature::Feature;
 use crate::geometry::Geometry;
 use crate::inbox::{Inbox, Lookup, ready};
 use crate::qcow2::header::{HEADER_BYTES, Header, SaveState};
@@ -152,7 +153,7 @@ impl Inspector {
                 let area = geometry.l1_span_bytes();
                 let extension = header.extension;
                 let found = match VmHeader::parse(&bytes, area) {
-                    // The image's header says so one flush before this one is there, and since then nobody wrote.
+                    // The image's header says so one flush before this one is there, and no other program has written since.
                     Ok(None) if header.is_untouched() && header.checksum_fits => {
                         // Anything but zeros, or a root that lies elsewhere than this VM state has it: a damaged snapshot.
                         let root = header.vm_state_start() + geometry.l1_span_bytes() / 2;
@@ -164,7 +165,7 @@ impl Inspector {
                         })
                     }
                     Ok(None) => None,
-                    // One that does not add up is a snapshot that went wrong, not somebody's disk.
+                    // One that does not add up is a snapshot that went wrong, not a disk of another program.
                     _ => Some(Inspection::Snapshot(geometry, extension.map(|extension| extension.uuid))),
                 };
                 if let Some(found) = found {
@@ -195,7 +196,7 @@ impl Inspector {
             if let Some(at) =
                 l2_place(entry, l1.at, cluster, self.inbox.file_length().next_multiple_of(cluster))?
             {
-                check_limit("L2 tables in bytes", self.l2.len(), cluster)?;
+                check_limit("set of L2 tables", self.l2.len(), cluster)?;
                 let bytes = ready!(self.inbox.take(at, cluster));
                 self.l2.insert(self.next_l1, Table::parse(at, &bytes));
             }
@@ -213,7 +214,7 @@ impl Inspector {
                     let what = format!("entry {index} is {at:#x}, outside the file or inside a cluster");
                     return Err(ImageError::Damaged { structure: "refcount table", at: refcounts.at, what });
                 }
-                check_limit("refcount blocks in bytes", self.refcount_blocks.len(), cluster)?;
+                check_limit("set of refcount blocks", self.refcount_blocks.len(), cluster)?;
                 let bytes = ready!(self.inbox.take(at, cluster));
                 self.refcount_blocks.insert(index, RefcountBlock { at, bytes, changed: false });
             }
@@ -281,10 +282,10 @@ impl Inspector {
         match block.map_or(0, |block| refcount(&block.bytes, in_block, geometry.refcount_order())) {
             1 => Ok(()),
             0 => {
-                let what = "its refcount is 0 (qemu-img check -r all)".to_owned();
+                let what = "its refcount is 0".to_owned();
                 Err(ImageError::Damaged { structure, at: number * geometry.cluster_bytes(), what })
             }
-            _ => Err(ImageError::Foreign("shared clusters (an internal snapshot's)")),
+            _ => Err(ImageError::Foreign(Feature::SharedClusters)),
         }
     }
 

@@ -63,11 +63,7 @@ impl RamLayout {
             starts.push(start);
             end = start.saturating_add(block.used_length);
             if end > RAM_LIMIT_BYTES {
-                return Err(ImageError::Limit {
-                    what: "RAM size in bytes",
-                    found: end,
-                    limit: RAM_LIMIT_BYTES,
-                });
+                return Err(ImageError::Limit { what: "RAM", found: end, limit: RAM_LIMIT_BYTES });
             }
             if block.used_length % u64::from(page_size) != 0 || block.used_length == 0 {
                 let expected = "a multiple of the page size";

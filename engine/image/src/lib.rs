@@ -24,6 +24,7 @@
 mod checksum;
 mod disk;
 mod error;
+mod feature;
 mod geometry;
 mod inbox;
 mod index;
@@ -41,6 +42,7 @@ mod writer;
 pub use checksum::crc32c;
 pub use disk::Extent;
 pub use error::ImageError;
+pub use feature::Feature;
 pub use geometry::Geometry;
 pub use inbox::Lookup;
 pub use index::PageIndex;

@@ -154,13 +154,13 @@ fn begin(inbox: &mut Inbox, options: ReadOptions) -> Result<Advance, ImageError>
 fn check_trust(header: &Header, options: ReadOptions, file_length: u64) -> Result<Trust, ImageError> {
     let doubt = match (header.extension, header.is_untouched()) {
         (Some(extension), _) if extension.state == SaveState::InProgress => {
-            return Err(ImageError::NoSnapshot("a save was interrupted"));
+            return Err(ImageError::Interrupted);
         }
         (Some(extension), true) if header.checksum_fits => {
             let limit = ROOT_LIMIT_BYTES.min(file_length);
             if extension.root_length > limit {
                 let found = extension.root_length;
-                return Err(ImageError::Limit { what: "root in bytes", found, limit });
+                return Err(ImageError::Limit { what: "snapshot root", found, limit });
             }
             return Ok(Trust::Root(extension));
         }
@@ -193,11 +193,12 @@ impl ReadVmHeader {
         // What is longer than the file is made of holes, which a save does not leave here.
         let area = self.disk.geometry.l1_span_bytes().min(VM_STATE_LIMIT_BYTES).min(inbox.file_length());
         // The image's header says complete one flush before this one is there.
-        let missing = match self.trust {
-            Trust::Root(_) => "it has no VM-state header: a save was interrupted, or its tables are damaged",
-            Trust::Nothing(_) => "it has no VM-state header",
-        };
-        let vm_header = VmHeader::parse(&bytes, area)?.ok_or(ImageError::NoSnapshot(missing))?;
+        let vm_header = VmHeader::parse(&bytes, area)?.ok_or(match self.trust {
+            Trust::Root(_) => ImageError::NoSnapshot(
+                "it has no VM-state header: a save was interrupted, or its tables are damaged",
+            ),
+            Trust::Nothing(_) => ImageError::NoVmState,
+        })?;
         let disk = self.disk;
         Ok(Advance::To(match self.trust {
             Trust::Root(extension) => {
@@ -239,8 +240,8 @@ impl ReadRegions {
         let header = self.vm_header;
         let body = self.disk.vm_state_start() + header.form.header_bytes();
         let places = [
-            ("leader", 0, header.third_offset),
-            ("third region", header.third_offset, header.device_offset),
+            ("preamble", 0, header.third_offset),
+            ("region of other iterables", header.third_offset, header.device_offset),
             ("device tail", header.device_offset, header.eof_offset),
         ];
         while let Some(&(what, from, to)) = places.get(self.regions.len()) {
@@ -293,7 +294,11 @@ fn layout_of_root(root: &Root, page_size: u32) -> Result<RamLayout, ImageError> 
     }
     let layout = RamLayout::new(root.blocks.iter().map(|(block, _)| block.clone()).collect(), page_size)?;
     let same = root.blocks.iter().enumerate().all(|(at, (_, start))| layout.guest(at, 0).0 == *start);
-    if same { Ok(layout) } else { Err(ImageError::NoSnapshot("its blocks lie elsewhere")) }
+    if same {
+        Ok(layout)
+    } else {
+        Err(ImageError::NoSnapshot("its root has other places for its RAM blocks"))
+    }
 }
 
 fn layout_of_leader(leader: &[u8], page_size: u32) -> Result<RamLayout, ImageError> {
@@ -304,7 +309,7 @@ fn layout_of_leader(leader: &[u8], page_size: u32) -> Result<RamLayout, ImageErr
         match decoder.step(rest).map_err(ImageError::Leader)? {
             migration_stream::Step::Record { len, .. } => rest = &rest[len..],
             migration_stream::Step::Incomplete { .. } => {
-                return Err(ImageError::NoSnapshot("its leader has no block list"));
+                return Err(ImageError::NoSnapshot("its preamble has no block list"));
             }
         }
     }

@@ -250,7 +250,7 @@ impl SnapshotReader {
     fn read_part(&mut self, entry: Entry, limit: u64) -> Result<Lookup<Vec<u8>>, ImageError> {
         let found = u64::from(entry.length);
         if found > limit {
-            return Err(ImageError::Limit { what: "piece of the page index in bytes", found, limit });
+            return Err(ImageError::Limit { what: "part of the page index", found, limit });
         }
         self.disk.read(entry.offset, found, &mut self.inbox)
     }

@@ -1,9 +1,10 @@
 //! What an image is beside the stream that it reverts to.
 
 use crate::error::Error;
+use crate::hint::image_text;
 use crate::input::OpenOptions;
 use crate::machines::{ImageReadError, open_snapshot as open, read_part};
-use crate::source::{FileRange, RandomAccess, what_it_is};
+use crate::source::{FileRange, RandomAccess};
 use crate::walk::{Finding, Level};
 use snapshot_image::{SnapshotReader, Verification};
 
@@ -78,7 +79,7 @@ pub(super) fn check(
 ) -> Result<(), Error> {
     match verify(file, options, found) {
         Err(ImageReadError::Image(error)) => {
-            found(Finding::new(Level::Error, None, "image", what_it_is(&error)));
+            found(Finding::new(Level::Error, None, "image", image_text(&error)));
             Ok(())
         }
         done => done.map_err(|error| error.of_file(name)),
@@ -102,7 +103,7 @@ fn verify(
             found(Finding::new(Level::Error, None, "image", text));
         }
         Err(ImageReadError::Image(error)) => {
-            found(Finding::new(Level::Error, None, "image", error.to_string()));
+            found(Finding::new(Level::Error, None, "image", image_text(&error)));
         }
         Err(error) => return Err(error),
     }
@@ -141,7 +142,7 @@ fn pages(
             if let Err(error) = reader.layout().verify_page(&present, &page) {
                 damaged += 1;
                 if damaged <= PAGES_TOLD {
-                    found(Finding::new(Level::Error, None, "image", error.to_string()));
+                    found(Finding::new(Level::Error, None, "image", image_text(&error)));
                 }
             }
         }

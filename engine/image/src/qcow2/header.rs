@@ -7,6 +7,7 @@
 
 use crate::checksum::crc32c;
 use crate::error::ImageError;
+use crate::feature::Feature;
 use crate::geometry::Geometry;
 
 /// The header, with its extensions, must fit in here.
@@ -97,7 +98,7 @@ impl Header {
         }
     }
 
-    /// Whether the autoclear feature bit says that nobody wrote to the image since.
+    /// Whether the autoclear feature bit says that no other program has written to the image since.
     pub(crate) fn is_untouched(&self) -> bool {
         self.autoclear >> AUTOCLEAR_SNAPSHOT_BIT & 1 == 1
     }
@@ -109,7 +110,7 @@ impl Header {
 
     /// Understands the first [`HEADER_BYTES`] of a file.
     ///
-    /// Whatever a snapshot cannot live with is refused here, so that nobody's image is changed: backing and data files,
+    /// Whatever a snapshot cannot live with is refused here, so that no image of another program is changed: backing and data files,
     /// encryption, internal snapshots, bitmaps, extended L2 entries, features that are not known.
     pub(crate) fn parse(bytes: &[u8], file_length: u64) -> Result<Self, ImageError> {
         if file_length < 104 || bytes.len() < HEADER_BYTES {
@@ -122,21 +123,18 @@ impl Header {
             return Err(ImageError::Version { found: be32(bytes, 4) });
         }
         let incompatible = be64(bytes, 72);
-        for (wrong, what) in [
-            (be64(bytes, 8) != 0 || be32(bytes, 16) != 0, "a backing file"),
-            (be32(bytes, 32) != 0, "encryption"),
-            (be32(bytes, 60) != 0, "internal snapshots"),
-            (incompatible & INCOMPATIBLE_DATA_FILE != 0, "an external data file"),
-            (incompatible & INCOMPATIBLE_EXTENDED_L2 != 0, "extended L2 entries"),
-            (incompatible & INCOMPATIBLE_CORRUPT != 0, "the mark of corruption (qemu-img check -r all)"),
-            (
-                incompatible & INCOMPATIBLE_DIRTY != 0,
-                "inexact refcounts after a crash (qemu-img check -r all)",
-            ),
-            (be64(bytes, 88) & 1 != 0, "persistent bitmaps"),
+        for (wrong, feature) in [
+            (be64(bytes, 8) != 0 || be32(bytes, 16) != 0, Feature::BackingFile),
+            (be32(bytes, 32) != 0, Feature::Encryption),
+            (be32(bytes, 60) != 0, Feature::InternalSnapshots),
+            (incompatible & INCOMPATIBLE_DATA_FILE != 0, Feature::DataFile),
+            (incompatible & INCOMPATIBLE_EXTENDED_L2 != 0, Feature::ExtendedL2),
+            (incompatible & INCOMPATIBLE_CORRUPT != 0, Feature::Corrupt),
+            (incompatible & INCOMPATIBLE_DIRTY != 0, Feature::Dirty),
+            (be64(bytes, 88) & 1 != 0, Feature::Bitmaps),
         ] {
             if wrong {
-                return Err(ImageError::Foreign(what));
+                return Err(ImageError::Foreign(feature));
             }
         }
         // Bit 3 (another compression type) does not matter: compressed clusters are refused one by one.
@@ -188,7 +186,7 @@ impl Header {
             ),
         ] {
             if length > limit {
-                return Err(damaged(at, format!("{name} of {length} bytes, at most {limit} can be")));
+                return Err(damaged(at, format!("{name} is {length} bytes long, the limit is {limit}")));
             }
             let inside =
                 offset.checked_add(length).is_some_and(|end| end <= file_length.next_multiple_of(cluster));
@@ -220,10 +218,10 @@ impl Header {
                 return Err(damaged(at as u64, "header extensions of more than 4096 bytes"));
             };
             match kind {
-                EXTENSION_BACKING_FORMAT => return Err(ImageError::Foreign("a backing file")),
-                EXTENSION_BITMAPS => return Err(ImageError::Foreign("persistent bitmaps")),
-                EXTENSION_CRYPTO => return Err(ImageError::Foreign("encryption")),
-                EXTENSION_DATA_FILE => return Err(ImageError::Foreign("an external data file")),
+                EXTENSION_BACKING_FORMAT => return Err(ImageError::Foreign(Feature::BackingFile)),
+                EXTENSION_BITMAPS => return Err(ImageError::Foreign(Feature::Bitmaps)),
+                EXTENSION_CRYPTO => return Err(ImageError::Foreign(Feature::Encryption)),
+                EXTENSION_DATA_FILE => return Err(ImageError::Foreign(Feature::DataFile)),
                 EXTENSION_SNAPSHOT => self.parse_snapshot_extension(bytes, at, data)?,
                 _ => {}
             }

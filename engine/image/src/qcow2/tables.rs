@@ -2,6 +2,7 @@
 
 use super::header::Header;
 use crate::error::ImageError;
+use crate::feature::Feature;
 use crate::size::to_usize;
 use crate::types::{GuestOffset, HostOffset};
 use std::collections::{BTreeMap, VecDeque};
@@ -70,7 +71,7 @@ pub(crate) fn mapping(
     file_length: u64,
 ) -> Result<Mapping, ImageError> {
     if entry & COMPRESSED != 0 {
-        return Err(ImageError::Foreign("compressed clusters"));
+        return Err(ImageError::Foreign(Feature::CompressedClusters));
     }
     let host = entry & OFFSET_MASK;
     if host == 0 {
@@ -84,7 +85,7 @@ pub(crate) fn mapping(
     Ok(Mapping::At { host, reads_as_zero: entry & READS_AS_ZERO != 0 })
 }
 
-/// Understands an L1 entry: where the L2 table stands.
+/// Understands an L1 entry: where the L2 table lies.
 pub(crate) fn l2_place(
     entry: u64,
     at: u64,
@@ -506,7 +507,7 @@ mod tests {
         assert!(mapped(0x4_0000).is_err() && mapped(0x1_0200).is_err() && mapped(1 << 55).is_err());
         assert_eq!(
             mapped(0x1_0000 | COMPRESSED),
-            Err(ImageError::Foreign("compressed clusters").to_string())
+            Err(ImageError::Foreign(Feature::CompressedClusters).to_string())
         );
         // The last cluster of a file may be there in part, but not an L2 table.
         assert!(mapping(0x3_0000, 0, cluster, 0x3_0001).is_ok());

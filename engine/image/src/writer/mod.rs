@@ -83,11 +83,7 @@ impl SnapshotWriter {
         identity: Identity,
     ) -> Result<(Self, Vec<Step>), ImageError> {
         if ram_bytes > RAM_LIMIT_BYTES {
-            return Err(ImageError::Limit {
-                what: "RAM size in bytes",
-                found: ram_bytes,
-                limit: RAM_LIMIT_BYTES,
-            });
+            return Err(ImageError::Limit { what: "RAM", found: ram_bytes, limit: RAM_LIMIT_BYTES });
         }
         let header = Header::new(geometry, ram_bytes.next_multiple_of(geometry.cluster_bytes()));
         let mut disk = WrittenDisk { tables: Tables::create(header) };
@@ -278,7 +274,7 @@ impl WrittenDisk {
     fn check_area(&self, bytes: u64) -> Result<(), ImageError> {
         let limit = (self.tables.header.geometry.l1_span_bytes() / 2).min(VM_STATE_LIMIT_BYTES);
         if bytes > limit {
-            return Err(ImageError::Limit { what: "VM state in bytes", found: bytes, limit });
+            return Err(ImageError::Limit { what: "VM state", found: bytes, limit });
         }
         Ok(())
     }

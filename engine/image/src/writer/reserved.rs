@@ -67,11 +67,11 @@ impl Reserved {
     ///
     /// `Limit` if the tail is longer than what was reserved.
     pub fn seal(mut self, tail: &[u8]) -> Result<(Sealed, Vec<Step>), ImageError> {
-        check_limit("device tail in bytes", tail.len(), self.tail_capacity)?;
+        check_limit("device tail", tail.len(), self.tail_capacity)?;
         let (start, base) = (self.disk.vm_state_start(), self.disk.extension_start());
         let vm_header = self.vm_header(tail.len() as u64).encode();
         let root = self.root(tail, &vm_header).encode();
-        check_limit("root in bytes", root.len(), self.root_capacity.min(ROOT_LIMIT_BYTES))?;
+        check_limit("snapshot root", root.len(), self.root_capacity.min(ROOT_LIMIT_BYTES))?;
         let mut area = self.area(tail, tail.len() as u64)?;
         // What lies before the tail is there already.
         let tail_start = area.len() - tail.len();

@@ -32,7 +32,7 @@ fn reserved(geometry: Geometry, tail_capacity: u64) -> Result<Reserved, ImageErr
 #[test]
 fn a_tail_longer_than_its_reservation_is_refused() {
     let error = reserved(Geometry::default(), 4096).unwrap().seal(&[0; 4097]).unwrap_err();
-    assert_eq!(error.to_string(), "device tail in bytes 4097, at most 4096 can be");
+    assert_eq!(error.to_string(), "device tail is 4097 bytes long, the limit is 4096");
     reserved(Geometry::default(), 4096).unwrap().seal(&[0; 4096]).unwrap();
 }
 
@@ -44,11 +44,11 @@ fn a_vm_state_up_to_the_extension_is_refused() {
     for too_long in [limit, 1 << 40, u64::MAX - 4096, u64::MAX] {
         let error = reserved(small, 4096).unwrap().grow_tail(too_long).unwrap_err();
         assert!(
-            matches!(error, ImageError::Limit { what: "VM state in bytes", limit: found, .. } if found == limit),
+            matches!(error, ImageError::Limit { what: "VM state", limit: found, .. } if found == limit),
             "{error}"
         );
         let error = reserved(small, too_long).unwrap_err();
-        assert!(matches!(error, ImageError::Limit { what: "VM state in bytes", .. }), "{error}");
+        assert!(matches!(error, ImageError::Limit { what: "VM state", .. }), "{error}");
     }
     let mut writer = reserved(small, 4096).unwrap();
     writer.grow_tail(2 * MIB).unwrap();
@@ -82,9 +82,7 @@ fn page_and_block_sizes_that_are_none_are_refused() {
 fn more_ram_than_any_machine_has_and_places_behind_it_are_refused() {
     for ram_bytes in [(1 << 50) + 1, u64::MAX] {
         let error = SnapshotWriter::create(Geometry::default(), ram_bytes, IDENTITY).unwrap_err();
-        assert!(
-            matches!(error, ImageError::Limit { what: "RAM size in bytes", found, .. } if found == ram_bytes)
-        );
+        assert!(matches!(error, ImageError::Limit { what: "RAM", found, .. } if found == ram_bytes));
     }
     let (mut writer, _) = SnapshotWriter::create(large(), 64 << 20, IDENTITY).unwrap();
     let vm_state = large().vm_state_start(64 << 20);
