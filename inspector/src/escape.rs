@@ -3,21 +3,23 @@
 use std::fmt::Write;
 use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
 
-/// Whether a character shows as itself, and changes nothing around it. Controls, formats (which turn the direction of what
-/// follows, or are not seen), line and paragraph separators, and what Unicode has not assigned do not.
+/// Whether a character shows as itself, and changes nothing around it. Controls, formats (which
+/// turn the direction of what follows, or are not seen), line and paragraph separators, and what
+/// Unicode has not assigned do not.
 fn is_plain(c: char) -> bool {
     !matches!(c.general_category_group(), GeneralCategoryGroup::Other)
         && !matches!(c, '\u{2028}' | '\u{2029}')
 }
 
-/// For a terminal or a text file: printable ASCII as it is, everything else escaped; nothing can move the cursor.
+/// For a terminal or a text file: printable ASCII as it is, everything else escaped; nothing can
+/// move the cursor.
 #[must_use]
 pub fn terminal(bytes: &[u8]) -> String {
     bytes.escape_ascii().to_string()
 }
 
-/// Words of ours with names in them that were escaped for JSON: printable ASCII as it is, quotes too, everything else
-/// escaped.
+/// Words of ours with names in them that were escaped for JSON: printable ASCII as it is, quotes
+/// too, everything else escaped.
 #[must_use]
 pub fn terminal_words(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -30,8 +32,8 @@ pub fn terminal_words(text: &str) -> String {
     out
 }
 
-/// For JSON and for paths that go there: UTF-8 in which every character shows as itself stays, and anything else is escaped
-/// as in [`terminal`], so that no two names become one.
+/// For JSON and for paths that go there: UTF-8 in which every character shows as itself stays, and
+/// anything else is escaped as in [`terminal`], so that no two names become one.
 #[must_use]
 pub fn json_text(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
@@ -76,16 +78,16 @@ pub fn github_message(text: &str) -> String {
     out
 }
 
-/// For a property of such a command (`file=…`), which ends at a comma or a colon. What is no UTF-8 is escaped as in
-/// [`terminal`].
+/// For a property of such a command (`file=…`), which ends at a comma or a colon. What is no UTF-8
+/// is escaped as in [`terminal`].
 #[must_use]
 pub fn github_property(bytes: &[u8]) -> String {
     let text = std::str::from_utf8(bytes).map_or_else(|_| terminal(bytes), ToOwned::to_owned);
     github_message(&text).replace(':', "%3A").replace(',', "%2C")
 }
 
-/// A line of JSON in which only characters that show as themselves stand as they are. Others can be in its texts alone,
-/// and mean the same there when they are escaped.
+/// A line of JSON in which only characters that show as themselves stand as they are. Others can be
+/// in its texts alone, and mean the same there when they are escaped.
 #[must_use]
 pub fn json_line(json: &str) -> std::borrow::Cow<'_, str> {
     if json.bytes().all(|byte| (b' '..=b'~').contains(&byte)) || json.chars().all(is_plain) {

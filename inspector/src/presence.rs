@@ -1,5 +1,5 @@
-//! Where the RAM of an input is, block by block. RAM that is not in the input is not zeros: every command that shows, compares
-//! or writes RAM asks here first.
+//! Where the RAM of an input is, block by block. RAM that is not in the input is not zeros: every
+//! command that shows, compares or writes RAM asks here first.
 
 use crate::error::Error;
 use crate::escape::terminal;
@@ -16,7 +16,8 @@ pub enum Presence {
     /// In the input: every page arrived, or is zero because a mapped-ram file leaves it out.
     #[default]
     Here,
-    /// In the input, but for pages that the guest had given away: a destination keeps what its memory holds there.
+    /// In the input, but for pages that the guest had given away: a destination keeps what its
+    /// memory holds there.
     Partly,
     /// In memory that source and destination share (capability x-ignore-shared).
     IgnoredShared,
@@ -227,7 +228,8 @@ impl Arrivals {
             })
             .collect();
         let arrived = |number: usize| counts[number] > 0;
-        // Multifd before 8.1 sends zero pages on the main channel, and nothing there says that the others travel elsewhere.
+        // Multifd before 8.1 sends zero pages on the main channel, and nothing there says that the
+        // others travel elsewhere.
         let multifd = !self.joined && (self.flushes || self.content == 0 && self.zero > 0);
         let nothing = self.content == 0 && self.zero == 0 && !self.postcopy && !self.joined;
         let place = |number: usize, missing: Option<u64>| {

@@ -1,4 +1,5 @@
-//! How far long work is, on stderr: a bar on a terminal after a second, lines of JSON for programs, or nothing.
+//! How far long work is, on stderr: a bar on a terminal after a second, lines of JSON for programs,
+//! or nothing.
 
 use crate::walk::Progress;
 use clap::ValueEnum;

@@ -1,4 +1,5 @@
-//! Where an answer in bytes goes: a new file, which is there only when it is whole, or something that is written through.
+//! Where an answer in bytes goes: a new file, which is there only when it is whole, or something
+//! that is written through.
 
 use crate::error::Error;
 use crate::escape::terminal;
@@ -51,7 +52,8 @@ pub(crate) trait Sink: Write {
     }
 }
 
-/// Opens the sink for `-o PATH`: stdout for `-`, a pipe or character device as it is, and otherwise a [`NewFile`].
+/// Opens the sink for `-o PATH`: stdout for `-`, a pipe or character device as it is, and otherwise
+/// a [`NewFile`].
 ///
 /// # Errors
 ///
@@ -76,8 +78,9 @@ pub(crate) fn open(path: &Path, inputs: &[&Path], force: bool) -> Result<Box<dyn
     Ok(Box::new(Through { out, name }))
 }
 
-/// A file that has no name until [`commit`](Sink::commit), so that an error or a kill leaves nothing behind. Where the file
-/// system has no such files it has a hidden name beside the final one.
+/// A file that has no name until [`commit`](Sink::commit), so that an error or a kill leaves
+/// nothing behind. Where the file system has no such files it has a hidden name beside the final
+/// one.
 pub(crate) struct NewFile {
     file: File,
     path: PathBuf,
@@ -93,8 +96,8 @@ impl NewFile {
     ///
     /// # Errors
     ///
-    /// The path is one of `inputs`, or exists and may not be replaced (`force`), or is no regular file; the operating
-    /// system's.
+    /// The path is one of `inputs`, or exists and may not be replaced (`force`), or is no regular
+    /// file; the operating system's.
     pub(crate) fn create(path: &Path, inputs: &[&Path], force: bool) -> Result<Self, Error> {
         let name = terminal(path.as_os_str().as_encoded_bytes());
         let refuse = |why: &str| Err(Error::Usage(format!("{name}: {why}")));

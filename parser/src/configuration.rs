@@ -63,8 +63,8 @@ impl Configuration {
     }
 }
 
-/// Parses the configuration section, its type byte included: name length (be32), name, then subsections: `05`, name
-/// (str8), version 1 (be32), payload. The list ends where no `05` follows.
+/// Parses the configuration section, its type byte included: name length (be32), name, then
+/// subsections: `05`, name (str8), version 1 (be32), payload. The list ends where no `05` follows.
 ///
 /// # Errors
 ///

@@ -50,7 +50,8 @@ pub enum Record<'a> {
     StorageAttributes(StorageAttributes<'a>),
     /// A command.
     Command(Command<'a>),
-    /// Nothing by itself: from here on stand device sections, EOF and vmdesc, for [`tail::cut`](crate::device_tail::cut).
+    /// Nothing by itself: from here on stand device sections, EOF and vmdesc, for
+    /// [`tail::cut`](crate::device_tail::cut).
     DeviceTail,
     /// A device section: its header and its body.
     Full(SectionHeader<'a>, &'a [u8]),

@@ -19,7 +19,8 @@ use crate::{
 };
 
 const POLL: Duration = Duration::from_millis(10);
-/// How long a source may take to put away a migration that has ended. One of 7.2 that failed in its setup never does.
+/// How long a source may take to put away a migration that has ended. One of 7.2 that failed in its
+/// setup never does.
 const MIGRATION_PUT_AWAY: Duration = Duration::from_secs(3);
 
 /// How a migration ended.
@@ -153,9 +154,10 @@ impl Qemu {
         self.wait_save(Duration::from_secs(120))
     }
 
-    /// Starts a migration to `uri`, once QEMU has put away the one before: it reports `failed` earlier, and a
-    /// background snapshot that starts in between ("duplicate yank instance", "`ram_write_tracking_start` failed") can
-    /// leave 10.0 in state `setup`, in which it refuses every migration that follows.
+    /// Starts a migration to `uri`, once QEMU has put away the one before: it reports `failed`
+    /// earlier, and a background snapshot that starts in between ("duplicate yank instance",
+    /// "`ram_write_tracking_start` failed") can leave 10.0 in state `setup`, in which it refuses
+    /// every migration that follows.
     ///
     /// # Panics
     ///

@@ -1,7 +1,8 @@
-//! Runs a machine where each operation is over when its call returns: files on which nothing waits for anything else.
+//! Runs a machine where each operation is over when its call returns: files on which nothing waits
+//! for anything else.
 //!
-//! The loop of [`machine`](crate::machine) for programs that save or revert once, from a file to a file. The trait [`Io`] is all
-//! that they have to say; what an [`Action`] means is decided here.
+//! The loop of [`machine`](crate::machine) for programs that save or revert once, from a file to a
+//! file. The trait [`Io`] is all that they have to say; what an [`Action`] means is decided here.
 
 use crate::machine::{Action, Completed, Event, IoError, Lane, Machine, Piece};
 use crate::pool::Pool;
@@ -10,8 +11,8 @@ use std::ops::Range;
 
 /// What a machine works on: one image file, which has its name already, and a stream.
 ///
-/// A revert needs [`read_at`](Self::read_at) and [`send`](Self::send), a save all others. What is not there fails the job
-/// with [`io::ErrorKind::Unsupported`].
+/// A revert needs [`read_at`](Self::read_at) and [`send`](Self::send), a save all others. What is
+/// not there fails the job with [`io::ErrorKind::Unsupported`].
 pub trait Io {
     /// Reads some bytes of the image from byte `at` on; 0 only at the end of the file.
     ///

@@ -1,15 +1,17 @@
 //! What a machine and its driver say to each other.
 //!
-//! A driver runs [`Machine`]s in one loop: it carries out every [`Action`] that [`Machine::poll`] hands out (starting
-//! it, not waiting for it), waits until something happens, and reports that with [`Machine::handle`]. Clock, disk and
-//! channel are data here; nothing in this crate performs I/O.
+//! A driver runs [`Machine`]s in one loop: it carries out every [`Action`] that [`Machine::poll`]
+//! hands out (starting it, not waiting for it), waits until something happens, and reports that
+//! with [`Machine::handle`]. Clock, disk and channel are data here; nothing in this crate performs
+//! I/O.
 //!
 //! Rules that hold for every driver:
 //!
-//! * An action with an [`IoId`] is answered by exactly one [`Event::Done`] with this id, in any order. Actions are
-//!   *not* ordered among each other: a machine that needs an order waits for the completion.
-//! * In each [`Lane`], [`Action::Send`]s go out in the order in which they were handed out, and are reported as byte counts
-//!   by [`Event::Sent`] in that order.
+//! * An action with an [`IoId`] is answered by exactly one [`Event::Done`] with this id, in any
+//!   order. Actions are *not* ordered among each other: a machine that needs an order waits for the
+//!   completion.
+//! * In each [`Lane`], [`Action::Send`]s go out in the order in which they were handed out, and are
+//!   reported as byte counts by [`Event::Sent`] in that order.
 //! * At most one [`Action::ReadInput`] is under way. A machine that asks for none has paused its input.
 //! * After [`Action::Finish`] the driver performs nothing more and asks for the outcome.
 
@@ -87,14 +89,14 @@ pub enum Lane {
 /// Something that the user may want to know at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Milestone {
-    /// The devices are on their way, and the destination asks for the pages that they touch. Should it fail while it loads
-    /// them, there is no guest yet and nothing to be recovered.
+    /// The devices are on their way, and the destination asks for the pages that they touch. Should
+    /// it fail while it loads them, there is no guest yet and nothing to be recovered.
     Serving {
         /// UUID of the snapshot.
         uuid: Option<[u8; 16]>,
     },
-    /// The destination has loaded the devices: the guest runs. From now on it depends on a server, and an interrupted
-    /// postcopy can be recovered.
+    /// The destination has loaded the devices: the guest runs. From now on it depends on a server,
+    /// and an interrupted postcopy can be recovered.
     Running {
         /// UUID of the snapshot: what a recovery has to name. Without one there is no recovery.
         uuid: Option<[u8; 16]>,
@@ -117,20 +119,22 @@ pub enum Action {
         /// The bytes that may be filled.
         range: Range<usize>,
     },
-    /// Let about this many bytes pile up between the writer and us: resize the input pipe (`F_SETPIPE_SZ`, tried again at
-    /// every following read while it fails with `EBUSY`), as far as the system allows it. With a page or less the writer is
-    /// held back: what comes is read at once. Not answered.
+    /// Let about this many bytes pile up between the writer and us: resize the input pipe
+    /// (`F_SETPIPE_SZ`, tried again at every following read while it fails with `EBUSY`), as far as
+    /// the system allows it. With a page or less the writer is held back: what comes is read at
+    /// once. Not answered.
     LimitInput {
         /// What may pile up.
         bytes: usize,
     },
-    /// Create a new, empty file in the image's directory, without a name if the file system can do that (`O_TMPFILE`); from
-    /// its completion on every disk action means that file.
+    /// Create a new, empty file in the image's directory, without a name if the file system can do
+    /// that (`O_TMPFILE`); from its completion on every disk action means that file.
     CreateTemporary {
         /// Answered by [`Event::Done`].
         id: IoId,
     },
-    /// Read all pieces; a short read at the end of the file is filled with zeros (a hole), any other is an error.
+    /// Read all pieces; a short read at the end of the file is filled with zeros (a hole), any
+    /// other is an error.
     Read {
         /// Answered by [`Event::Done`].
         id: IoId,
@@ -148,8 +152,8 @@ pub enum Action {
         /// Where to.
         pieces: Vec<Piece>,
     },
-    /// Where does the next data lie, at `from` or behind (`SEEK_DATA`, `SEEK_HOLE`)? A file system that cannot tell
-    /// answers that everything is data.
+    /// Where does the next data lie, at `from` or behind (`SEEK_DATA`, `SEEK_HOLE`)? A file system
+    /// that cannot tell answers that everything is data.
     NextData {
         /// Answered by [`Event::Done`] with [`Completed::Data`].
         id: IoId,
@@ -168,16 +172,18 @@ pub enum Action {
         /// Answered by [`Event::Done`].
         id: IoId,
     },
-    /// Hold this much space of the file system behind the end of the file, without making it longer, so that a
-    /// copy-on-write file system has it for what is written a second time; 0 gives it back.
+    /// Hold this much space of the file system behind the end of the file, without making it
+    /// longer, so that a copy-on-write file system has it for what is written a second time; 0
+    /// gives it back.
     Ballast {
         /// Answered by [`Event::Done`].
         id: IoId,
         /// How much, in bytes.
         bytes: u64,
     },
-    /// Give the new file the image's name, and make that durable (sync the directory). It takes the place of an interrupted
-    /// save that was inspected there; any other file there is an error. After an error it has no name.
+    /// Give the new file the image's name, and make that durable (sync the directory). It takes the
+    /// place of an interrupted save that was inspected there; any other file there is an error.
+    /// After an error it has no name.
     Link {
         /// Answered by [`Event::Done`].
         id: IoId,
@@ -187,13 +193,15 @@ pub enum Action {
         /// Answered by [`Event::Done`].
         id: IoId,
     },
-    /// Find out whether [`Replace`](Self::Replace) will be possible, as far as that can be known; the image stays as it is.
+    /// Find out whether [`Replace`](Self::Replace) will be possible, as far as that can be known;
+    /// the image stays as it is.
     ProbeReplace {
         /// Answered by [`Event::Done`].
         id: IoId,
     },
-    /// Put the new file in the place of the image that was inspected, and make that durable (sync the directory): the commit
-    /// point of a replaced image. If another file lies there now, that one stays, and this is an error.
+    /// Put the new file in the place of the image that was inspected, and make that durable (sync
+    /// the directory): the commit point of a replaced image. If another file lies there now, that
+    /// one stays, and this is an error.
     Replace {
         /// Answered by [`Event::Done`].
         id: IoId,
@@ -207,9 +215,9 @@ pub enum Action {
         /// then these.
         body: Option<Body>,
     },
-    /// Let no more than about this many bytes pile up between the main lane and the peer: set the size of the output pipe
-    /// (`F_SETPIPE_SZ`) or socket buffer (`SO_SNDBUF`), as far as the system allows it. A later one replaces it. Not
-    /// answered.
+    /// Let no more than about this many bytes pile up between the main lane and the peer: set the
+    /// size of the output pipe (`F_SETPIPE_SZ`) or socket buffer (`SO_SNDBUF`), as far as the
+    /// system allows it. A later one replaces it. Not answered.
     LimitOutput {
         /// What may pile up.
         bytes: usize,
@@ -335,8 +343,8 @@ pub enum Event<'a> {
     AnswerEnd,
     /// A second peer connected where one was expected.
     AnotherPeer,
-    /// The machine panicked at what it was last told or asked: it has to fail, and may do nothing that depends on its state
-    /// being right.
+    /// The machine panicked at what it was last told or asked: it has to fail, and may do nothing
+    /// that depends on its state being right.
     Broken,
     /// The user wants it to end (SIGTERM, SIGINT): nothing may be committed from now on.
     Interrupted,

@@ -1,7 +1,9 @@
-//! Memory that grows with the input, or with what the user allows: always asked for in a way that can be refused.
+//! Memory that grows with the input, or with what the user allows: always asked for in a way that
+//! can be refused.
 //!
-//! What is refused is a [`Failure`](crate::Failure) like any other: a live source is drained, and its QEMU sees the failure. An
-//! allocation that cannot be refused ends the process, and with it a guest of QEMU 7.2 in a background snapshot.
+//! What is refused is a [`Failure`](crate::Failure) like any other: a live source is drained, and
+//! its QEMU sees the failure. An allocation that cannot be refused ends the process, and with it a
+//! guest of QEMU 7.2 in a background snapshot.
 
 /// The system gives no more memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -28,7 +30,8 @@ pub(crate) fn append(to: &mut Vec<u8>, bytes: &[u8], what: &'static str) -> Resu
     Ok(())
 }
 
-/// So much memory can be had, for a step whose many parts cannot be refused one by one. Nothing else takes memory meanwhile.
+/// So much memory can be had, for a step whose many parts cannot be refused one by one. Nothing
+/// else takes memory meanwhile.
 pub(crate) fn probe(bytes: usize, what: &'static str) -> Result<(), OutOfMemory> {
     Vec::<u8>::new().try_reserve_exact(bytes).map_err(|_| OutOfMemory::new(what, bytes))
 }

@@ -3,7 +3,8 @@
 use crate::memory::OutOfMemory;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-/// Every buffer starts at a multiple of this many bytes and is a multiple of it long: what `O_DIRECT` asks for.
+/// Every buffer starts at a multiple of this many bytes and is a multiple of it long: what
+/// `O_DIRECT` asks for.
 pub const BUFFER_ALIGNMENT_BYTES: usize = 4096;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -45,9 +46,9 @@ pub struct BufferId(u32);
 
 /// The buffers that one machine and its driver share.
 ///
-/// A machine takes and releases buffers and fills or reads them in `handle` and `poll`. While a disk operation on
-/// a buffer is under way the driver has it on loan: touching a lent buffer is a bug and panics, so that an
-/// operation in flight can never see bytes change under it.
+/// A machine takes and releases buffers and fills or reads them in `handle` and `poll`. While a
+/// disk operation on a buffer is under way the driver has it on loan: touching a lent buffer is a
+/// bug and panics, so that an operation in flight can never see bytes change under it.
 #[derive(Debug, Default)]
 pub struct Pool {
     slots: Vec<Slot>,
@@ -65,8 +66,8 @@ enum Slot {
 }
 
 impl Pool {
-    /// Takes a buffer of `length_bytes` (rounded up to the alignment); its content is unspecified, but it is memory
-    /// that held nothing else than this machine's data.
+    /// Takes a buffer of `length_bytes` (rounded up to the alignment); its content is unspecified,
+    /// but it is memory that held nothing else than this machine's data.
     ///
     /// # Errors
     ///
@@ -81,7 +82,8 @@ impl Pool {
         let id = if let Some(at) = self.free.iter().rposition(fits) {
             self.free.swap_remove(at)
         } else if let Some(&id) = self.free.last() {
-            // Every idle buffer has another size: replace one, so that the pool never holds more than was in use.
+            // Every idle buffer has another size: replace one, so that the pool never holds more
+            // than was in use.
             self.slots[id.0 as usize] = Slot::Gone;
             self.slots[id.0 as usize] = Slot::Idle(Buffer::zeroed(length_bytes)?);
             self.free.pop();
@@ -164,7 +166,8 @@ impl Pool {
         }
     }
 
-    /// For drivers: takes the buffer itself for a disk operation. Its memory does not move until it is given back.
+    /// For drivers: takes the buffer itself for a disk operation. Its memory does not move until it
+    /// is given back.
     ///
     /// # Panics
     ///

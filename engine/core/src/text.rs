@@ -3,7 +3,8 @@
 use migration_stream::PageSize;
 use std::error::Error;
 
-/// Writes an error and what caused it in one line: `write to the image: No space left on device (os error 28)`.
+/// Writes an error and what caused it in one line:
+/// `write to the image: No space left on device (os error 28)`.
 #[must_use]
 pub fn error_text(error: &dyn Error) -> String {
     let causes = std::iter::successors(error.source(), |&cause| cause.source());
@@ -34,8 +35,8 @@ pub fn parse_uuid(text: &str) -> Option<[u8; 16]> {
     u128::from_str_radix(&groups.concat(), 16).ok().map(u128::to_be_bytes)
 }
 
-/// Reads a number of bytes as QEMU's tools take it: a decimal number, or one of KiB, MiB, GiB or TiB with a suffix K, M, G or T in
-/// any case.
+/// Reads a number of bytes as QEMU's tools take it: a decimal number, or one of KiB, MiB, GiB or
+/// TiB with a suffix K, M, G or T in any case.
 ///
 /// # Errors
 ///

@@ -1,7 +1,7 @@
 //! Is a page zero?
 
-/// Whether every byte is zero. Folds whole chunks so that the compiler can use wide registers (about 30 ns for 4 KiB;
-/// `iter().all` stops at each byte and is forty times slower).
+/// Whether every byte is zero. Folds whole chunks so that the compiler can use wide registers
+/// (about 30 ns for 4 KiB; `iter().all` stops at each byte and is forty times slower).
 pub(crate) fn is_zero(bytes: &[u8]) -> bool {
     let mut chunks = bytes.chunks_exact(256);
     chunks.by_ref().all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)

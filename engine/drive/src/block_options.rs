@@ -1,4 +1,5 @@
-//! The image's name with its options, spelled as QEMU spells them: `IMAGE[,cache.direct=on][,file.aio=threads]`.
+//! The image's name with its options, spelled as QEMU spells them:
+//! `IMAGE[,cache.direct=on][,file.aio=threads]`.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};

@@ -90,8 +90,8 @@ fn can_carry_answers(fd: impl AsFd) -> bool {
 }
 
 impl Channel {
-    /// The channel on which a stream comes in. With a path it waits for the source, at most `timeout`, or until
-    /// `signals` becomes readable.
+    /// The channel on which a stream comes in. With a path it waits for the source, at most
+    /// `timeout`, or until `signals` becomes readable.
     ///
     /// # Errors
     ///
@@ -106,7 +106,8 @@ impl Channel {
                 standard_streams::check(Stream::Stdin).map_err(|error| closed("stdin", &error))?;
                 let input = std::io::stdin().as_fd().try_clone_to_owned()?;
                 refuse_terminal(&input, "stdin")?;
-                // Behind exec: answers go to stdout; anything else there is not the source. A socket takes them itself.
+                // Behind exec: answers go to stdout; anything else there is not the source. A
+                // socket takes them itself.
                 let output = std::io::stdout().as_fd().try_clone_to_owned()?;
                 let output = match kind(&input)? {
                     _ if can_carry_answers(&output) => Some(output),
@@ -126,9 +127,9 @@ impl Channel {
         }
     }
 
-    /// The channel on which a stream goes out; with a second connection for requested pages if `preempt` and there can be
-    /// one: [`is_preempt`](Self::is_preempt). With a path it waits for a listener that is busy, at most `timeout`, or until
-    /// `signals` becomes readable.
+    /// The channel on which a stream goes out; with a second connection for requested pages if
+    /// `preempt` and there can be one: [`is_preempt`](Self::is_preempt). With a path it waits for a
+    /// listener that is busy, at most `timeout`, or until `signals` becomes readable.
     ///
     /// # Errors
     ///
@@ -188,7 +189,8 @@ impl Channel {
             output_flags: None,
             listener: None,
         };
-        // How large the input's is to be is asked for: what is in a pipe has been written as far as the writer knows.
+        // How large the input's is to be is asked for: what is in a pipe has been written as far as
+        // the writer knows.
         if let (Some(fd), Kind::Pipe) = (&channel.output, output_kind) {
             // Best effort: fewer and larger transfers.
             let _ = rustix::pipe::fcntl_setpipe_size(fd, PIPE_BYTES);
@@ -285,7 +287,8 @@ impl Channel {
     pub(crate) fn limit_input(&self, bytes: usize) -> bool {
         match (&self.input, self.input_kind) {
             (Some(fd), Kind::Pipe) => {
-                // Whoever has many large pipes (fs.pipe-user-pages-soft) gets no more of them, and goes on with what there is.
+                // Whoever has many large pipes (fs.pipe-user-pages-soft) gets no more of them, and
+                // goes on with what there is.
                 !matches!(rustix::pipe::fcntl_setpipe_size(fd, bytes), Err(rustix::io::Errno::BUSY))
             }
             // The system sizes a socket's buffer well, as long as it may.

@@ -30,7 +30,8 @@ pub struct Cli {
     #[arg(long, value_name = "BYTES", value_parser = parse_page_size)]
     pub page_size: Option<PageSize>,
 
-    /// Print each step of the job on stderr; * in a pattern is anything, as in disk_*. May be given several times
+    /// Print each step of the job on stderr; * in a pattern is anything, as in disk_*. May be given
+    /// several times
     #[arg(short = 'T', long, value_name = "[enable=]PATTERN", value_parser = OsStringValueParser::new().try_map(|text| Pattern::parse(&text)))]
     pub trace: Vec<Pattern>,
 
@@ -54,7 +55,8 @@ pub struct Cli {
     #[arg(long, requires = "revert")]
     pub fresh_ram: bool,
 
-    /// Start the guest when this share of its non-zero pages (0 to 100) has been sent, and serve the pages that it touches
+    /// Start the guest when this share of its non-zero pages (0 to 100) has been sent, and serve
+    /// the pages that it touches
     #[arg(long, value_name = "PERCENT", requires = "revert", group = "serve", value_parser = clap::value_parser!(u8).range(0..=100))]
     pub postcopy: Option<u8>,
 
@@ -66,7 +68,8 @@ pub struct Cli {
     #[arg(long, requires = "serve")]
     pub preempt: bool,
 
-    /// Record the pages that the guest touches in its first SECONDS (10 by default); later reverts send them first
+    /// Record the pages that the guest touches in its first SECONDS (10 by default); later reverts
+    /// send them first
     #[arg(long, value_name = "SECONDS", requires = "postcopy", num_args = 0..=1, require_equals = true, default_missing_value = "10")]
     pub record_hot_set: Option<u64>,
 
@@ -106,8 +109,8 @@ pub struct Cli {
     #[arg(long, exclusive = true)]
     pub man: bool,
 
-    /// The image; options follow behind commas (cache.direct=on|off, file.aio=threads|native|io_uring), and a comma in
-    /// its name is written twice
+    /// The image; options follow behind commas (cache.direct=on|off,
+    /// file.aio=threads|native|io_uring), and a comma in its name is written twice
     #[arg(value_name = "IMAGE", required_unless_present_any = ["completions", "man"])]
     pub image: Option<OsString>,
 }

@@ -9,7 +9,8 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 ///
 /// `EBADF` if there is none with this number.
 pub(crate) fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: F_DUPFD_CLOEXEC takes an integer, touches no memory of ours, and fails for a number that is not open.
+    // SAFETY: F_DUPFD_CLOEXEC takes an integer, touches no memory of ours, and fails for a number
+    // that is not open.
     let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
     if copy < 0 {
         return Err(io::Error::last_os_error());

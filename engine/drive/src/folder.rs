@@ -1,7 +1,7 @@
 //! The directory that an image lies in: opened once, and used by its descriptor from then on.
 //!
-//! Whatever happens to the path meanwhile (the directory is renamed, one above it becomes unreadable, descriptors run out), the
-//! end of a save needs none of it.
+//! Whatever happens to the path meanwhile (the directory is renamed, one above it becomes
+//! unreadable, descriptors run out), the end of a save needs none of it.
 
 use crate::lock::{self, NameLock};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat, StatxAttributes, StatxFlags};
@@ -13,7 +13,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-/// How much of the image's name goes into the name of a hidden file beside it, which may have 255 bytes altogether.
+/// How much of the image's name goes into the name of a hidden file beside it, which may have 255
+/// bytes altogether.
 const NAME_BYTES: usize = 200;
 /// What a hidden file's name ends with, behind 16 random hexadecimal digits.
 const HIDDEN_SUFFIX: &[u8] = b".tmp";
@@ -169,8 +170,8 @@ impl Folder {
     ///
     /// # Errors
     ///
-    /// `WouldBlock` when another save has it. Where directories cannot be locked there is none: then the second of two saves
-    /// fails when it is to give its file the name.
+    /// `WouldBlock` when another save has it. Where directories cannot be locked there is none:
+    /// then the second of two saves fails when it is to give its file the name.
     pub(crate) fn lock_name(&self) -> io::Result<()> {
         if !self.readable {
             return Ok(());

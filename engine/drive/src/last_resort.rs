@@ -1,16 +1,20 @@
-//! What is left to do when the program itself is at its end: a panic, or memory that ran out where that is no error.
+//! What is left to do when the program itself is at its end: a panic, or memory that ran out where
+//! that is no error.
 //!
-//! A guest of QEMU 7.2 stands still for good if the reader of its background snapshot goes away in the middle, and a destination that
-//! was sent nothing waits for ever. So whatever happens, the source is drained, the destination is sent what it refuses, and
-//! the exit status is 2:
+//! A guest of QEMU 7.2 stands still for good if the reader of its background snapshot goes away in
+//! the middle, and a destination that was sent nothing waits for ever. So whatever happens, the
+//! source is drained, the destination is sent what it refuses, and the exit status is 2:
 //!
-//! 1. A panic of a machine is caught ([`Guarded`]): it is told so, stores nothing any more, and drains its source to the end.
-//! 2. A panic of what it does then, or of the driver, and an abort (SIGABRT: an allocation that cannot be refused, a panic of another
-//!    thread, or one in the middle of another) end in [`end`], which takes no memory, and drains the source, too.
+//! 1. A panic of a machine is caught ([`Guarded`]): it is told so, stores nothing any more, and
+//!    drains its source to the end.
+//! 2. A panic of what it does then, or of the driver, and an abort (SIGABRT: an allocation that
+//!    cannot be refused, a panic of another thread, or one in the middle of another) end in
+//!    [`end`], which takes no memory, and drains the source, too.
 //!
 //! QEMU says that it has completed then; only the exit status tells better.
 //!
-//! Each of them is reported in one line, without a backtrace: taking one needs memory, and waits for ever if there is none.
+//! Each of them is reported in one line, without a backtrace: taking one needs memory, and waits
+//! for ever if there is none.
 
 use crate::wait;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -44,7 +48,8 @@ static MAIN_THREAD: OnceLock<ThreadId> = OnceLock::new();
 pub fn prepare() -> io::Result<()> {
     let _ = MAIN_THREAD.set(std::thread::current().id());
     std::panic::set_hook(Box::new(report));
-    // SAFETY: the handler makes system calls and reads atomics only, takes neither memory nor locks, and never returns.
+    // SAFETY: the handler makes system calls and reads atomics only, takes neither memory nor
+    // locks, and never returns.
     unsafe { low_level::register(SIGABRT, || end()) }?;
     Ok(())
 }
@@ -68,7 +73,8 @@ pub(crate) fn has_sent() {
     HAS_SENT.store(true, Ordering::Relaxed);
 }
 
-/// Drains the source, or lets the destination refuse, and ends the process with a status that says that it failed.
+/// Drains the source, or lets the destination refuse, and ends the process with a status that says
+/// that it failed.
 pub(crate) fn end() -> ! {
     // A source that says nothing any more is not waited for against the user's will.
     wait::release_signals();

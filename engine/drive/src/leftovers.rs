@@ -1,8 +1,10 @@
 //! What killed saves leave beside an image: hidden files with the RAM of a guest in them.
 //!
-//! A save leaves none where its file has no name (`O_TMPFILE`) and it was killed before the last byte of the stream. A file that
-//! it left is removed by the next save with the same name, if it is certain that nothing is lost: it has such a name, belongs to this
-//! user, has no other name, is held by no process, and is empty or says that it is an interrupted save. Otherwise it is reported.
+//! A save leaves none where its file has no name (`O_TMPFILE`) and it was killed before the last
+//! byte of the stream. A file that it left is removed by the next save with the same name, if it is
+//! certain that nothing is lost: it has such a name, belongs to this user, has no other name, is
+//! held by no process, and is empty or says that it is an interrupted save. Otherwise it is
+//! reported.
 
 use crate::folder::{FileId, Folder};
 use crate::lock::{Use, lock_image};
@@ -24,7 +26,8 @@ enum Found {
     Theirs,
 }
 
-/// Removes the leftovers of killed saves with the name of this folder's image. What it found, a line for each.
+/// Removes the leftovers of killed saves with the name of this folder's image. What it found, a
+/// line for each.
 pub(crate) fn sweep(folder: &Folder) -> Vec<String> {
     let mut lines = Vec::new();
     if !folder.is_readable() {

@@ -18,8 +18,9 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    /// Listens at a path that only this user can connect to. The name is given to a socket that listens: whoever waits for
-    /// it must not find one that still refuses connections. A socket that a killed process left there is removed.
+    /// Listens at a path that only this user can connect to. The name is given to a socket that
+    /// listens: whoever waits for it must not find one that still refuses connections. A socket
+    /// that a killed process left there is removed.
     ///
     /// # Errors
     ///
@@ -28,7 +29,8 @@ impl Listener {
         // No program could connect to a longer name.
         SocketAddr::from_pathname(path)?;
         let folder = Folder::of(path)?;
-        // The socket must not be there with another mode first. Nothing else creates files meanwhile: no thread runs.
+        // The socket must not be there with another mode first. Nothing else creates files
+        // meanwhile: no thread runs.
         let mask = rustix::process::umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
         let bound = tempfile::Builder::new()
             .prefix(".")
@@ -64,8 +66,9 @@ fn is_taken(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AlreadyExists
 }
 
-/// The directory by a path that is short enough for a hidden name of any length behind it: the address of a socket has at most
-/// 107 bytes, and the hidden name may be longer than the last part of `path`.
+/// The directory by a path that is short enough for a hidden name of any length behind it: the
+/// address of a socket has at most 107 bytes, and the hidden name may be longer than the last part
+/// of `path`.
 fn short_path(path: &Path, folder: &Folder) -> PathBuf {
     let by_descriptor = PathBuf::from(format!("/proc/self/fd/{}", folder.fd().as_raw_fd()));
     if by_descriptor.exists() {
@@ -79,9 +82,10 @@ fn short_path(path: &Path, folder: &Folder) -> PathBuf {
 
 /// Removes a socket of this user's at which no process listens. Whether it did.
 ///
-/// To connect would be answered by a process that listens, as if the source had come. A socket of another type is refused in
-/// both cases, and the error says in which: unix_find_bsd in net/unix/af_unix.c finds no socket of that inode
-/// (`ECONNREFUSED`), or one of the wrong type (`EPROTOTYPE`).
+/// To connect would be answered by a process that listens, as if the source had come. A socket of
+/// another type is refused in both cases, and the error says in which: unix_find_bsd in
+/// net/unix/af_unix.c finds no socket of that inode (`ECONNREFUSED`), or one of the wrong type
+/// (`EPROTOTYPE`).
 fn remove_stale(path: &Path, folder: &Folder) -> io::Result<bool> {
     let Some(stat) = folder.stat(folder.name())? else { return Ok(true) };
     let is_socket = FileType::from_raw_mode(stat.st_mode) == FileType::Socket;

@@ -59,7 +59,8 @@ impl NewFile {
         self.name != Name::Image
     }
 
-    /// Removes the hidden name. If that cannot go any more (`chattr +i`), it is to have no RAM in it at least.
+    /// Removes the hidden name. If that cannot go any more (`chattr +i`), it is to have no RAM in
+    /// it at least.
     pub(crate) fn discard(&self, folder: &Folder) {
         if let Name::Hidden(name) = &self.name
             && folder.remove(name, self.id).is_err()
@@ -97,7 +98,8 @@ impl NewFile {
         Ok(())
     }
 
-    /// Adds a name, or renames it where a file can have only one. A hidden name that means another file now is of no use.
+    /// Adds a name, or renames it where a file can have only one. A hidden name that means another
+    /// file now is of no use.
     fn link_as(&self, folder: &Folder, to: &OsStr) -> io::Result<()> {
         let Name::Hidden(hidden) = &self.name else {
             let from = format!("/proc/self/fd/{}", self.file.as_raw_fd());
@@ -117,11 +119,13 @@ impl NewFile {
         if folder.id(to)? == Some(self.id) { Ok(()) } else { Err(gone()) }
     }
 
-    /// Finds out whether it will be possible to [`replace`](Self::replace) the image `old`, as far as the kernel says.
+    /// Finds out whether it will be possible to [`replace`](Self::replace) the image `old`, as far
+    /// as the kernel says.
     ///
-    /// What can be found out without touching the image: it is still there, no attribute and no right forbids that its name
-    /// goes. For the latter it is "renamed" to a directory, which the kernel refuses only after all other checks (vfs_rename in
-    /// fs/namei.c: may_delete for the source comes before EISDIR for the target).
+    /// What can be found out without touching the image: it is still there, no attribute and no
+    /// right forbids that its name goes. For the latter it is "renamed" to a directory, which the
+    /// kernel refuses only after all other checks (vfs_rename in fs/namei.c: may_delete for the
+    /// source comes before EISDIR for the target).
     ///
     /// # Errors
     ///
@@ -140,7 +144,8 @@ impl NewFile {
         rustix::fs::mkdirat(folder.fd(), &target, Mode::RWXU)?;
         let renamed = rustix::fs::renameat(folder.fd(), folder.name(), folder.fd(), &target);
         if renamed.is_ok() {
-            // Another program removed the directory within microseconds. The image's name is its own again at once.
+            // Another program removed the directory within microseconds. The image's name is its
+            // own again at once.
             let flags = RenameFlags::NOREPLACE;
             rustix::fs::renameat_with(folder.fd(), &target, folder.fd(), folder.name(), flags)?;
         } else {
@@ -154,8 +159,8 @@ impl NewFile {
 
     /// Puts it in the place of the image `old`, and makes that durable.
     ///
-    /// The two change places. What is taken out is looked at only then: between a look and a rename another file could appear
-    /// there. If it is not `old`, both go back.
+    /// The two change places. What is taken out is looked at only then: between a look and a rename
+    /// another file could appear there. If it is not `old`, both go back.
     ///
     /// # Errors
     ///
@@ -252,8 +257,8 @@ fn can_be_linked(fd: &OwnedFd) -> bool {
     matches!((seen, FileId::of(fd)), (Ok(seen), Ok(own)) if FileId::from(&seen) == own)
 }
 
-/// On btrfs, what is written a second time would need new space, which may not be there after the source's last byte. Other file
-/// systems do not know this flag, or not for files.
+/// On btrfs, what is written a second time would need new space, which may not be there after the
+/// source's last byte. Other file systems do not know this flag, or not for files.
 fn forbid_copy_on_write(file: &File) -> io::Result<()> {
     if let Ok(flags) = rustix::fs::ioctl_getflags(file) {
         // Compressed files are always copied on write.

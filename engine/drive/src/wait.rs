@@ -15,9 +15,10 @@
 //! | after a bug or an abort, for the end of the source | [`crate::last_resort`] | it closes | no | default action |
 //! | while files are opened, locked, flushed and renamed | `image_file`, `sidecar`, `job` | the kernel | no | before the event loop: default action |
 //!
-//! Nothing is opened in a way that waits for another program: images and hot sets are opened without blocking, and only
-//! regular files are read; locks are tried, not waited for. Until the event loop (or one of the two functions here) looks at
-//! signals, they have their default action ([`Signals`]): a file system that hangs does not make the program immune.
+//! Nothing is opened in a way that waits for another program: images and hot sets are opened
+//! without blocking, and only regular files are read; locks are tried, not waited for. Until the
+//! event loop (or one of the two functions here) looks at signals, they have their default action
+//! ([`Signals`]): a file system that hangs does not make the program immune.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -35,7 +36,8 @@ use std::time::{Duration, Instant};
 /// How often a full backlog is tried again: the kernel does not report room in it.
 const RETRY: Duration = Duration::from_millis(10);
 
-/// SIGTERM, SIGINT and SIGHUP: with their default action as long as no one looks at them, later as bytes of a socket.
+/// SIGTERM, SIGINT and SIGHUP: with their default action as long as no one looks at them, later as
+/// bytes of a socket.
 #[derive(Debug)]
 pub(crate) struct Signals {
     reader: UnixStream,
@@ -61,12 +63,14 @@ impl Signals {
             flag::register_conditional_default(signal, &BY_DEFAULT)?;
             pipe::register(signal, writer.try_clone()?)?;
         }
-        // A file size limit (setrlimit(2)) is to be an error of the write, which the guest survives, and not our death.
+        // A file size limit (setrlimit(2)) is to be an error of the write, which the guest
+        // survives, and not our death.
         flag::register(libc::SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
         Ok(Self { reader })
     }
 
-    /// From now on a signal makes [`as_fd`](AsFd::as_fd) readable, and does nothing else: for whoever looks at that.
+    /// From now on a signal makes [`as_fd`](AsFd::as_fd) readable, and does nothing else: for
+    /// whoever looks at that.
     pub(crate) fn catch(&self) {
         BY_DEFAULT.store(false, Ordering::SeqCst);
     }

@@ -27,7 +27,8 @@ pub struct Extent {
     pub length: u64,
 }
 
-/// Follows the QCOW2 tables of an image. L2 tables are read when they are needed; those that the root names are verified.
+/// Follows the QCOW2 tables of an image. L2 tables are read when they are needed; those that the
+/// root names are verified.
 #[derive(Debug)]
 pub(crate) struct Disk {
     pub(crate) geometry: Geometry,
@@ -60,7 +61,8 @@ struct RootTables {
 }
 
 impl Disk {
-    /// The disk of the image with this header and L1 table. If `has_root`, [`set_root`](Self::set_root) follows.
+    /// The disk of the image with this header and L1 table. If `has_root`,
+    /// [`set_root`](Self::set_root) follows.
     pub(crate) fn new(header: &Header, l1: Table, has_root: bool) -> Self {
         let checks = if has_root { TableChecks::Later(Vec::new()) } else { TableChecks::None };
         Self { geometry: header.geometry, size: header.size, l1, l2: BTreeMap::new(), checks }

@@ -31,8 +31,8 @@ impl Default for Geometry {
 }
 
 impl Geometry {
-    /// The geometry with clusters of `cluster_bytes` (64 KiB, 128 KiB, … 2 MiB) and refcounts of `refcount_bits`
-    /// (1, 2, 4, … 64).
+    /// The geometry with clusters of `cluster_bytes` (64 KiB, 128 KiB, … 2 MiB) and refcounts of
+    /// `refcount_bits` (1, 2, 4, … 64).
     ///
     /// # Errors
     ///
@@ -58,8 +58,9 @@ impl Geometry {
         Self::new(cluster_bytes, 8)
     }
 
-    /// The geometry for a machine with `ram_bytes` of RAM: clusters of 1 MiB, or of 64 KiB for less than 512 MiB. Each
-    /// RAM block begins in a cluster of its own, so small blocks (ROMs) leave most of a large cluster empty.
+    /// The geometry for a machine with `ram_bytes` of RAM: clusters of 1 MiB, or of 64 KiB for less
+    /// than 512 MiB. Each RAM block begins in a cluster of its own, so small blocks (ROMs) leave
+    /// most of a large cluster empty.
     #[must_use]
     pub fn fitting(ram_bytes: u64) -> Self {
         let cluster_bits = if ram_bytes < SMALL_RAM_BYTES { 16 } else { 20 };

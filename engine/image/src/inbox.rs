@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 pub enum Lookup<T> {
     /// Here it is.
     Ready(T),
-    /// Read these bytes (both numbers are multiples of 4096; what lies behind the end of the file is zero), supply
-    /// them, and ask again.
+    /// Read these bytes (both numbers are multiples of 4096; what lies behind the end of the file
+    /// is zero), supply them, and ask again.
     Need(HostOffset, usize),
 }
 

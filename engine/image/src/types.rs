@@ -11,7 +11,8 @@ pub struct GuestOffset(pub u64);
 /// Metadata is read and written in multiples of this many bytes: what `O_DIRECT` needs.
 pub const ALIGNMENT_BYTES: u64 = 4096;
 
-/// What makes a snapshot this one and no other. The caller chooses both: this crate has no clock and no randomness.
+/// What makes a snapshot this one and no other. The caller chooses both: this crate has no clock
+/// and no randomness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
     /// Its UUID.

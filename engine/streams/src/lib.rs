@@ -1,9 +1,10 @@
 //! Whether stdin, stdout and stderr were open when the program was started.
 //!
-//! The standard library opens `/dev/null` in place of those that are closed, before `main`, so that no other file gets their
-//! number. A program that was started with `>&-` would lose its answer, and report success. So they are looked at before the
-//! standard library does, by a function in `.init_array`, which the loader calls (System V ABI, "Initialization and
-//! Termination Functions").
+//! The standard library opens `/dev/null` in place of those that are closed, before `main`, so that
+//! no other file gets their number. A program that was started with `>&-` would lose its answer,
+//! and report success. So they are looked at before the standard library does, by a function in
+//! `.init_array`, which the loader calls (System V ABI, "Initialization and Termination
+//! Functions").
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -11,15 +12,17 @@ use std::sync::atomic::{AtomicU8, Ordering};
 static CLOSED: AtomicU8 = AtomicU8::new(0);
 
 #[used]
-// SAFETY: The loader calls what is in this section once, before main and any other thread, with arguments that a C function
-// may ignore. `look` needs nothing that main sets up: it makes three system calls and stores a byte.
+// SAFETY: The loader calls what is in this section once, before main and any other thread, with
+// arguments that a C function may ignore. `look` needs nothing that main sets up: it makes three
+// system calls and stores a byte.
 #[unsafe(link_section = ".init_array")]
 static LOOK: extern "C" fn() = look;
 
 extern "C" fn look() {
     let mut closed = 0;
     for fd in [0, 1, 2] {
-        // SAFETY: F_GETFD takes an integer, touches no memory of ours, and fails for a number that is not open.
+        // SAFETY: F_GETFD takes an integer, touches no memory of ours, and fails for a number that
+        // is not open.
         if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
             closed |= 1 << fd;
         }

@@ -24,8 +24,8 @@ pub struct Cause {
     pub paths: Vec<String>,
 }
 
-/// Puts judgements, each with the reason for which it is allowed, together by their causes: the same rule, verdict, text and
-/// reason, and the same path, but for indices of elements.
+/// Puts judgements, each with the reason for which it is allowed, together by their causes: the
+/// same rule, verdict, text and reason, and the same path, but for indices of elements.
 #[must_use]
 pub fn causes(judgements: Vec<(Judgement, Option<String>)>) -> Vec<Cause> {
     let mut causes: Vec<Cause> = Vec::new();
@@ -53,7 +53,8 @@ impl Cause {
         let mut places: Vec<String> = Vec::new();
         for path in &self.paths {
             let place = folded(path);
-            // Neighbours are equal, mostly; of the others a few more than are shown are enough to know that there are more.
+            // Neighbours are equal, mostly; of the others a few more than are shown are enough to
+            // know that there are more.
             if places.last() != Some(&place) && !places[..places.len().min(SHOWN)].contains(&place) {
                 places.push(place);
             }

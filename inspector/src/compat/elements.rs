@@ -67,8 +67,9 @@ fn on_the_wire(judge: &mut Judge, path: &str, source: &Wire, target: &Wire, same
     }
 }
 
-/// Integers of one width, with or without a sign, of which nothing is checked but that they are equal to the target's own:
-/// that, too, is a comparison of the same bits (`migration/vmstate-types.c`).
+/// Integers of one width, with or without a sign, of which nothing is checked but that they are
+/// equal to the target's own: that, too, is a comparison of the same bits
+/// (`migration/vmstate-types.c`).
 fn differ_in_sign(source: &str, target: &str) -> bool {
     let unsigned = |name: &str| name.strip_prefix('u').unwrap_or(name).to_owned();
     let (name, other) = (unsigned(source), unsigned(target));

@@ -59,7 +59,8 @@ fn steps(source: &[FieldShape], target: &[FieldShape], how: How<'_>) -> Vec<Step
             continue;
         };
         steps.extend((at..found).map(Step::OnlyTarget));
-        // Fields of one name in a row, of which only some are sent: for each version, or each condition, another one.
+        // Fields of one name in a row, of which only some are sent: for each version, or each
+        // condition, another one.
         let (ours, theirs) = (row(&source[number..]), row(&target[found..]));
         let choice = found..=found + theirs.saturating_sub(ours);
         let read = choice.clone().find(|&other| is_read(&target[other], how)).unwrap_or(found);
@@ -123,7 +124,8 @@ impl Both<'_> {
         if steps.len() > 1 && recut(judge, self.path, &ours, &theirs, self.how.body) {
             return;
         }
-        // Of a dump, where it is not known what is on the wire, another field may be the same bytes by another name.
+        // Of a dump, where it is not known what is on the wire, another field may be the same bytes
+        // by another name.
         let may_be_renamed = steps.iter().any(|step| match step {
             Step::OnlyTarget(_) => true,
             Step::OnlySource(_) => false,
@@ -160,8 +162,9 @@ impl Both<'_> {
         }
     }
 
-    /// A field of another name in the same place, neither of which the other side has anywhere else. QEMU reads the same
-    /// bytes in the same way (`vmstate_load_state()` does not know what the source called them).
+    /// A field of another name in the same place, neither of which the other side has anywhere
+    /// else. QEMU reads the same bytes in the same way (`vmstate_load_state()` does not know what
+    /// the source called them).
     fn renamed(&self, judge: &mut Judge, field: &FieldShape, other: &FieldShape) {
         let name = json_text(other.name.as_bytes());
         let path = self.path(field);

@@ -1,8 +1,9 @@
 //! Bytes that both sides have, and cut into fields in another way.
 //!
-//! QEMU makes room for new fields in buffers that were longer than what is in them, so that older QEMUs go on loading them:
-//! of the 100 bytes of `globalstate`'s `runstate` up to 8.2 the text takes 32 at most; from 9.0 on the two bytes behind these are
-//! `has_vm_was_suspended` and `vm_was_suspended`, and the rest is `unused` (`migration/global_state.c`).
+//! QEMU makes room for new fields in buffers that were longer than what is in them, so that older
+//! QEMUs go on loading them: of the 100 bytes of `globalstate`'s `runstate` up to 8.2 the text
+//! takes 32 at most; from 9.0 on the two bytes behind these are `has_vm_was_suspended` and
+//! `vm_was_suspended`, and the rest is `unused` (`migration/global_state.c`).
 
 use super::Judge;
 use super::shape::{FieldShape, Wire};
@@ -11,7 +12,8 @@ use crate::escape::json_text;
 /// Names that are told; of more the number is.
 const NAMED: usize = 4;
 
-/// Judges fields that lie together on either side, if they are the same bytes, cut differently; `body` is what the source sent.
+/// Judges fields that lie together on either side, if they are the same bytes, cut differently;
+/// `body` is what the source sent.
 pub(super) fn recut(
     judge: &mut Judge,
     path: &str,
@@ -47,7 +49,8 @@ struct Place<'a> {
     wire: &'a Wire,
 }
 
-/// The places of fields of which a destination reads so many bytes, whatever they are; none if one is another kind.
+/// The places of fields of which a destination reads so many bytes, whatever they are; none if one
+/// is another kind.
 fn places<'a>(fields: &[&'a FieldShape]) -> Option<Vec<Place<'a>>> {
     let mut start = 0u64;
     fields
@@ -61,8 +64,9 @@ fn places<'a>(fields: &[&'a FieldShape]) -> Option<Vec<Place<'a>>> {
         .collect()
 }
 
-/// Each field of the target has to be one of the source's, or be a buffer, or lie in buffers. Whether the bytes of the last
-/// kind are zero, as QEMU writes what it does not use; none if one is something else.
+/// Each field of the target has to be one of the source's, or be a buffer, or lie in buffers.
+/// Whether the bytes of the last kind are zero, as QEMU writes what it does not use; none if one is
+/// something else.
 fn new_fields_are_zero(source: &[Place<'_>], target: &[Place<'_>], body: &[u8]) -> Option<bool> {
     let mut zero = true;
     let mut from = 0;

@@ -9,9 +9,10 @@ use std::collections::HashSet;
 /// The most judgements: a description can claim more differences than anybody reads.
 const JUDGEMENTS_LIMIT: usize = 100_000;
 
-/// `vga_isa_class_initfn()` of hw/display/vga-isa.c gives the device `vmstate_vga_common`, which describes a `VGACommonState`, and
-/// the migration code reads and writes it at the start of the device (`ISAVGAState`), which is something else. Only this device has
-/// a section of that name without the path of a bus. Seen with 7.2 and 10.0; 11.1 has no such section.
+/// `vga_isa_class_initfn()` of hw/display/vga-isa.c gives the device `vmstate_vga_common`, which
+/// describes a `VGACommonState`, and the migration code reads and writes it at the start of the
+/// device (`ISAVGAState`), which is something else. Only this device has a section of that name
+/// without the path of a bus. Seen with 7.2 and 10.0; 11.1 has no such section.
 const ISA_VGA: &str = "isa-vga: QEMU loads it over other fields of the device, and may crash";
 
 pub(super) fn devices(judge: &mut Judge, source: &Shape, target: &Shape) {
@@ -61,8 +62,9 @@ fn counterpart<'a>(device: &DeviceShape, here: &Shape, there: &'a Shape) -> Opti
     if here.is_dump == there.is_dump {
         return others.find(|other| other.idstr == device.idstr && other.instance_id == device.instance_id);
     }
-    // A dump has no instances. Some of its types have descriptions of one name, and some descriptions (of what is no device of
-    // the device model) have the name of another one: what has no field in common is none of them.
+    // A dump has no instances. Some of its types have descriptions of one name, and some
+    // descriptions (of what is no device of the device model) have the name of another one: what
+    // has no field in common is none of them.
     let state = device.state.as_ref()?;
     let names: HashSet<&str> = state.fields.iter().map(|field| &field.name[..]).collect();
     let in_common = |other: &DeviceShape| {

@@ -92,8 +92,9 @@ impl RamFile {
         self.places.get(block).copied().flatten()
     }
 
-    /// The first place in a block, from `at` on, that may hold anything but zeros: `at`, or the start of a page behind it. What
-    /// lies between takes no time, whatever its length: RAM of a stream that has few pages costs what these do.
+    /// The first place in a block, from `at` on, that may hold anything but zeros: `at`, or the
+    /// start of a page behind it. What lies between takes no time, whatever its length: RAM of a
+    /// stream that has few pages costs what these do.
     ///
     /// # Errors
     ///

@@ -1,4 +1,5 @@
-//! A stream in parts, from which one of another form can be put together: RAM apart, everything else as it stood.
+//! A stream in parts, from which one of another form can be put together: RAM apart, everything
+//! else as it stood.
 
 use crate::contents::RamFile;
 use crate::error::Error;

@@ -16,8 +16,9 @@ const PIECE_BYTES: usize = 1 << 20;
 pub(crate) enum ZeroPages {
     /// A record for each, as a destination needs them whose memory may hold something else.
     Sent,
-    /// A record for the first page of each block alone: in an image that the stream is saved to, a page that did not arrive is
-    /// zero. A block without any page would be one that x-ignore-shared leaves elsewhere.
+    /// A record for the first page of each block alone: in an image that the stream is saved to, a
+    /// page that did not arrive is zero. A block without any page would be one that x-ignore-shared
+    /// leaves elsewhere.
     LeftOut,
 }
 

@@ -1,5 +1,5 @@
-//! What the machine type says of a guest's memory: what its main RAM block is called, and at which physical addresses
-//! main RAM lies.
+//! What the machine type says of a guest's memory: what its main RAM block is called, and at which
+//! physical addresses main RAM lies.
 
 use crate::contents::Contents;
 use migration_stream::device::Value;
@@ -13,11 +13,12 @@ const S390: u16 = 22;
 const PPC64: u16 = 21;
 const RISCV: u16 = 243;
 pub(super) const FOUR_GIB: u64 = 4 << 30;
-/// A guest with more main RAM than this may have what lies above 4 GiB moved to 1 TiB: an AMD processor keeps addresses
-/// from `0xfd_0000_0000` on for itself (`pc_memory_init`, `AMD_HT_START`), and the 64-bit PCI window counts, too.
+/// A guest with more main RAM than this may have what lies above 4 GiB moved to 1 TiB: an AMD
+/// processor keeps addresses from `0xfd_0000_0000` on for itself (`pc_memory_init`,
+/// `AMD_HT_START`), and the 64-bit PCI window counts, too.
 const MOVED_RAM_BYTES: u64 = 900 << 30;
-/// CMOS: bytes above 16 MiB and below 4 GiB in units of 64 KiB, le16; bytes above 4 GiB in the same units, le24; bytes above
-/// 1 MiB in KiB, le16 (`pc_cmos_init`, `microvm_set_rtc`).
+/// CMOS: bytes above 16 MiB and below 4 GiB in units of 64 KiB, le16; bytes above 4 GiB in the same
+/// units, le24; bytes above 1 MiB in KiB, le16 (`pc_cmos_init`, `microvm_set_rtc`).
 const CMOS_ABOVE_16_MIB: usize = 0x34;
 const CMOS_ABOVE_4_GIB: usize = 0x5b;
 const CMOS_ABOVE_1_MIB: usize = 0x30;
@@ -35,7 +36,8 @@ pub(super) enum Board {
     RiscvVirt,
 }
 
-/// A part of main RAM: the physical address at which it lies, and its bytes, counted from the start of main RAM.
+/// A part of main RAM: the physical address at which it lies, and its bytes, counted from the start
+/// of main RAM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Part {
     pub(super) address: u64,
@@ -121,8 +123,9 @@ impl Board {
         if total >= limit { low } else { total }
     }
 
-    /// Where `total` bytes of main RAM lie. With option `max-ram-below-4g` the hole begins elsewhere, which the real-time
-    /// clock's CMOS says; what it says counts if it adds up. None: a guest so large that it cannot be known.
+    /// Where `total` bytes of main RAM lie. With option `max-ram-below-4g` the hole begins
+    /// elsewhere, which the real-time clock's CMOS says; what it says counts if it adds up. None: a
+    /// guest so large that it cannot be known.
     pub(super) fn parts(self, contents: &Contents, total: u64) -> Option<Vec<Part>> {
         if !self.is_pc() {
             return Some(split(self.start(), total, total, FOUR_GIB));
@@ -152,7 +155,8 @@ fn find(contents: &Contents, name: &[u8]) -> Option<usize> {
     contents.blocks.iter().position(|block| block.idstr == name)
 }
 
-/// Bytes of RAM below and above 4 GiB, as the machine's firmware finds them in the CMOS of the real-time clock.
+/// Bytes of RAM below and above 4 GiB, as the machine's firmware finds them in the CMOS of the
+/// real-time clock.
 fn cmos(contents: &Contents) -> Option<(u64, u64)> {
     let clock = contents.devices.iter().find(|device| device.idstr == b"mc146818rtc")?;
     let decoded = clock.decode()?;

@@ -1,7 +1,7 @@
 //! All RAM as an ELF core.
 //!
-//! Its ranges have physical addresses, as virtual ones, too, or those that the processors' page tables map to it. In the file RAM
-//! is there once, and as a whole, whatever is mapped.
+//! Its ranges have physical addresses, as virtual ones, too, or those that the processors' page
+//! tables map to it. In the file RAM is there once, and as a whole, whatever is mapped.
 
 use super::board::I386;
 use super::copy_range;

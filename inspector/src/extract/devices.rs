@@ -6,11 +6,12 @@ use migration_stream::RamBlock;
 use migration_stream::device::Value;
 use std::collections::HashMap;
 
-/// Sections of display devices whose first BAR begins with their memory (`pci_std_vga_realize`, `pci_cirrus_vga_realize`),
-/// and what that block is called.
+/// Sections of display devices whose first BAR begins with their memory (`pci_std_vga_realize`,
+/// `pci_cirrus_vga_realize`), and what that block is called.
 const DISPLAYS: [&[u8]; 2] = [b"vga", b"cirrus_vga"];
 const DISPLAY_MEMORY: &[u8] = b"vga.vram";
-/// PCI configuration space: the command register, its bit that has the device answer to memory addresses, the first BAR.
+/// PCI configuration space: the command register, its bit that has the device answer to memory
+/// addresses, the first BAR.
 const COMMAND: usize = 4;
 const MEMORY_ENABLED: u8 = 2;
 const FIRST_BAR: usize = 0x10;

@@ -1,5 +1,6 @@
-//! Where RAM blocks lie in the guest's physical memory. A stream does not say that; for the machines that are known here it
-//! follows from the machine type, the machine's ACPI tables and its devices. What does not follow from them is refused.
+//! Where RAM blocks lie in the guest's physical memory. A stream does not say that; for the
+//! machines that are known here it follows from the machine type, the machine's ACPI tables and its
+//! devices. What does not follow from them is refused.
 
 use super::affinity::{self, Affinity};
 use super::board::{Board, FOUR_GIB, Part};
@@ -117,7 +118,8 @@ fn known_place(block: &RamBlock, board: Board, affinity: Option<&Affinity>, devi
     if backend(board, &block.idstr).is_none() {
         return Place::LeftOut;
     }
-    // The address of a memory device is counted from where the memory of such devices begins (`memory_device_plug`).
+    // The address of a memory device is counted from where the memory of such devices begins
+    // (`memory_device_plug`).
     let base = affinity.and_then(|affinity| affinity.device_memory);
     let address = base.zip(block.guest_physical_address).and_then(|(base, at)| base.checked_add(at));
     address.map_or(Place::Unknown, Place::At)

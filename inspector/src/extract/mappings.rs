@@ -34,7 +34,8 @@ impl Run {
         true
     }
 
-    /// Adds them to those of other tables, as far as these do not map the same virtual addresses; false: there are too many.
+    /// Adds them to those of other tables, as far as these do not map the same virtual addresses;
+    /// false: there are too many.
     pub(super) fn into_mappings(self, all: &mut Mappings) -> bool {
         self.0.into_iter().all(|mapping| all.add(mapping))
     }

@@ -1,12 +1,15 @@
 //! Which blocks are main RAM, in the order in which they lie in it.
 //!
-//! A machine with NUMA nodes has a block for each node's memory backend, named by the user. Node after node, as `-numa`
-//! orders them, they are main RAM (`numa_init_memdev_container`). A stream lists blocks by size, the largest first, and
-//! those of one size as they were created: by `-object`, in an order of its own. So the order of nodes follows from:
+//! A machine with NUMA nodes has a block for each node's memory backend, named by the user. Node
+//! after node, as `-numa` orders them, they are main RAM (`numa_init_memdev_container`). A stream
+//! lists blocks by size, the largest first, and those of one size as they were created: by
+//! `-object`, in an order of its own. So the order of nodes follows from:
 //!
-//! * the affinity table ([`super::affinity`]), which has the size of each node: a size that only one block has is a proof;
-//! * names, among blocks of one size: `ram-node0`, `ram-node1` are libvirt's, for just this purpose. Other names that end
-//!   in numbers count if the blocks were also created in the order of these numbers;
+//! * the affinity table ([`super::affinity`]), which has the size of each node: a size that only
+//!   one block has is a proof;
+//! * names, among blocks of one size: `ram-node0`, `ram-node1` are libvirt's, for just this
+//!   purpose. Other names that end in numbers count if the blocks were also created in the order of
+//!   these numbers;
 //! * addresses, in streams with capability `x-ignore-shared`.
 //!
 //! Where that does not suffice, the core is refused.
@@ -39,8 +42,8 @@ const PC_BLOCKS: [&[u8]; 8] = [
 /// Why the blocks of main RAM are not known.
 pub(super) type Why = String;
 
-/// Name of the memory backend that a block comes from, if it may come from one: devices' blocks have a path before their
-/// names, those of other boards than a PC a dot in them.
+/// Name of the memory backend that a block comes from, if it may come from one: devices' blocks
+/// have a path before their names, those of other boards than a PC a dot in them.
 pub(super) fn backend(board: Board, idstr: &[u8]) -> Option<&[u8]> {
     let name = idstr.strip_prefix(OBJECTS).unwrap_or(idstr);
     let is_own = if board.is_pc() { PC_BLOCKS.contains(&name) } else { name.contains(&b'.') };
@@ -126,7 +129,8 @@ fn which(of_size: &[&Candidate<'_>], size: u64, places: usize) -> Why {
     format!("which of the blocks of {size} bytes is which NUMA node is not in the file: {names}")
 }
 
-/// By the addresses that a stream with capability `x-ignore-shared` has: in main RAM, each node where the one before ends.
+/// By the addresses that a stream with capability `x-ignore-shared` has: in main RAM, each node
+/// where the one before ends.
 fn by_address(
     contents: &Contents,
     of_size: &[&Candidate<'_>],

@@ -1,7 +1,9 @@
-//! The virtual addresses of an x86 guest, by its page tables (`arch_memory_mapping.c`; Intel SDM volume 3, "Paging").
+//! The virtual addresses of an x86 guest, by its page tables (`arch_memory_mapping.c`; Intel SDM
+//! volume 3, "Paging").
 //!
-//! The tables are whatever the guest left in its memory. They can be circular, and a few pages of them can map all virtual
-//! addresses to one page. So tables that are read, and mappings that are kept, are counted, and too many are refused.
+//! The tables are whatever the guest left in its memory. They can be circular, and a few pages of
+//! them can map all virtual addresses to one page. So tables that are read, and mappings that are
+//! kept, are counted, and too many are refused.
 
 use super::mappings::{MAPPINGS_LIMIT, Mapping, Mappings, Run};
 use super::physical::Physical;
@@ -91,7 +93,8 @@ pub(super) fn is_on(processor: &Processor) -> bool {
     Format::of(processor).is_some()
 }
 
-/// What the tables of all processors with paging map to RAM. What two of them map differently is as the first has it.
+/// What the tables of all processors with paging map to RAM. What two of them map differently is as
+/// the first has it.
 pub(super) fn mappings(
     name: &str,
     processors: &[Processor],

@@ -43,7 +43,8 @@ impl Processor {
     }
 }
 
-/// The processors in the order of the stream, in which QEMU creates them; those whose fields are not known are missing.
+/// The processors in the order of the stream, in which QEMU creates them; those whose fields are
+/// not known are missing.
 pub(super) fn processors(contents: &Contents) -> Vec<Processor> {
     contents.devices.iter().filter(|device| device.idstr == b"cpu").filter_map(processor).collect()
 }

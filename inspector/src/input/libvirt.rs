@@ -1,8 +1,9 @@
 //! The header of a libvirt save image (`virsh save`).
 //!
-//! In the byte order of the host that wrote it: magic (16 bytes), version (u32), length of the data behind the header
-//! (u32), whether the guest ran (u32), how the stream is packed (u32), where the cookie begins (u32), 56 unused bytes. The
-//! data is the domain's XML with a NUL, the cookie, and padding; then the stream.
+//! In the byte order of the host that wrote it: magic (16 bytes), version (u32), length of the data
+//! behind the header (u32), whether the guest ran (u32), how the stream is packed (u32), where the
+//! cookie begins (u32), 56 unused bytes. The data is the domain's XML with a NUL, the cookie, and
+//! padding; then the stream.
 
 use crate::error::Error;
 

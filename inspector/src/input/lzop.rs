@@ -1,9 +1,10 @@
 //! The container of `lzop`, around blocks of LZO1X: what libvirt writes with `save_image_format = "lzop"`.
 //!
-//! Numbers are big-endian. A header: magic (9 bytes), version, version of the library, version that is needed (u16 each),
-//! method, level (u8 each), flags, mode, time, its upper half (u32 each), a name behind its length (u8), a checksum (u32). Then
-//! blocks: length (u32; 0 ends the file), length as packed (u32), checksums as the flags have it (u32 each), bytes; packed
-//! unless both lengths are one. Another file may follow.
+//! Numbers are big-endian. A header: magic (9 bytes), version, version of the library, version that
+//! is needed (u16 each), method, level (u8 each), flags, mode, time, its upper half (u32 each), a
+//! name behind its length (u8), a checksum (u32). Then blocks: length (u32; 0 ends the file),
+//! length as packed (u32), checksums as the flags have it (u32 each), bytes; packed unless both
+//! lengths are one. Another file may follow.
 
 use std::io::{self, Read};
 

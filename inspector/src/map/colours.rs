@@ -1,5 +1,5 @@
-//! Colours that those who do not see red or green can tell apart (Okabe and Ito), each of another lightness; what is hot or has
-//! changed has a mark in its middle as well.
+//! Colours that those who do not see red or green can tell apart (Okabe and Ito), each of another
+//! lightness; what is hot or has changed has a mark in its middle as well.
 
 use super::Cell;
 

@@ -1,5 +1,5 @@
-//! Pages that a guest needs first: from a hot set that `qemu-snapshot --record-hot-set` wrote, or from a recorded return
-//! path.
+//! Pages that a guest needs first: from a hot set that `qemu-snapshot --record-hot-set` wrote, or
+//! from a recorded return path.
 
 use crate::error::Error;
 use crate::escape::terminal;

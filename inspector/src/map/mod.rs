@@ -64,7 +64,8 @@ pub(crate) struct BlockPicture {
 }
 
 impl BlockPicture {
-    /// Cells side by side: a power of two, so that a row is a round number of bytes, and fewer where there are few cells.
+    /// Cells side by side: a power of two, so that a row is a round number of bytes, and fewer
+    /// where there are few cells.
     pub(crate) fn columns(&self) -> usize {
         match self.cells.len() {
             0..=512 => 64,

@@ -8,7 +8,8 @@ use snapshot_engine::size_text;
 
 /// Columns of pixels of every block's cells.
 const GRID: usize = 768;
-/// Where cells begin: addresses stand before them. A multiple of all sizes of cells, so that marks fall into their middles.
+/// Where cells begin: addresses stand before them. A multiple of all sizes of cells, so that marks
+/// fall into their middles.
 const LEFT: usize = 96;
 const MARGIN: usize = 12;
 pub(super) const WIDTH: usize = LEFT + GRID + 2 * MARGIN;

@@ -39,8 +39,8 @@ pub(super) struct References<'a> {
     read_bytes: u64,
 }
 
-/// Entries of a piece of a table that stands at `at`, with their places. What comes behind the first eight bytes of a longer
-/// entry refers to nothing.
+/// Entries of a piece of a table that stands at `at`, with their places. What comes behind the
+/// first eight bytes of a longer entry refers to nothing.
 fn entries(at: u64, piece: &[u8], entry_bytes: usize) -> impl Iterator<Item = (u64, u64)> {
     let places = (at..).step_by(entry_bytes);
     places.zip(piece.chunks_exact(entry_bytes).map(|entry| be(&entry[..8])))
@@ -186,8 +186,9 @@ impl<'a> References<'a> {
         self.one(Place { at: start, bytes: at.saturating_sub(start) }, "snapshot table", 0)
     }
 
-    /// The directory of persistent bitmaps; each entry: offset (be64) and entries (be32) of a table, flags (be32), type and
-    /// granularity (u8 each), lengths of name (be16) and extra data (be32); extra data, name, padding to 8.
+    /// The directory of persistent bitmaps; each entry: offset (be64) and entries (be32) of a
+    /// table, flags (be32), type and granularity (u8 each), lengths of name (be16) and extra data
+    /// (be32); extra data, name, padding to 8.
     fn bitmaps(&mut self) -> Result<(), Problem> {
         let Some((count, directory)) = self.header.bitmaps else { return Ok(()) };
         if count > BITMAP_LIMIT {

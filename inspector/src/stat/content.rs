@@ -4,7 +4,8 @@ use crate::pages::is_zero;
 use serde::Serialize;
 use std::collections::HashMap;
 
-/// Different contents that are remembered. Beyond that every second one is forgotten, then every second of those left.
+/// Different contents that are remembered. Beyond that every second one is forgotten, then every
+/// second of those left.
 const REMEMBERED: usize = 1 << 18;
 /// One page of so many is compressed.
 const SAMPLE: u64 = 61;

@@ -50,8 +50,8 @@ impl Layout {
         Self { width: width() }
     }
 
-    /// A line that begins with an offset: a name, indented by `depth`, and items behind it, which go on in further lines where
-    /// they do not fit.
+    /// A line that begins with an offset: a name, indented by `depth`, and items behind it, which
+    /// go on in further lines where they do not fit.
     pub(crate) fn row(
         self,
         offset: Option<u64>,
@@ -111,7 +111,8 @@ impl Layout {
     }
 }
 
-/// The first piece of an ASCII text, of at most `width`, which ends at a space where there is one; and the rest.
+/// The first piece of an ASCII text, of at most `width`, which ends at a space where there is one;
+/// and the rest.
 fn cut(text: &str, width: usize) -> (&str, &str) {
     if text.len() <= width {
         return (text, "");

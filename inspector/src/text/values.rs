@@ -20,8 +20,9 @@ enum Unit {
     Nanoseconds,
 }
 
-/// Fields that are times, by the name of their vmsd and the end of their path: `hw/rtc/mc146818rtc.c`, `hw/timer/i8254_common.c`,
-/// `softmmu/cpu-timers.c`, `hw/timer/acpi_pm` (`hw/acpi/core.c`).
+/// Fields that are times, by the name of their vmsd and the end of their path:
+/// `hw/rtc/mc146818rtc.c`, `hw/timer/i8254_common.c`, `softmmu/cpu-timers.c`, `hw/timer/acpi_pm`
+/// (`hw/acpi/core.c`).
 const TIMES: [(&str, &str, Unit); 8] = [
     ("mc146818rtc", "base_rtc", Unit::UnixSeconds),
     ("mc146818rtc", "last_update", Unit::Nanoseconds),
@@ -131,7 +132,8 @@ fn time(field: Field<'_>, value: &Value<'_>) -> Option<String> {
     }
 }
 
-/// A moment of one of QEMU's clocks: the host's clock counts from 1970 on, the others from the start of the VM.
+/// A moment of one of QEMU's clocks: the host's clock counts from 1970 on, the others from the
+/// start of the VM.
 fn nanoseconds(number: u64) -> String {
     const YEAR_2001: u64 = 1_000_000_000;
     let (seconds, rest) = (number / 1_000_000_000, number % 1_000_000_000);

@@ -1,5 +1,6 @@
-//! Bitmaps of mapped-ram files: whether they were written, and the marked pages of a block, in memory that follows the pages which the file holds, not the bitmap's
-//! length: a block of 15 TiB has a bitmap of 480 MiB.
+//! Bitmaps of mapped-ram files: whether they were written, and the marked pages of a block, in
+//! memory that follows the pages which the file holds, not the bitmap's length: a block of 15 TiB
+//! has a bitmap of 480 MiB.
 
 use super::event::{Finding, Level};
 use crate::pages::is_zero;
@@ -17,7 +18,8 @@ pub(super) struct MarkedPages {
 }
 
 impl MarkedPages {
-    /// Adds the part of the bitmap that begins with page `first`, a multiple of [`CHUNK_PAGES`] behind all before.
+    /// Adds the part of the bitmap that begins with page `first`, a multiple of [`CHUNK_PAGES`]
+    /// behind all before.
     pub(super) fn push(&mut self, first: u64, bits: &[u8]) {
         for (at, chunk) in (0..).zip(bits.chunks(CHUNK_BYTES)).filter(|(_, chunk)| !is_zero(chunk)) {
             self.chunks.push((first + at * CHUNK_PAGES, chunk.into()));

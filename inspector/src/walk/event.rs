@@ -32,7 +32,8 @@ pub enum Event<'a> {
     MappedList(u64),
     /// A block's entry in the list of a mapped-ram file.
     MappedBlock(&'a MappedBlock),
-    /// The bitmap of the pages of a mapped block that are there, or a part of it: a long one arrives in parts of 1 MiB.
+    /// The bitmap of the pages of a mapped block that are there, or a part of it: a long one
+    /// arrives in parts of 1 MiB.
     MappedBitmap {
         /// Index in the block list.
         block: usize,
@@ -200,7 +201,8 @@ pub struct Context<'a> {
     pub page_size: u32,
     /// The configuration section.
     pub configuration: Option<&'a Configuration>,
-    /// The piece stands on this channel beside the main stream, counted as they were given; so its offset is one there.
+    /// The piece stands on this channel beside the main stream, counted as they were given; so its
+    /// offset is one there.
     pub channel: Option<usize>,
 }
 

@@ -1,9 +1,9 @@
 //! The multifd channels of a main stream, put into its order.
 //!
-//! A source has all channels say SYNC, and then a record on the main stream: FLUSH (8.1 and later), or the end of a `ram`
-//! body (before, and for old machine types). What a channel brings between two of its SYNCs therefore belongs before the
-//! record that belongs to the second; pages of different channels do not overlap there. FLUSH is used if the first body has
-//! one.
+//! A source has all channels say SYNC, and then a record on the main stream: FLUSH (8.1 and later),
+//! or the end of a `ram` body (before, and for old machine types). What a channel brings between
+//! two of its SYNCs therefore belongs before the record that belongs to the second; pages of
+//! different channels do not overlap there. FLUSH is used if the first body has one.
 
 use super::channel::{ChannelWalk, Took, path};
 use super::event::{Context, Finding, Level, Visitor};
@@ -77,8 +77,8 @@ impl Join {
         Ok(())
     }
 
-    /// Begins with the channels. Not before the first record that they wait for: until there it may not have been known how
-    /// large a page is.
+    /// Begins with the channels. Not before the first record that they wait for: until there it may
+    /// not have been known how large a page is.
     fn open(&mut self, page_size: u32) {
         let feeds = std::mem::take(&mut self.feeds).into_iter();
         self.channels

@@ -1,4 +1,5 @@
-//! Arrays, as each QEMU describes them: 7.2 gives all elements of structures an `index`, 10.0 all but the last, 11.1 none.
+//! Arrays, as each QEMU describes them: 7.2 gives all elements of structures an `index`, 10.0 all
+//! but the last, 11.1 none.
 
 use crate::common::{corpus, names, run, stdout, stream};
 use serde_json::Value;

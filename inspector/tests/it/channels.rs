@@ -1,4 +1,5 @@
-//! Multifd channels put together with their main stream: RAM as on one channel, and what is wrong with a channel.
+//! Multifd channels put together with their main stream: RAM as on one channel, and what is wrong
+//! with a channel.
 
 use crate::common::{all, corpus, program, run, stdout, unpacked};
 use std::path::{Path, PathBuf};

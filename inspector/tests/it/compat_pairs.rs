@@ -1,6 +1,6 @@
-//! What `compat` says of the corpus: all pairs of streams of one machine type from different QEMUs, and all pairs of one
-//! configuration with the newest machine type of each. The verdicts are pinned in `corpus/COMPAT`; `corpus/LOADS` has what the real
-//! QEMUs did with those of one machine type.
+//! What `compat` says of the corpus: all pairs of streams of one machine type from different QEMUs,
+//! and all pairs of one configuration with the newest machine type of each. The verdicts are pinned
+//! in `corpus/COMPAT`; `corpus/LOADS` has what the real QEMUs did with those of one machine type.
 //!
 //! `UPDATE=1` writes that file anew: look at the difference before you commit it.
 

@@ -1,4 +1,5 @@
-//! ELF cores of streams of the corpus. `tests/tests/it/cores` compares those of running guests with QEMU's own.
+//! ELF cores of streams of the corpus. `tests/tests/it/cores` compares those of running guests with
+//! QEMU's own.
 
 use crate::common::program;
 use std::path::Path;
@@ -19,7 +20,8 @@ fn nodes_are_in_their_order_although_the_second_one_is_listed_first() {
     let second = extract(file, &["--block", "ram-node1"], &path);
     assert_eq!((first.len(), second.len()), (1 << 20, 3 << 20));
     assert!(first[..0xc_0000] != second[..0xc_0000], "the nodes differ");
-    // Behind RAM there is the firmware of 64 KiB, and 64 KiB in front of its copy below 1 MiB are neither RAM nor ROM.
+    // Behind RAM there is the firmware of 64 KiB, and 64 KiB in front of its copy below 1 MiB are
+    // neither RAM nor ROM.
     let core = extract(file, &["--core"], &path);
     let at = core.len() - (64 << 10) - second.len();
     assert!(core[at..][..second.len()] == second);

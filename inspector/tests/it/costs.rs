@@ -1,7 +1,8 @@
 //! What an input costs: time and memory that follow its length, not what it says of itself.
 //!
-//! Limits are of CPU time and of address space (`ulimit`), so that a busy machine changes nothing; each is several times what is
-//! needed, and a small part of what was needed when the costs grew faster than the input.
+//! Limits are of CPU time and of address space (`ulimit`), so that a busy machine changes nothing;
+//! each is several times what is needed, and a small part of what was needed when the costs grew
+//! faster than the input.
 
 use crate::common::{all, corpus};
 use migration_stream::{

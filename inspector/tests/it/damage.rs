@@ -1,4 +1,5 @@
-//! Damaged input: findings, never a panic; what follows is read where something names it; no byte is unaccounted for.
+//! Damaged input: findings, never a panic; what follows is read where something names it; no byte
+//! is unaccounted for.
 
 use crate::common::{all, run_with, stream};
 use snapinspect::check::Checker;

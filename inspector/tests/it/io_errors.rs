@@ -25,8 +25,8 @@ fn shim(folder: &Path) -> Option<PathBuf> {
     }
 }
 
-/// A QCOW2 image with an internal snapshot, as `savevm` makes it: header, snapshot table, L1 and L2 table of the snapshot,
-/// refcount table and block, the VM state; in clusters of 64 KiB.
+/// A QCOW2 image with an internal snapshot, as `savevm` makes it: header, snapshot table, L1 and L2
+/// table of the snapshot, refcount table and block, the VM state; in clusters of 64 KiB.
 fn savevm(state: &[u8]) -> Vec<u8> {
     const CLUSTER: usize = 65536;
     let at = |cluster: usize| ((cluster * CLUSTER) as u64).to_be_bytes();

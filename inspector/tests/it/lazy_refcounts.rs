@@ -1,4 +1,5 @@
-//! Images with lazy refcounts that were not closed: their tables are looked at all the same, as `qemu-img check` does.
+//! Images with lazy refcounts that were not closed: their tables are looked at all the same, as
+//! `qemu-img check` does.
 
 use snapinspect::refcounts::check;
 use snapinspect::source::FileRange;
@@ -65,7 +66,8 @@ fn tables_of_an_image_that_was_not_closed_are_looked_at() {
     assert_eq!(found[0].level, Level::Note, "{found:?}");
     assert!(found[0].text.starts_with("not compared: the image has lazy refcounts"), "{found:?}");
 
-    // The table of internal snapshots begins with the place of the first one's L1 table; the active one is in the header.
+    // The table of internal snapshots begins with the place of the first one's L1 table; the active
+    // one is in the header.
     let of_snapshot = usize::try_from(be64(&right, usize::try_from(be64(&right, 64)).unwrap())).unwrap();
     let active = usize::try_from(be64(&right, 40)).unwrap();
     for l1 in [of_snapshot, active] {

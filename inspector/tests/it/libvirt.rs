@@ -60,8 +60,9 @@ fn all_formats_hold_the_same_guest() {
     }
 }
 
-/// The machine that libvirt makes of its XML loads a stream of the same versioned machine without libvirt only if their
-/// devices agree: libvirt's has what `-nodefaults` leaves out, and `compat` says so.
+/// The machine that libvirt makes of its XML loads a stream of the same versioned machine without
+/// libvirt only if their devices agree: libvirt's has what `-nodefaults` leaves out, and `compat`
+/// says so.
 #[test]
 fn they_can_be_compared_with_plain_streams() {
     let compat = run(&["compat", RUNNING, "qemu-7.2-pc-type-7.2.bin.zst"]);

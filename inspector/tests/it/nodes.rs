@@ -1,5 +1,5 @@
-//! Streams of further releases; and cores of guests with several NUMA nodes, of streams that were captured together with
-//! QEMU's own `dump-guest-memory`.
+//! Streams of further releases; and cores of guests with several NUMA nodes, of streams that were
+//! captured together with QEMU's own `dump-guest-memory`.
 
 use crate::common::{all, corpus, run, run_with, stdout, unpacked};
 

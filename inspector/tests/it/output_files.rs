@@ -1,4 +1,5 @@
-//! What the program writes: never over an input or another file, whole or not at all, and not without saying so.
+//! What the program writes: never over an input or another file, whole or not at all, and not
+//! without saying so.
 
 use crate::common::{all, corpus, program, stdout};
 use std::os::unix::fs::{PermissionsExt, symlink};

@@ -1,4 +1,5 @@
-//! RAM that is not in a file is not zeros: no command shows, compares or writes it, and each says where it is.
+//! RAM that is not in a file is not zeros: no command shows, compares or writes it, and each says
+//! where it is.
 
 use crate::common::{all, run, stdout, unpacked};
 use std::path::Path;
@@ -184,7 +185,8 @@ fn blocks_whose_pages_are_here_are_called_so() {
     }
 }
 
-/// A preempt channel names blocks and does not list them: where they end is not known, and what else they hold.
+/// A preempt channel names blocks and does not list them: where they end is not known, and what
+/// else they hold.
 #[test]
 fn a_channel_of_a_postcopy_has_only_a_part_of_ram() {
     let mut channel = Vec::new();

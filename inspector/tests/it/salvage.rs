@@ -1,5 +1,5 @@
-//! mapped-ram files of a background snapshot, for which QEMU writes no bitmaps: an error for every command, and salvaged only
-//! where nothing else is missing.
+//! mapped-ram files of a background snapshot, for which QEMU writes no bitmaps: an error for every
+//! command, and salvaged only where nothing else is missing.
 
 use crate::common::{all, run, stdout, unpacked};
 use migration_stream::device_tail::locate;
@@ -116,8 +116,8 @@ fn what_is_not_whole_is_not_salvaged() {
     let devices = part + 5 + 8 + 5;
     assert_eq!(bytes[part..part + 5], [2, 0, 0, 0, 1]);
     assert_eq!(bytes[devices], 4);
-    // As a save that ended on a full disk: without a byte at the end, without the vmdesc, in the middle of the devices, before
-    // them, and inside of RAM.
+    // As a save that ended on a full disk: without a byte at the end, without the vmdesc, in the
+    // middle of the devices, before them, and inside of RAM.
     for length in [bytes.len() - 1, eof + 2, eof, eof - 100, devices + 1, devices, part, 3 << 20, 1 << 20] {
         sparse(&file, &bytes[..length]);
         let output = salvage(from, &out, "stream");

@@ -10,8 +10,8 @@ use std::collections::BTreeSet;
 
 use super::RAM_SAVE_FLAG_MEM_SIZE;
 
-/// Blocks that a list can have. QEMU has some tens: one for each memory backend, DIMM and ROM; PCI has room for 65536
-/// functions with a ROM.
+/// Blocks that a list can have. QEMU has some tens: one for each memory backend, DIMM and ROM; PCI
+/// has room for 65536 functions with a ROM.
 const BLOCK_LIMIT: usize = 1 << 17;
 
 /// One RAM block.
@@ -46,8 +46,9 @@ pub(crate) struct BlockListContext {
     pub(crate) max_ram_bytes: u64,
 }
 
-/// Parses the list behind its flag word, which gives the sum of all lengths: name (str8), length (be64), and where
-/// they are sent host page size (be64), guest physical address (be64); until the sum is used up.
+/// Parses the list behind its flag word, which gives the sum of all lengths: name (str8), length
+/// (be64), and where they are sent host page size (be64), guest physical address (be64); until the
+/// sum is used up.
 ///
 /// # Errors
 ///
@@ -107,8 +108,8 @@ pub(crate) fn block_list(input: Span<'_>, total: u64, context: BlockListContext)
     Ok((rest, list))
 }
 
-/// Parses what stands behind a block's length where the source sends it: host page size (be64), guest physical address
-/// (be64).
+/// Parses what stands behind a block's length where the source sends it: host page size (be64),
+/// guest physical address (be64).
 pub(crate) fn optional_fields(
     input: Span<'_>,
     context: BlockListContext,
@@ -116,8 +117,8 @@ pub(crate) fn optional_fields(
     let mut rest = input;
     let (mut host_page_size, mut address) = (None, None);
     if context.advised {
-        // Nothing else that can follow looks like a power of two from 4096 on: a name's length byte is not 0, and EOS
-        // and FLUSH are smaller.
+        // Nothing else that can follow looks like a power of two from 4096 on: a name's length byte
+        // is not 0, and EOS and FLUSH are smaller.
         let (after, word) = be_u64.parse(rest)?;
         if word.is_power_of_two() && (4096..1 << 56).contains(&word) {
             (rest, host_page_size) = (after, Some(word));

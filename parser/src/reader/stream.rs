@@ -67,8 +67,8 @@ impl<R: Read> StreamReader<R> {
     ///
     /// # Errors
     ///
-    /// What is wrong, and where; `Truncated` if the source ends before the stream does. After an error there is nothing
-    /// more.
+    /// What is wrong, and where; `Truncated` if the source ends before the stream does. After an
+    /// error there is nothing more.
     pub fn advance(&mut self) -> Result<Option<Entry<'_, '_>>, ReadError> {
         if self.done {
             return Ok(None);
@@ -131,8 +131,8 @@ impl<R: Read> StreamReader<R> {
         Ok(())
     }
 
-    /// Moves what is held to the start of the buffer. What is declared is not allocated before it arrives: the buffer at most
-    /// doubles.
+    /// Moves what is held to the start of the buffer. What is declared is not allocated before it
+    /// arrives: the buffer at most doubles.
     fn make_room(&mut self) {
         if self.held.start > 0 {
             self.buffer.copy_within(self.held.clone(), 0);

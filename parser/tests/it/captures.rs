@@ -1,4 +1,5 @@
-//! Every real stream of the corpus walks to its last byte, and encodes back to the same bytes, with both readers.
+//! Every real stream of the corpus walks to its last byte, and encodes back to the same bytes, with
+//! both readers.
 //!
 //! `STREAM_DIR` names a further directory of uncompressed streams.
 

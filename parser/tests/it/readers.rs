@@ -1,5 +1,5 @@
-//! What the readers and the decoder do beside walking over a whole stream: input that fails, channels that begin in the
-//! middle, input that is something else.
+//! What the readers and the decoder do beside walking over a whole stream: input that fails,
+//! channels that begin in the middle, input that is something else.
 
 use migration_stream::{
     BlockList, ChannelKind, Command, Configuration, Decoder, Options, Page, PageContent, PageSize,

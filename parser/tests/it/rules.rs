@@ -1,5 +1,6 @@
-//! Rules that no capture breaks: each is broken once, in a stream that is right otherwise, and the whole message is
-//! compared. Both readers say the same, the one that pulls also when its source is slow and interrupted.
+//! Rules that no capture breaks: each is broken once, in a stream that is right otherwise, and the
+//! whole message is compared. Both readers say the same, the one that pulls also when its source is
+//! slow and interrupted.
 
 use migration_stream::{
     BlockList, BlockMigration, ChannelKind, Command, Decoder, Entry, Options, QEMU_VM_EOF,

@@ -1,8 +1,9 @@
 //! Which modules of a crate use each other in a circle.
 //!
-//! A module may use what is above and below it; of modules that are beside each other one uses the other, and not the other way
-//! round. For each path `crate::…`, `super::…` and `self::…` in a file, the module of the file and the module that the path
-//! names give an edge between the two modules below their nearest common ancestor. Code under `#[cfg(test)]` does not count.
+//! A module may use what is above and below it; of modules that are beside each other one uses the
+//! other, and not the other way round. For each path `crate::…`, `super::…` and `self::…` in a
+//! file, the module of the file and the module that the path names give an edge between the two
+//! modules below their nearest common ancestor. Code under `#[cfg(test)]` does not count.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -40,7 +40,8 @@ impl MetadataReads {
         Ok(Some(Action::Read { id, buffer, pieces: vec![Piece { at, range }] }))
     }
 
-    /// Records a completion, gives what arrived to `supply`, and returns the place; none if it is not a metadata read's.
+    /// Records a completion, gives what arrived to `supply`, and returns the place; none if it is
+    /// not a metadata read's.
     pub(crate) fn done(
         &mut self,
         id: IoId,

@@ -4,8 +4,8 @@ use crate::bits::Bits;
 use crate::memory::OutOfMemory;
 use snapshot_image::RamLayout;
 
-/// One bit per page of RAM that came in any form, zero pages included. Tells when a stream nears its end, and which
-/// RAM never came.
+/// One bit per page of RAM that came in any form, zero pages included. Tells when a stream nears
+/// its end, and which RAM never came.
 #[derive(Debug)]
 pub(crate) struct Coverage {
     /// By number in the virtual disk.
@@ -56,9 +56,10 @@ impl Coverage {
         self.total_pages - self.seen_pages()
     }
 
-    /// Pages that are still to come, as far as can be told. A source walks over RAM in order. There are pages that it never
-    /// sends (balloon, free page hints): what it passed by counts only if it comes back for such pages, as it does after pages
-    /// that were urgent. Before the first page nothing can be told.
+    /// Pages that are still to come, as far as can be told. A source walks over RAM in order. There
+    /// are pages that it never sends (balloon, free page hints): what it passed by counts only if
+    /// it comes back for such pages, as it does after pages that were urgent. Before the first page
+    /// nothing can be told.
     pub(crate) fn pages_ahead(&self) -> Option<u64> {
         let missing = self.missing_pages();
         let ahead = match (self.repeats, self.comes_back) {

@@ -54,8 +54,8 @@ impl Intake {
         self.ended = true;
     }
 
-    /// Asks for at most `most` bytes more, so that `needed` in all can be held; `None` if that is more than any record
-    /// may need.
+    /// Asks for at most `most` bytes more, so that `needed` in all can be held; `None` if that is
+    /// more than any record may need.
     pub(crate) fn refill(
         &mut self,
         pool: &mut Pool,

@@ -1,7 +1,8 @@
 //! Pages that came out of order, kept one by one.
 //!
-//! In a background snapshot QEMU sends the pages first that the guest is waiting to write, from anywhere. A slab for
-//! each would fill the memory with emptiness; here a page takes no more than itself, until its slab is opened.
+//! In a background snapshot QEMU sends the pages first that the guest is waiting to write, from
+//! anywhere. A slab for each would fill the memory with emptiness; here a page takes no more than
+//! itself, until its slab is opened.
 
 use crate::memory::OutOfMemory;
 use crate::pool::{BufferId, Pool};
@@ -31,8 +32,8 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// Room for `memory_bytes` of pages, and for a buffer of them at least: without any, a page whose slab cannot be opened
-    /// would wait for nothing.
+    /// Room for `memory_bytes` of pages, and for a buffer of them at least: without any, a page
+    /// whose slab cannot be opened would wait for nothing.
     pub(crate) fn new(page_bytes: usize, memory_bytes: usize) -> Self {
         Self {
             page_bytes,

@@ -28,7 +28,8 @@ pub(crate) struct NewFile {
 pub(crate) enum Way {
     /// It was written into the image.
     InPlace,
-    /// The new file gets the image's name while the source still has bytes to send: nothing of value lies there.
+    /// The new file gets the image's name while the source still has bytes to send: nothing of
+    /// value lies there.
     Link,
     /// The new file replaces a snapshot, once it is sealed.
     Replace,
@@ -51,8 +52,8 @@ enum Asked {
 }
 
 impl TargetFinder {
-    /// An inspection of a file of this many bytes. `create` is how a new image is to be made, where that was said; with
-    /// `overwrite` a snapshot may be replaced.
+    /// An inspection of a file of this many bytes. `create` is how a new image is to be made, where
+    /// that was said; with `overwrite` a snapshot may be replaced.
     pub(crate) fn new(file_length_bytes: u64, create: Option<NewImage>, overwrite: bool) -> Self {
         Self { inspector: Inspector::new(file_length_bytes), create, overwrite, reading: None }
     }
@@ -88,7 +89,8 @@ impl TargetFinder {
                 }
                 Found::Target(Target::NewFile(NewFile { image: geometry.into(), way: Way::Replace }))
             }
-            // What it holds is of no use to anyone: nothing is lost if it is replaced before this save is whole.
+            // What it holds is of no use to anyone: nothing is lost if it is replaced before this
+            // save is whole.
             Inspect::Done(Inspection::Interrupted(geometry)) => {
                 let image = self.create.unwrap_or(geometry.into());
                 Found::Target(Target::NewFile(NewFile { image, way: Way::Link }))

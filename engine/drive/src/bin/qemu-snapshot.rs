@@ -49,8 +49,8 @@ fn answer(print: impl FnOnce(&mut Stdout) -> io::Result<()>) -> ExitCode {
     }
 }
 
-/// `--help` and `--version` are answers; anything else that is not understood is an error that also the peer has to see,
-/// as long as it is the one on stdin and stdout.
+/// `--help` and `--version` are answers; anything else that is not understood is an error that also
+/// the peer has to see, as long as it is the one on stdin and stdout.
 fn stop(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
         return answer(|_| error.print());

@@ -66,7 +66,8 @@ fn wake(signal: &OwnedFd) {
 }
 
 impl DiskQueue {
-    /// A queue of the kind that was asked for; without a wish io_uring, or threads where the kernel refuses it.
+    /// A queue of the kind that was asked for; without a wish io_uring, or threads where the kernel
+    /// refuses it.
     ///
     /// # Errors
     ///

@@ -1,4 +1,5 @@
-//! What the two kernel interfaces have in common: operations cut into requests, and the kernel's answers put together.
+//! What the two kernel interfaces have in common: operations cut into requests, and the kernel's
+//! answers put together.
 
 use super::{Finished, Work, io_error};
 use snapshot_engine::machine::Piece;
@@ -29,8 +30,8 @@ struct Operation {
     file: Arc<File>,
     kind: Kind,
     buffer: Option<(BufferId, Buffer)>,
-    /// First byte of the buffer. Taken once: asking the buffer again while the kernel works on other pieces of it would
-    /// be a second exclusive reference.
+    /// First byte of the buffer. Taken once: asking the buffer again while the kernel works on
+    /// other pieces of it would be a second exclusive reference.
     base: *mut u8,
     /// Answers that are still to come.
     outstanding: usize,
@@ -64,7 +65,8 @@ pub(super) struct Call {
     pub(super) name: u64,
     pub(super) file: RawFd,
     pub(super) kind: Kind,
-    /// Valid for `length` bytes until the answer is reported; nobody else touches them meanwhile. Null for a flush.
+    /// Valid for `length` bytes until the answer is reported; nobody else touches them meanwhile.
+    /// Null for a flush.
     pub(super) address: *mut u8,
     pub(super) length: u32,
     pub(super) at: u64,
@@ -159,8 +161,8 @@ impl Operations {
         match usize::try_from(answer) {
             Ok(_) if operation.kind == Kind::Flush => {}
             Ok(bytes) if bytes >= range.len() => {}
-            // The end of the file: what lies behind it is zero. Only that cuts a read inside a block, and the rest is no
-            // place for `O_DIRECT` to go on.
+            // The end of the file: what lies behind it is zero. Only that cuts a read inside a
+            // block, and the rest is no place for `O_DIRECT` to go on.
             Ok(bytes)
                 if operation.kind == Kind::Read && (bytes == 0 || bytes % BUFFER_ALIGNMENT_BYTES != 0) =>
             {

@@ -100,7 +100,8 @@ fn read_piece(file: &File, buffer: &mut Buffer, piece: &Piece) -> io::Result<()>
                 return Ok(());
             }
             Ok(bytes) if bytes < place.len() && bytes % BUFFER_ALIGNMENT_BYTES != 0 => {
-                // Only the end of the file cuts a read inside a block, and the rest is no place for `O_DIRECT` to go on.
+                // Only the end of the file cuts a read inside a block, and the rest is no place for
+                // `O_DIRECT` to go on.
                 place[bytes..].fill(0);
                 return Ok(());
             }

@@ -268,7 +268,8 @@ fn image_is_locked_also_while_it_is_replaced() {
     assert!(ImageFile::open_for_save(&spec(&path), false).is_err(), "reverts are under way");
 }
 
-/// A socket with bytes that nobody reads, whose close(2) waits for them (socket(7), SO_LINGER): a file that takes long to close.
+/// A socket with bytes that nobody reads, whose close(2) waits for them (socket(7), SO_LINGER): a
+/// file that takes long to close.
 fn lingering(seconds: u64) -> (std::net::TcpListener, File) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let mut socket = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();

@@ -392,7 +392,8 @@ fn terminal_is_no_channel() {
     assert_fails(&output, 2, "stdout is a terminal; a stream goes through a pipe, a socket or a file");
 }
 
-/// Options of postcopy mean nothing in a precopy, and one that cannot be had must not leave a destination waiting.
+/// Options of postcopy mean nothing in a precopy, and one that cannot be had must not leave a
+/// destination waiting.
 #[test]
 fn options_of_postcopy_are_refused_where_they_mean_nothing() {
     for (arguments, wanted) in [

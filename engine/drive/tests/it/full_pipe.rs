@@ -1,4 +1,5 @@
-//! The binary behind a source that writes faster than it reads: what is in the pipe is written, as far as the source knows.
+//! The binary behind a source that writes faster than it reads: what is in the pipe is written, as
+//! far as the source knows.
 
 use super::bed::begin_of_ram;
 use migration_stream::put_zero_page;
@@ -8,8 +9,9 @@ use std::time::{Duration, Instant};
 
 const PAGES: u64 = 600_000;
 
-/// Bytes of a write and time for a page, as QEMU writes: each page by itself in a background snapshot, else what its buffer takes; and
-/// three to ten times as fast as it finds out that a page is zero.
+/// Bytes of a write and time for a page, as QEMU writes: each page by itself in a background
+/// snapshot, else what its buffer takes; and three to ten times as fast as it finds out that a page
+/// is zero.
 const WRITERS: [(usize, Duration); 2] = [(9, Duration::ZERO), (32 << 10, Duration::from_nanos(300))];
 
 /// A guest all of whose pages are zero, up to its last page: nothing takes fewer bytes of a pipe.

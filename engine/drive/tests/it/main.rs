@@ -1,4 +1,5 @@
-//! The tests of the tool's command line: one program, since linking each file's own takes longer than its tests.
+//! The tests of the tool's command line: one program, since linking each file's own takes longer
+//! than its tests.
 
 mod bed;
 mod command_line;

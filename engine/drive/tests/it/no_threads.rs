@@ -1,4 +1,5 @@
-//! A user who may have no more threads (`RLIMIT_NPROC`): io_uring has no worker for a write then, and gives it back.
+//! A user who may have no more threads (`RLIMIT_NPROC`): io_uring has no worker for a write then,
+//! and gives it back.
 
 use migration_stream::{
     BlockList, Configuration, RamBlock, SectionHeader, SectionId, put_configuration, put_file_header,

@@ -103,7 +103,8 @@ impl File {
         out
     }
 
-    /// What a reader asked for: aligned, of a sane length, and nowhere but in the file (or its last, partial cluster).
+    /// What a reader asked for: aligned, of a sane length, and nowhere but in the file (or its
+    /// last, partial cluster).
     pub(crate) fn read_checked(&self, at: HostOffset, length: usize) -> Vec<u8> {
         assert!(
             at.0.is_multiple_of(SECTOR) && (length as u64).is_multiple_of(SECTOR) && length > 0,

@@ -1,5 +1,5 @@
-//! A snapshot image in memory, what lies where in it, and a reader that gives nothing away for free: every read is checked
-//! against the file.
+//! A snapshot image in memory, what lies where in it, and a reader that gives nothing away for
+//! free: every read is checked against the file.
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
@@ -85,7 +85,8 @@ pub(crate) fn content_of(third: &[u8], blocks: &[(&[u8], u64)], nonzero: &[(usiz
     Content { leader, third: third.to_vec(), tail, blocks, ram }
 }
 
-/// All that [`SnapshotWriter`] does for an image of `content`, if space for so much of the tail is reserved at first.
+/// All that [`SnapshotWriter`] does for an image of `content`, if space for so much of the tail is
+/// reserved at first.
 pub(crate) fn steps(content: &Content, geometry: Geometry, tail_capacity: usize) -> Vec<Step> {
     let layout = RamLayout::new(content.blocks.clone(), 4096).unwrap();
     save(SnapshotWriter::create(geometry, layout.total_bytes(), IDENTITY).unwrap(), content, tail_capacity)

@@ -1,11 +1,12 @@
-//! What lies where in an image of ours, found by a second reading of the format, and how a forger makes its checksums
-//! right again.
+//! What lies where in an image of ours, found by a second reading of the format, and how a forger
+//! makes its checksums right again.
 
 use super::File;
 use snapshot_image::crc32c;
 
 const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
-/// Where our header extension's data begins: behind the header (112), the feature names (8 + 192) and its own head (8).
+/// Where our header extension's data begins: behind the header (112), the feature names (8 + 192)
+/// and its own head (8).
 const EXTENSION: u64 = 112 + 8 + 192 + 8;
 const HEADER_CHECKSUM: u64 = EXTENSION + 44;
 

@@ -1,4 +1,5 @@
-//! Any change anywhere: with honest checksums it is noticed or does not matter, with forged ones it does no harm.
+//! Any change anywhere: with honest checksums it is noticed or does not matter, with forged ones it
+//! does no harm.
 
 use super::{RIGHT, said, sample};
 use crate::bed::{File, Part, Places, inspect, read};
@@ -94,8 +95,8 @@ proptest! {
         mutations.iter().for_each(|mutation| apply(mutation, &mut file, &places));
         match read(&file, false) {
             Ok((found, Verification::Verified)) => prop_assert!(found == content, "{:?}", mutations),
-            // Extension and feature bit both gone: it looks like an image of the original tool, and it is said that
-            // nothing could be verified.
+            // Extension and feature bit both gone: it looks like an image of the original tool, and
+            // it is said that nothing could be verified.
             Ok((_, Verification::Unverified(why))) => {
                 prop_assert_eq!(why, "it was saved by a tool that makes no checksums");
                 prop_assert!(mutations.len() > 1);

@@ -40,7 +40,8 @@ fn each_flipped_bit_of_what_counts_is_noticed() {
         let content = content(third);
         let file = write(&content, small());
         for part in Places::of(&file).parts {
-            // Reading does not depend on refcounts, yet their checksums are in the root; a page's every bit counts.
+            // Reading does not depend on refcounts, yet their checksums are in the root; a page's
+            // every bit counts.
             let step = (part.length * 8 / 400).max(1) | 1;
             let bits = (part.at * 8..(part.at + part.length) * 8).step_by(usize::try_from(step).unwrap());
             let tally = try_flips(&content, &file, bits);

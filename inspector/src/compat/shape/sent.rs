@@ -8,7 +8,8 @@ const NULL_TYPES: [&str; 2] = ["nullptr", "ptr-marker"];
 
 /// The shape of a section with this body.
 pub(super) fn state(body: &[u8], state: &State) -> StateShape {
-    // Before 10.0 arrays with NULL pointers have other lengths than described: then no place of a field is known.
+    // Before 10.0 arrays with NULL pointers have other lengths than described: then no place of a
+    // field is known.
     let known = state.payload_bytes() == Some(body.len() as u64);
     Sent { body: if known { body } else { &[] }, at: 0 }.state(state)
 }
@@ -69,7 +70,8 @@ impl Sent<'_> {
             nulls: if is_null { self.nulls(count, place) } else { Nulls::None },
             at: self.bytes(total).map(|_| start),
         };
-        // What is nested begins where the field does; queues have marks in between, and their bytes are not looked at.
+        // What is nested begins where the field does; queues have marks in between, and their bytes
+        // are not looked at.
         let nested = field.nested.iter().map(|state| self.state(state)).collect();
         self.at = start.saturating_add(total);
         FieldShape { name: plain(&field.name).to_owned(), wire: Some(wire), nested, ..FieldShape::default() }

@@ -21,9 +21,10 @@ impl Discards {
         Self { next: 0, end: pages.total() }
     }
 
-    /// Writes the discard of the last host page, which is never sent before the guest runs. With its first discard the
-    /// destination gives up transparent huge pages (`postcopy_ram_prepare_discard`, migration/postcopy-ram.c): without
-    /// that, each of some scattered pages would have a whole one cleared, and the other discards would take it apart
+    /// Writes the discard of the last host page, which is never sent before the guest runs. With
+    /// its first discard the destination gives up transparent huge pages
+    /// (`postcopy_ram_prepare_discard`, migration/postcopy-ram.c): without that, each of some
+    /// scattered pages would have a whole one cleared, and the other discards would take it apart
     /// again.
     pub(crate) fn put_last(&mut self, pages: &HostPages, layout: &RamLayout, out: &mut Vec<u8>) {
         let Some(last) = pages.total().checked_sub(1) else { return };

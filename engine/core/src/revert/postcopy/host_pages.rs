@@ -31,8 +31,8 @@ pub(crate) struct HostPages {
 }
 
 impl HostPages {
-    /// Cuts the blocks into host pages: of the size that `overrides` gives, else that of the source, where it was not
-    /// the usual one, else of `usual_bytes`.
+    /// Cuts the blocks into host pages: of the size that `overrides` gives, else that of the
+    /// source, where it was not the usual one, else of `usual_bytes`.
     pub(crate) fn new(
         layout: &RamLayout,
         usual_bytes: u64,

@@ -1,9 +1,9 @@
 //! How much of what nobody waits for may be ahead of a page that is asked for.
 //!
-//! Large pieces bring all of RAM sooner: each one costs a section, a system call and a wake-up at the destination. Small
-//! ones bring a requested page sooner. A guest that goes through its memory in order, or asks for nothing, gains by large
-//! ones; one that touches it at random, by small ones. So this looks at where requests come from, as a file system's
-//! read-ahead does.
+//! Large pieces bring all of RAM sooner: each one costs a section, a system call and a wake-up at
+//! the destination. Small ones bring a requested page sooner. A guest that goes through its memory
+//! in order, or asks for nothing, gains by large ones; one that touches it at random, by small
+//! ones. So this looks at where requests come from, as a file system's read-ahead does.
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;

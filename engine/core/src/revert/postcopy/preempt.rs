@@ -5,16 +5,19 @@
 //! | 7.2 | for an end-of-section mark on the preempt channel. Whoever still waits for a page then gets a zero page |
 //! | 8.0 and later | until no request is outstanding, then closes the channel itself. A mark ends the thread that reads the channel |
 //!
-//! (`postcopy_ram_incoming_cleanup`, migration/postcopy-ram.c; `x-preempt-pre-7-2`, hw/core/machine.c, tells a source.)
+//! (`postcopy_ram_incoming_cleanup`, migration/postcopy-ram.c; `x-preempt-pre-7-2`,
+//! hw/core/machine.c, tells a source.)
 //!
-//! Nothing on the wire tells the destination's release. The name of the machine type tells the oldest release that has it:
-//! from 8.0 on it is the second rule for certain. With any other type the destination may be either, so the mark has to be
-//! sent, and no request may cross it: every page is sent before it, zero pages included, and then none is left to be asked
-//! for. That satisfies both rules.
+//! Nothing on the wire tells the destination's release. The name of the machine type tells the
+//! oldest release that has it: from 8.0 on it is the second rule for certain. With any other type
+//! the destination may be either, so the mark has to be sent, and no request may cross it: every
+//! page is sent before it, zero pages included, and then none is left to be asked for. That
+//! satisfies both rules.
 
 /// The last release whose destinations wait for the mark.
 const MARK_UP_TO: (u32, u32) = (7, 2);
-/// Families whose versions are those of QEMU releases. The versions of others' (`pc-q35-rhel9.2.0`) say nothing.
+/// Families whose versions are those of QEMU releases. The versions of others' (`pc-q35-rhel9.2.0`)
+/// say nothing.
 const FAMILIES: [&str; 5] = ["pc-i440fx", "pc-q35", "virt", "pseries", "s390-ccw-virtio"];
 
 /// What the server has to do at the end.

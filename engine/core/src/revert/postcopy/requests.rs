@@ -6,8 +6,8 @@ use crate::memory::OutOfMemory;
 use std::collections::VecDeque;
 use std::ops::Range;
 
-/// Requests that are kept in the order in which they came: a destination has one per thread that waits. Of more than
-/// these only the set is kept.
+/// Requests that are kept in the order in which they came: a destination has one per thread that
+/// waits. Of more than these only the set is kept.
 const IN_ORDER: usize = 4096;
 
 /// Requested host pages that are not sent yet.

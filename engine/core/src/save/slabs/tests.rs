@@ -26,7 +26,8 @@ impl Bed {
         }
     }
 
-    /// Stores pages of the first slab, each full of `fill`, and sends them to disk: the pages of each piece, with the first byte of each.
+    /// Stores pages of the first slab, each full of `fill`, and sends them to disk: the pages of
+    /// each piece, with the first byte of each.
     fn write(&mut self, pages: &[usize], fill: u8) -> Vec<Vec<(usize, u8)>> {
         for &page in pages {
             let guest = GuestOffset((page * PAGE_BYTES) as u64);
