@@ -110,7 +110,7 @@ impl RamLayout {
     /// Block and byte offset of page number `page`; `None` for one between two blocks.
     #[must_use]
     pub fn locate(&self, page: u64) -> Option<(usize, u64)> {
-        let guest = page * u64::from(self.page_size);
+        let guest = page.checked_mul(self.page_size.into())?;
         let block = self.starts.partition_point(|&start| start <= guest).checked_sub(1)?;
         let offset = guest - self.starts[block];
         (offset < self.blocks[block].used_length).then_some((block, offset))

@@ -55,6 +55,7 @@ fn there_are_no_pages_behind_ram_and_no_bytes_behind_the_world() {
     {
         assert_eq!(reader.ask_with(read, |reader| reader.present(first, count)), Ok(Vec::new()));
     }
+    assert_eq!(reader.layout().locate(u64::MAX), None);
     let error = reader.map(GuestOffset(u64::MAX), 2).unwrap_err();
     assert!(matches!(error, ImageError::Value { what: "guest offset", .. }), "{error}");
 }
