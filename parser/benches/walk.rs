@@ -1,5 +1,5 @@
-//! How fast a stream is walked: page headers per second, and the pull reader against a bare `read`
-//! loop over the same bytes. Ratios of medians, interleaved, in one run on one machine.
+//! How fast a stream is walked: page headers per second, and the pull reader against a bare `read` loop over
+//! the same bytes. Ratios of medians, interleaved, in one run on one machine.
 
 #![allow(clippy::disallowed_types, reason = "a benchmark needs the clock; the crate does not")]
 

@@ -99,8 +99,8 @@ pub struct PostcopyAdvise {
     pub target_page_size: u64,
 }
 
-/// Parses a command, its type byte included: number (be16), length (be16), payload. A package's
-/// bytes follow the payload and are part of it here.
+/// Parses a command, its type byte included: number (be16), length (be16), payload. A package's bytes follow
+/// the payload and are part of it here.
 ///
 /// # Errors
 ///
@@ -174,8 +174,8 @@ pub(crate) fn command(input: Span<'_>) -> Parsed<'_, Command<'_>> {
     Ok((rest, command))
 }
 
-/// Parses the payload of POSTCOPY_RAM_DISCARD: version 0 (u8), block (str8), 0 (u8), then start and
-/// length (be64 each) at least once (`loadvm_postcopy_ram_handle_discard`, migration/savevm.c).
+/// Parses the payload of POSTCOPY_RAM_DISCARD: version 0 (u8), block (str8), 0 (u8), then start and length
+/// (be64 each) at least once (`loadvm_postcopy_ram_handle_discard`, migration/savevm.c).
 fn discard<'a>(
     payload: Span<'a>,
     length: u16,

@@ -63,8 +63,8 @@ impl Configuration {
     }
 }
 
-/// Parses the configuration section, its type byte included: name length (be32), name, then
-/// subsections: `05`, name (str8), version 1 (be32), payload. The list ends where no `05` follows.
+/// Parses the configuration section, its type byte included: name length (be32), name, then subsections:
+/// `05`, name (str8), version 1 (be32), payload. The list ends where no `05` follows.
 ///
 /// # Errors
 ///
@@ -192,11 +192,11 @@ mod tests {
     fn a_configuration_is_read_up_to_its_limits() {
         let machine = |length| Configuration { machine: vec![b'm'; length], ..Default::default() };
         assert_eq!(said(&machine(255)), Ok(machine(255)));
-        assert_eq!(said(&machine(256)), Err("0x9: machine name length 256, at most 255 can be".to_owned()));
+        assert_eq!(said(&machine(256)), Err("0x9: machine name length is 256, the limit is 255".to_owned()));
         let capabilities =
             |count| Configuration { capabilities: Some(vec![b"c".to_vec(); count]), ..Default::default() };
         assert_eq!(said(&capabilities(64)), Ok(capabilities(64)));
-        assert_eq!(said(&capabilities(65)), Err("0x2d: capability count 65, at most 64 can be".to_owned()));
+        assert_eq!(said(&capabilities(65)), Err("0x2d: capability count is 65, the limit is 64".to_owned()));
         let bits = |bits| Configuration { target_page_bits: Some(bits), ..Default::default() };
         for right in [10, 16] {
             assert_eq!(said(&bits(right)), Ok(bits(right)));

@@ -1,12 +1,11 @@
 //! Finds where device sections before RAM end.
 //!
-//! Devices that must be loaded before RAM (virtio-mem) are sent first, as FULL sections without a
-//! length; only the vmdesc at the far end of the stream tells it. But the RAM section's START
-//! behind them can be told from other bytes: its header is fixed, and the lengths in its block list
-//! sum up to the total exactly.
+//! Devices that must be loaded before RAM (virtio-mem) are sent first, as FULL sections without a length;
+//! only the vmdesc at the far end of the stream tells it. But the RAM section's START behind them can be told
+//! from other bytes: its header is fixed, and the lengths in its block list sum up to the total exactly.
 //!
-//! Where such a device was registered behind RAM, it stands between RAM's START and its first PART
-//! (10.0): the PART begins with the id that is known by then, and names a block that was listed.
+//! Where such a device was registered behind RAM, it stands between RAM's START and its first PART (10.0):
+//! the PART begins with the id that is known by then, and names a block that was listed.
 
 use crate::page_size::PageSize;
 use crate::ram::block::{BlockListContext, optional_fields};
@@ -73,9 +72,8 @@ impl Search {
     }
 }
 
-/// The section in this range cannot hold another START: a match inside it means that one of the two
-/// is device data that happens to look like one. One that reaches over its end counts, too, and may
-/// need more bytes.
+/// The section in this range cannot hold another START: a match inside it means that one of the two is device
+/// data that happens to look like one. One that reaches over its end counts, too, and may need more bytes.
 fn the_only_one(bytes: &[u8], section: Range<usize>, context: BlockListContext) -> Result<(), Stop> {
     for at in section.skip(1) {
         match candidate(&bytes[at..], context) {
@@ -95,8 +93,8 @@ pub(crate) struct Next<'a> {
     /// Id of the RAM section.
     pub(crate) ram: SectionId,
     pub(crate) page_size: PageSize,
-    /// The used length of the block with a name. Bytes may look like the name of a page as often as
-    /// they want.
+    /// The used length of the block with a name. Bytes may look like the name of a page as often as they
+    /// want.
     pub(crate) listed: &'a dyn Fn(&[u8]) -> Option<u64>,
     pub(crate) footers: bool,
 }
@@ -163,8 +161,8 @@ fn candidate(bytes: &[u8], context: BlockListContext) -> Candidate {
     }
 }
 
-/// The end of a block list whose lengths sum up to its total; false if this is none. What else is
-/// wrong with a list is told when it is parsed.
+/// The end of a block list whose lengths sum up to its total; false if this is none. What else is wrong with
+/// a list is told when it is parsed.
 fn list_end(input: Span<'_>, context: BlockListContext) -> Parsed<'_, bool> {
     let mask = u64::from(context.page_size) - 1;
     let (mut rest, word) = be_u64.parse(input)?;
@@ -217,8 +215,8 @@ mod tests {
             footers: true,
         };
         let mut bytes = vec![4, 0, 0, 0, 9];
-        // A PART of another section, one of RAM without a footer before it, and one with a page
-        // outside of the block.
+        // A PART of another section, one of RAM without a footer before it, and one with a page outside of
+        // the block.
         bytes.extend_from_slice(b"\x7e\0\0\0\x09\x02\0\0\0\x02\0\0\0\0\0\0\0\x08\x06pc.ram");
         bytes.extend_from_slice(b"\0\0\0\0\0\x02\0\0\0\x01\0\0\0\0\0\0\0\x08\x06pc.ram");
         bytes.extend_from_slice(b"\x7e\0\0\0\x09\x02\0\0\0\x01\0\0\0\0\0\x10\0\x08\x06pc.ram");
@@ -291,8 +289,8 @@ mod tests {
         assert_eq!(behind(b"\x03\0\0\0\x01\0\0\0\0\0\0\0\x10"), Ok(8));
         assert_eq!(behind(b"\x02\0\0\0\x01\0\0\0\0\0\0\x20\x01\x06pc.ram"), Err(Stop::NeedMore));
         assert_eq!(behind(b"\x02\0\0\0\x01\0\0\0\0\0\0\x20\x08\x06pc.rom"), Err(Stop::NeedMore));
-        // START of something else, of an iterable in a version that is none, and of one that has
-        // not come yet.
+        // START of something else, of an iterable in a version that is none, and of one that has not come
+        // yet.
         let start = |idstr: &[u8], version: u8| {
             let mut out = vec![1, 0, 0, 0, 5, u8::try_from(idstr.len()).unwrap()];
             out.extend_from_slice(idstr);

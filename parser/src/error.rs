@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-/// Names come from strangers: bytes that are not printable ASCII are escaped.
+/// Names are untrusted: bytes that are not printable ASCII are escaped.
 #[must_use]
 pub fn name_text(name: &[u8]) -> String {
     name.escape_ascii().to_string()
 }
 
-/// Something in a stream that cannot be read: where it stands, inside what, and what it is.
+/// Something in a stream that cannot be read: where it is, inside what, and what is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
     /// Offset of the wrong field in the stream, in bytes.
@@ -30,6 +30,32 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+impl ErrorKind {
+    /// Whether this can be wrong only because of the page size, which the stream does not state: with another
+    /// one the same bytes may be right.
+    #[must_use]
+    pub fn may_be_of_page_size(&self) -> bool {
+        match self {
+            Self::SectionType { found, page_size_guessed } => {
+                *page_size_guessed && section_type_hint(*found).is_empty()
+            }
+            Self::PageFlags { page_size_guessed, .. } | Self::BlockLength { page_size_guessed, .. } => {
+                *page_size_guessed
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the stream has more RAM than [`Options::max_ram_bytes`](crate::Options::max_ram_bytes).
+    #[must_use]
+    pub fn is_ram_limit(&self) -> bool {
+        matches!(self, Self::Limit { what: RAM_SIZE, .. })
+    }
+}
+
+/// What [`ErrorKind::Limit`] calls the size of all RAM blocks.
+pub(crate) const RAM_SIZE: &str = "RAM size";
 
 /// What is wrong; the numbers are what was found, and what was expected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -54,15 +80,15 @@ pub enum ErrorKind {
         inside: String,
     },
     /// A byte that begins no section here.
-    #[error("unknown section type {found:#04x}{}", section_type_hint(*.found, *.page_size_guessed))]
+    #[error("unknown section type {found:#04x}{}", section_type_hint(*.found))]
     SectionType {
         /// The byte.
         found: u8,
-        /// The page size was not told by the stream.
+        /// The stream does not state the page size.
         page_size_guessed: bool,
     },
     /// A length or a count beyond its limit.
-    #[error("{what} {found}, at most {limit} can be")]
+    #[error("{what} is {found}, the limit is {limit}")]
     Limit {
         /// Which one.
         what: &'static str,
@@ -77,7 +103,7 @@ pub enum ErrorKind {
         /// Whose.
         what: &'static str,
     },
-    /// A subsection of the configuration that nobody knows.
+    /// An unknown subsection of the configuration.
     #[error("unknown configuration subsection \"{}\"", name_text(.name))]
     ConfigurationSubsection {
         /// Its name.
@@ -136,7 +162,7 @@ pub enum ErrorKind {
         flags: u64,
         /// The page size that was used, in bytes.
         page_size: u32,
-        /// The page size was not told by the stream.
+        /// The stream does not state the page size.
         page_size_guessed: bool,
     },
     /// CONTINUE before any block was named.
@@ -175,7 +201,7 @@ pub enum ErrorKind {
         why: &'static str,
         /// The page size that was used, in bytes.
         page_size: u32,
-        /// The page size was not told by the stream.
+        /// The stream does not state the page size.
         page_size_guessed: bool,
     },
     /// A page outside its block.
@@ -227,7 +253,7 @@ pub enum ErrorKind {
         /// What it can be.
         expected: &'static str,
     },
-    /// A command that nobody knows.
+    /// An unknown command.
     #[error("unknown command {found}")]
     Command {
         /// Its number.
@@ -274,26 +300,21 @@ fn what_it_is(magic: u32) -> &'static str {
         [0x28, 0xb5, 0x2f, 0xfd] => " (zstd)",
         [0xfd, b'7', b'z', b'X'] => " (xz)",
         [b'B', b'Z', b'h', _] => " (bzip2)",
-        [b'L', b'i', b'b', b'v'] => " (a libvirt save file: the stream stands behind its header)",
+        [b'L', b'i', b'b', b'v'] => " (a libvirt save file: the stream is behind its header)",
         [b'Q', b'F', b'I', 0xfb] => " (a qcow2 image)",
         [0x11, 0x22, 0x33, 0x44] => " (a multifd channel)",
         _ => "",
     }
 }
 
-fn section_type_hint(found: u8, page_size_guessed: bool) -> &'static str {
+fn section_type_hint(found: u8) -> &'static str {
     match found {
         0x7e => ": a footer without a section",
         0x05..=0x07 => ": not allowed here",
-        _ if page_size_guessed => " (is --page-size right?)",
         _ => "",
     }
 }
 
 fn page_size_hint(page_size: u32, guessed: bool) -> String {
-    if guessed {
-        format!("; page size {page_size} was assumed, is --page-size right?")
-    } else {
-        String::new()
-    }
+    if guessed { format!("; page size {page_size} was assumed") } else { String::new() }
 }

@@ -9,8 +9,8 @@ use nom::number::streaming::{be_u16, be_u32, be_u64};
 /// A chunk of a disk in a `block` record is always this long, in bytes.
 pub const BLOCK_CHUNK_BYTES: usize = 1 << 20;
 
-/// A record of the `block` section (block migration, removed in 9.1; `block_load`,
-/// migration/block.c). The flag word is a be64: sector number << 9 and flags.
+/// A record of the `block` section (block migration, removed in 9.1; `block_load`, migration/block.c). The
+/// flag word is a be64: sector number << 9 and flags.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BlockMigration<'a> {
     /// A chunk of a disk.

@@ -1,8 +1,7 @@
 //! The QEMU migration stream: bytes to records and back.
 //!
-//! A virtual machine's RAM and devices leave QEMU as one stream of big-endian records. This crate
-//! is the single place that knows its bytes; it performs no I/O by itself, reads no clock, and has
-//! no `unsafe`.
+//! A virtual machine's RAM and devices leave QEMU as one stream of big-endian records. This crate is the
+//! single place that knows its bytes; it performs no I/O by itself, reads no clock, and has no `unsafe`.
 //!
 //! | need | use |
 //! | --- | --- |
@@ -38,21 +37,22 @@
 //! assert_eq!(pages["pc.bios"], 16);
 //!
 //! let error = count_pages(&b"\x1f\x8b\x08\x00"[..]).unwrap_err();
-//! assert_eq!(error.to_string(), "offset 0x0: not a migration stream: magic 0x1f8b0800 (gzip), expected 0x5145564d");
+//! assert_eq!(error.to_string(), "offset 0x0: not a migration stream: magic 0x1f8b0800 (gzip), expected
+//! 0x5145564d");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! # What a stream looks like
 //!
-//! A header and the *configuration*; sections, each START of which gives an id that PART and END
-//! repeat; the `ram` section with a block list and pages; commands; device sections (FULL); EOF;
-//! and the *vmdesc*, JSON that describes the device sections. Bodies have no lengths: a reader must
-//! know their grammar, or, for device sections, have the vmdesc.
+//! A header and the *configuration*; sections, each START of which gives an id that PART and END repeat; the
+//! `ram` section with a block list and pages; commands; device sections (FULL); EOF; and the *vmdesc*, JSON
+//! that describes the device sections. Bodies have no lengths: a reader must know their grammar, or, for
+//! device sections, have the vmdesc.
 //!
 //! # What it does not do
 //!
-//! The channels of multifd carry no names of devices and no order: putting the pages of several
-//! channels together is the caller's business.
+//! The channels of multifd carry no names of devices and no order: putting the pages of several channels
+//! together is the caller's business.
 #![forbid(unsafe_code)]
 
 mod command;

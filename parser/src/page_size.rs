@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// Size of a page of the guest ("target page"): a power of two from 1 KiB to 64 KiB
-/// (`TARGET_PAGE_BITS`, 10 to 16 among all targets of QEMU).
+/// Size of a page of the guest ("target page"): a power of two from 1 KiB to 64 KiB (`TARGET_PAGE_BITS`, 10
+/// to 16 among all targets of QEMU).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PageSize {
     bits: u8,

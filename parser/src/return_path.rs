@@ -28,8 +28,8 @@ pub enum ReturnPathMessage<'a> {
     SwitchoverAck,
 }
 
-/// Takes a message from the start of `input`: type (be16), length (be16), payload. Returns how long
-/// it is; `None` while it is not all there. `offset` is where `input` begins.
+/// Takes a message from the start of `input`: type (be16), length (be16), payload. Returns how long it is;
+/// `None` while it is not all there. `offset` is where `input` begins.
 ///
 /// # Errors
 ///
@@ -110,8 +110,8 @@ const RECEIVED_BITMAP_END: u64 = 0x0123_4567_89ab_cdef;
 /// One bit per page of 16 TiB in pages of 1 KiB.
 const RECEIVED_BITMAP_LIMIT_BYTES: u64 = 2 << 30;
 
-/// Takes the bitmap from the start of `input`: its size (be64), the bits, an end mark (be64).
-/// Returns how long it is with the bits; `None` while it is not all there.
+/// Takes the bitmap from the start of `input`: its size (be64), the bits, an end mark (be64). Returns how
+/// long it is with the bits; `None` while it is not all there.
 ///
 /// # Errors
 ///
@@ -228,7 +228,7 @@ mod tests {
         };
         assert_eq!(size(2 << 30), Ok(false));
         let place = "offset 0x10: return path > received bitmap: received bitmap size";
-        assert_eq!(size((2 << 30) + 8), Err(format!("{place} 2147483656, at most 2147483648 can be")));
+        assert_eq!(size((2 << 30) + 8), Err(format!("{place} is 2147483656, the limit is 2147483648")));
         assert_eq!(size(9), Err(format!("{place} 0x9, expected a multiple of 8")));
     }
 

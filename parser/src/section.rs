@@ -30,8 +30,8 @@ pub struct SectionId(pub u32);
 pub const FOOTER_BYTES: usize = 5;
 /// Length of what is before the JSON of a vmdesc: type (u8), length (be32).
 pub const VMDESC_HEADER_BYTES: usize = 5;
-/// Length of a FULL section's header without its idstr: type (u8), id (be32), length of the idstr
-/// (u8), instance (be32), version (be32).
+/// Length of a FULL section's header without its idstr: type (u8), id (be32), length of the idstr (u8),
+/// instance (be32), version (be32).
 pub(crate) const FULL_HEADER_BYTES: usize = 14;
 
 /// The header of a START or FULL section.
@@ -76,8 +76,8 @@ pub(crate) fn length32(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }
 
-/// Parses what follows the type byte of START and FULL: id (be32), idstr (str8), instance (be32),
-/// version (be32).
+/// Parses what follows the type byte of START and FULL: id (be32), idstr (str8), instance (be32), version
+/// (be32).
 ///
 /// # Errors
 ///

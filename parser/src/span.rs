@@ -78,8 +78,8 @@ impl<'a> nom::Input for Span<'a> {
     }
 }
 
-/// nom's own parsers fail in no other way than `Incomplete` here; what they would report has a
-/// place and no more.
+/// nom's own parsers fail in no other way than `Incomplete` here; what they would report has a place and no
+/// more.
 impl nom::error::ParseError<Span<'_>> for Reject {
     fn from_error_kind(input: Span<'_>, _: nom::error::ErrorKind) -> Self {
         Self { offset: input.offset, kind: Box::new(ErrorKind::Malformed) }

@@ -8,6 +8,8 @@ pub(crate) fn hint(failure: &Failure) -> Option<String> {
     let hint = match failure {
         Failure::SnapshotExists { .. } | Failure::InterruptedThenWritten => "--overwrite replaces it",
         Failure::Unsupported(Unsupported::NoVmdesc) => "a source with suppress-vmdesc=on needs --no-vmdesc",
+        Failure::Stream(error) if error.kind.may_be_of_page_size() => "is --page-size right?",
+        Failure::Stream(error) if error.kind.is_ram_limit() => "--max-ram sets the limit",
         Failure::Silent { .. } => "--timeout sets how long it may be",
         Failure::NoReturnPath => "exec: (stdin), a socket and unix: have one",
         Failure::DestinationFailed { recoverable: true }

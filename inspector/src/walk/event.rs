@@ -183,11 +183,17 @@ impl fmt::Display for Finding {
 
 impl From<migration_stream::Error> for Finding {
     fn from(error: migration_stream::Error) -> Self {
+        // The parser knows no options of this program.
+        let hint = match &error.kind {
+            kind if kind.may_be_of_page_size() => "; is --page-size right?",
+            kind if kind.is_ram_limit() => "; --max-ram sets it",
+            _ => "",
+        };
         Self {
             level: Level::Error,
             offset: Some(error.offset),
             path: error.path,
-            text: error.kind.to_string(),
+            text: format!("{}{hint}", error.kind),
         }
     }
 }

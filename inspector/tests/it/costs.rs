@@ -95,7 +95,10 @@ fn many_blocks_cost_what_each_of_them_does() {
     let output = limited(folder.path(), "check more", 20, 400);
     assert_eq!(output.status.code(), Some(1), "{}", all(&output));
     let text = all(&output);
-    assert!(text.contains("error section 2 \"ram\": ram blocks 131073, at most 131072 can be"), "{text}");
+    assert!(
+        text.contains("error section 2 \"ram\": number of RAM blocks is 131073, the limit is 131072"),
+        "{text}"
+    );
     // What never arrived is refused first.
     let whole: Vec<_> = (0..5000).map(|block| (block, 0)).collect();
     let bytes = with_vmdesc(stream(blocks(whole.len(), 4096), &whole), NO_DEVICES);
@@ -196,7 +199,7 @@ fn a_vmdesc_over_its_limit_is_told_where_it_is() {
     for arguments in ["check vmdesc", "stat vmdesc", "dump vmdesc", "diff vmdesc vmdesc"] {
         let output = limited(folder.path(), arguments, 10, 400);
         assert_eq!(output.status.code(), Some(1), "{arguments}: {}", all(&output));
-        let wanted = format!("vmdesc bytes {}, at most 16777216 can be", json.len());
+        let wanted = format!("vmdesc length is {}, the limit is 16777216", json.len());
         assert!(all(&output).contains(&wanted), "{arguments}: {}", all(&output));
         let offset = [format!("{at:#x}"), format!("{at:#010x}")];
         assert!(offset.iter().any(|offset| all(&output).contains(offset)), "{arguments}: {}", all(&output));

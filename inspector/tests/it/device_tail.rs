@@ -1,5 +1,5 @@
-//! A save and the inspector have one opinion of where device sections end: whatever the stream, and
-//! whatever its vmdesc says.
+//! A save and the inspector have one opinion of where device sections end: whatever the stream, and whatever
+//! its vmdesc says.
 
 use crate::common::{names, stream};
 use migration_stream::device_tail::{self, locate};
@@ -12,8 +12,8 @@ use std::ops::{ControlFlow, Range};
 /// Device sections by name and place of the state in the stream; or why they cannot be told apart.
 type Sections = Result<Vec<(String, Range<u64>)>, String>;
 
-/// What a save sees; `None` for a stream that it does not store (one without a device tail that has
-/// a vmdesc).
+/// What a save sees; `None` for a stream that it does not store (one without a device tail that has a
+/// vmdesc).
 fn saved(stream: &[u8]) -> Option<(u64, Sections)> {
     let page_size = SliceReader::new(stream, Options::default()).decoder().page_size();
     let mut decoder = Decoder::new(Options::default().with_page_size(page_size));

@@ -48,13 +48,13 @@ pub enum ChannelKind {
     #[default]
     Main,
     /// The main channel of a connection that resumes an interrupted postcopy: no file header, no
-    /// configuration, no START. The ids of its sections are those of the first connection, which
-    /// are not known here: the first one that PART or END names is taken for `ram`. Blocks are
-    /// learned from the commands that ask for their bitmaps; their lengths are not known
+    /// configuration, no START. The ids of its sections are those of the first connection, which are not
+    /// known here: the first one that PART or END names is taken for `ram`. Blocks are learned from the
+    /// commands that ask for their bitmaps; their lengths are not known
     /// ([`UNKNOWN_LENGTH`](super::UNKNOWN_LENGTH)).
     Recovery,
-    /// A postcopy's preempt channel: page records without a section around them. Blocks are learned
-    /// when they are named, as in [`Recovery`](Self::Recovery).
+    /// A postcopy's preempt channel: page records without a section around them. Blocks are learned when they
+    /// are named, as in [`Recovery`](Self::Recovery).
     Preempt,
 }
 
@@ -82,16 +82,16 @@ impl DecoderBuilder {
         self
     }
 
-    /// Where in the input the walk begins, for offsets in errors: what lies before it belongs to
-    /// another program.
+    /// Where in the input the walk begins, for offsets in errors: what lies before it belongs to another
+    /// program.
     #[must_use]
     pub fn offset(mut self, offset: u64) -> Self {
         self.offset = offset;
         self
     }
 
-    /// Accepts capability mapped-ram. Behind START of `ram` the caller reads the block list itself
-    /// (it has holes: [`mapped`](crate::ram::mapped)) and gives it to [`Decoder::mapped_blocks`].
+    /// Accepts capability mapped-ram. Behind START of `ram` the caller reads the block list itself (it has
+    /// holes: [`mapped`](crate::ram::mapped)) and gives it to [`Decoder::mapped_blocks`].
     #[must_use]
     pub fn accept_mapped_ram(mut self) -> Self {
         self.mapped_ram = true;

@@ -73,8 +73,8 @@ struct Known {
 
 /// Walks a stream.
 ///
-/// Sans-IO: [`step`](Self::step) is given what has arrived, and either takes a record from its
-/// start or says how much more it needs.
+/// Sans-IO: [`step`](Self::step) is given what has arrived, and either takes a record from its start or says
+/// how much more it needs.
 #[derive(Debug)]
 pub struct Decoder {
     options: Options,

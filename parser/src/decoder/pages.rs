@@ -19,8 +19,8 @@ use nom::number::streaming::{be_u8, be_u16, be_u32, be_u64};
 pub(super) const LEARNED_LIMIT: usize = 1 << 16;
 
 impl Decoder {
-    /// The record that a stream consists of: a page of the same block as before. Everything else,
-    /// and everything wrong, is left to the general way.
+    /// The record that a stream consists of: a page of the same block as before. Everything else, and
+    /// everything wrong, is left to the general way.
     #[inline]
     pub(super) fn plain_page<'a>(&mut self, input: &'a [u8]) -> Option<Step<'a>> {
         let (word, rest) = input.split_first_chunk::<8>()?;

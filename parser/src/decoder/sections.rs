@@ -152,8 +152,8 @@ impl Decoder {
         Ok((rest, Record::SectionStart(header)))
     }
 
-    /// Device sections before RAM: everything up to the RAM section's START, which can be told by
-    /// its block list.
+    /// Device sections before RAM: everything up to the RAM section's START, which can be told by its block
+    /// list.
     fn early<'a>(&mut self, input: Span<'a>) -> Parsed<'a, Record<'a>> {
         let context = self.block_list_context();
         let length = self.early.border(input.bytes, context).map_err(|stop| match stop {
@@ -165,9 +165,9 @@ impl Decoder {
         Ok((rest, Record::EarlyDevices(bytes)))
     }
 
-    /// Whether a device section between RAM's START and its first PART is one that has to be loaded
-    /// before RAM. Only virtio-mem has such (`early_setup`, QEMU 8.0 and later); by its name it can
-    /// be told from the tail's first one.
+    /// Whether a device section between RAM's START and its first PART is one that has to be loaded before
+    /// RAM. Only virtio-mem has such (`early_setup`, QEMU 8.0 and later); by its name it can be told from the
+    /// tail's first one.
     fn is_early_behind(&self, header: Span<'_>) -> Result<bool, nom::Err<crate::span::Reject>> {
         if !matches!(self.ram, Some((_, false))) {
             return Ok(false);

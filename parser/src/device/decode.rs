@@ -5,8 +5,8 @@ use super::vmdesc::{Array, Field, State};
 use std::collections::HashMap;
 use std::ops::Range;
 
-/// The most fields of one device that are named; the rest stays bytes. A description can claim more
-/// than any device has.
+/// The most fields of one device that are named; the rest stays bytes. A description can claim more than any
+/// device has.
 const FIELD_LIMIT: usize = 1 << 18;
 /// The longest array of numbers whose elements are told one by one; longer ones stay bytes.
 const LIST_LIMIT: usize = 1 << 16;
@@ -54,8 +54,8 @@ pub enum Value {
 /// A field of a device with its bytes. Fields stand in the order of the stream and leave no byte out.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DecodedField<'a> {
-    /// Where in the device's state, as no other of its fields: `parent_obj/config`,
-    /// `vq[3].vring.num`, `ahci/ncq-pio/…`.
+    /// Where in the device's state, as no other of its fields: `parent_obj/config`, `vq[3].vring.num`,
+    /// `ahci/ncq-pio/…`.
     pub path: String,
     /// The type, as QEMU calls it.
     pub type_name: &'a str,
@@ -88,9 +88,9 @@ pub fn decode<'a>(body: &'a [u8], state: &'a State) -> Decoded<'a> {
     decoder.out
 }
 
-/// Gives the second of two fields with one path a path of its own, `PATH#2`, and so on: QEMU's
-/// names may look like paths (`channels[0].next_transition_time` of `i8254` is an element's field,
-/// and again a field of that name behind the array).
+/// Gives the second of two fields with one path a path of its own, `PATH#2`, and so on: QEMU's names may look
+/// like paths (`channels[0].next_transition_time` of `i8254` is an element's field, and again a field of that
+/// name behind the array).
 fn number_equal_paths(fields: &mut [DecodedField<'_>]) {
     let mut seen: HashMap<String, usize> = HashMap::with_capacity(fields.len());
     for field in fields {

@@ -2,29 +2,26 @@
 //!
 //! # The rule
 //!
-//! Fields of one name in a row are the elements of one array, in the order of the stream. QEMU
-//! writes elements in three ways (`migration/vmstate.c`):
+//! Fields of one name in a row are the elements of one array, in the order of the stream. QEMU writes
+//! elements in three ways (`migration/vmstate.c`):
 //!
 //! * All elements have one size: a single field with `array_len`, which describes the first element.
 //! * Elements can differ (`vmsd_can_compress()` is false: something in them is conditional, or has
-//!   subsections): a field for each element. Up to 9.2 each of these has its `index`, in 10.0 all
-//!   but the last, from 11.1 on none: the number of elements that `vmsd_desc_field_start()` is
-//!   given, and only above 1 takes for an array, is that of the whole array, then that of the
-//!   elements still to come, and then 1 (`vmstate_save_state_v()`, which is `vmstate_save_vmsd_v()`
-//!   in 11.1).
-//! * An array of pointers of which some are NULL, from 10.0 on: runs of NULL and of others, each
-//!   described in one of the two ways. A NULL is a field of type `nullptr`, or `ptr-marker` from
-//!   11.1 on.
+//!   subsections): a field for each element. Up to 9.2 each of these has its `index`, in 10.0 all but the
+//!   last, from 11.1 on none: the number of elements that `vmsd_desc_field_start()` is given, and only above
+//!   1 takes for an array, is that of the whole array, then that of the elements still to come, and then 1
+//!   (`vmstate_save_state_v()`, which is `vmstate_save_vmsd_v()` in 11.1).
+//! * An array of pointers of which some are NULL, from 10.0 on: runs of NULL and of others, each described in
+//!   one of the two ways. A NULL is a field of type `nullptr`, or `ptr-marker` from 11.1 on.
 //!
-//! Two fields of a `VMStateDescription` that have one name are no array, and cannot be mistaken for
-//! one: QEMU numbers them (`vmfield_name_is_unique()`, `vmfield_name_num()`), so that their names
-//! are `x[0]` and `x[1]`. What is equal and not in a row is therefore none of QEMU's; its fields
-//! stay apart.
+//! Two fields of a `VMStateDescription` that have one name are no array, and cannot be mistaken for one: QEMU
+//! numbers them (`vmfield_name_is_unique()`, `vmfield_name_num()`), so that their names are `x[0]` and
+//! `x[1]`. What is equal and not in a row is therefore none of QEMU's; its fields stay apart.
 //!
-//! An array whose pointers the destination allocates (`VMS_ARRAY_OF_POINTER_AUTO_ALLOC`, 11.1: the
-//! queues of `nvme`) has a `ptr-marker` in front of each element, one byte: `0` for NULL, `1`
-//! before an object, which is a field of the same name. Marker and object are one element. Only the
-//! byte tells this from a NULL before another element.
+//! An array whose pointers the destination allocates (`VMS_ARRAY_OF_POINTER_AUTO_ALLOC`, 11.1: the queues of
+//! `nvme`) has a `ptr-marker` in front of each element, one byte: `0` for NULL, `1` before an object, which
+//! is a field of the same name. Marker and object are one element. Only the byte tells this from a NULL
+//! before another element.
 
 use super::vmdesc::{Array, Field};
 

@@ -2,22 +2,21 @@
 //!
 //! # Which vmdescs are read
 //!
-//! The writer is QEMU (`vmdesc` in `qemu_savevm_state_complete_precopy_non_iterable`,
-//! migration/savevm.c; `vmsd_desc_field_start` and `vmsd_desc_field_end`, migration/vmstate.c). A
-//! destination does not read it; the only reader in QEMU is scripts/analyze-migration.py. The rules
-//! of this reader are:
+//! The writer is QEMU (`vmdesc` in `qemu_savevm_state_complete_precopy_non_iterable`, migration/savevm.c;
+//! `vmsd_desc_field_start` and `vmsd_desc_field_end`, migration/vmstate.c). A destination does not read it;
+//! the only reader in QEMU is scripts/analyze-migration.py. The rules of this reader are:
 //!
-//! * **A key given twice in one object**: the last value counts, as in that script (Python's
-//!   `json.loads`). The exception is what QEMU writes itself: the elements of a queue
-//!   (`put_qtailq`) repeat `vmsd_name`, `version`, `fields` and `subsections` in the object of
-//!   their field, and each `vmsd_name` there begins another element.
-//! * **A key that QEMU always writes and that is missing, or is no value of its kind**: it is no
-//!   description, and [`Vmdesc::parse`] is `None`. Those are `devices`, `name` and `instance_id` of
-//!   a device, and `name`, `type` and `size` of a field; an `array_len` or `index` that is no
-//!   number counts as one of them. Where the end of a section cannot be proved, it is not assumed.
+//! * **A key given twice in one object**: the last value counts, as in that script (Python's `json.loads`).
+//!   The exception is what QEMU writes itself: the elements of a queue (`put_qtailq`) repeat `vmsd_name`,
+//!   `version`, `fields` and `subsections` in the object of their field, and each `vmsd_name` there begins
+//!   another element.
+//! * **A key that QEMU always writes and that is missing, or is no value of its kind**: it is no description,
+//!   and [`Vmdesc::parse`] is `None`. Those are `devices`, `name` and `instance_id` of a device, and `name`,
+//!   `type` and `size` of a field; an `array_len` or `index` that is no number counts as one of them. Where
+//!   the end of a section cannot be proved, it is not assumed.
 //! * **A key that QEMU writes for some objects only** may be missing: `page_size`, `configuration`;
-//!   `vmsd_name` and `version` (handlers of the old style have none); `fields` and `subsections`,
-//!   which are empty then; `array_len`, `index`.
+//!   `vmsd_name` and `version` (handlers of the old style have none); `fields` and `subsections`, which are
+//!   empty then; `array_len`, `index`.
 //! * **Keys with other names** are passed over.
 
 use crate::json::Json;
@@ -57,8 +56,8 @@ pub struct State {
     pub subsections: Vec<State>,
 }
 
-/// Whether a field is one of several, as far as it says so itself; [`Elements`](super::Elements)
-/// knows the others.
+/// Whether a field is one of several, as far as it says so itself; [`Elements`](super::Elements) knows the
+/// others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Array {
     /// It does not say so.
@@ -139,8 +138,8 @@ fn field(json: &Json) -> Option<Field> {
     })
 }
 
-/// What is nested in a field: under `struct`, or (types `tmp`, `vstruct`, queues and trees)
-/// straight in the field's object, where each element of a queue writes the same keys again.
+/// What is nested in a field: under `struct`, or (types `tmp`, `vstruct`, queues and trees) straight in the
+/// field's object, where each element of a queue writes the same keys again.
 fn nested(json: &Json, entries: &[(String, Json)]) -> Option<Vec<State>> {
     if let Some(inner) = json.get("struct") {
         return Some(vec![state(inner)?]);
@@ -171,8 +170,8 @@ impl Field {
 }
 
 impl State {
-    /// Bytes of the fields and of the subsections, whose headers are mark, name (str8) and version
-    /// (be32); `None` where the description does not add up.
+    /// Bytes of the fields and of the subsections, whose headers are mark, name (str8) and version (be32);
+    /// `None` where the description does not add up.
     #[must_use]
     pub fn payload_bytes(&self) -> Option<u64> {
         let mut sum = 0u64;
@@ -186,9 +185,9 @@ impl State {
         Some(sum)
     }
 
-    /// Whether its length may differ from what is described although nothing is wrong: before 10.0
-    /// QEMU describes an array of pointers by its first element, and where some of the pointers are
-    /// NULL the others have another size.
+    /// Whether its length may differ from what is described although nothing is wrong: before 10.0 QEMU
+    /// describes an array of pointers by its first element, and where some of the pointers are NULL the
+    /// others have another size.
     #[must_use]
     pub fn may_be_inexact(&self) -> bool {
         self.payload_bytes().is_some()

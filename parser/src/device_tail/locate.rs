@@ -14,14 +14,13 @@ pub struct Located {
     pub vmdesc: Range<usize>,
 }
 
-/// Where the stream would end, judged by what has arrived of its tail: behind the first thing that
-/// looks like EOF and the start of a vmdesc, where the section before has a footer. The first
-/// `searched` bytes were searched before, in vain, so that a tail which arrives in parts is
-/// searched once.
+/// Where the stream would end, judged by what has arrived of its tail: behind the first thing that looks like
+/// EOF and the start of a vmdesc, where the section before has a footer. The first `searched` bytes were
+/// searched before, in vain, so that a tail which arrives in parts is searched once.
 #[must_use]
 pub fn expected_end(tail: &[u8], searched: usize) -> Option<u64> {
-    // A mark that is not whole yet is looked at again; the smallest tail with a footer is longer
-    // than 5 bytes.
+    // A mark that is not whole yet is looked at again; the smallest tail with a footer is longer than 5
+    // bytes.
     let mut at = searched.saturating_sub(6).max(5);
     while let Some(found) = tail.get(at..)?.windows(7).position(|window| {
         window[0] == QEMU_VM_EOF && window[1] == QEMU_VM_VMDESCRIPTION && window[2] == 0 && window[6] == b'{'
@@ -37,8 +36,8 @@ pub fn expected_end(tail: &[u8], searched: usize) -> Option<u64> {
     None
 }
 
-/// Finds the EOF before a vmdesc that reaches exactly to the end of `tail`. The JSON has no control
-/// bytes, so the first match from behind is the only one that can be.
+/// Finds the EOF before a vmdesc that reaches exactly to the end of `tail`. The JSON has no control bytes, so
+/// the first match from behind is the only one that can be.
 #[must_use]
 pub fn locate(tail: &[u8]) -> Option<Located> {
     let shortest = tail.len().checked_sub(7)?;
@@ -52,8 +51,8 @@ pub fn locate(tail: &[u8]) -> Option<Located> {
     Some(Located { eof, vmdesc: eof + 1 + VMDESC_HEADER_BYTES..tail.len() })
 }
 
-/// An EOF behind a footer, and behind it the start of a vmdesc that is longer than is accepted:
-/// where EOF stands, and what is wrong. To be asked where [`locate`] finds nothing.
+/// An EOF behind a footer, and behind it the start of a vmdesc that is longer than is accepted: where EOF
+/// stands, and what is wrong. To be asked where [`locate`] finds nothing.
 #[must_use]
 pub fn oversized_vmdesc(tail: &[u8], footers: bool) -> Option<(usize, ErrorKind)> {
     let length = |mark: &[u8]| u32::from_be_bytes([mark[2], mark[3], mark[4], mark[5]]);
@@ -65,5 +64,5 @@ pub fn oversized_vmdesc(tail: &[u8], footers: bool) -> Option<(usize, ErrorKind)
     };
     let (eof, mark) = tail.windows(7).enumerate().find(|(at, mark)| begins(*at, mark))?;
     let (found, limit) = (length(mark).into(), VMDESC_LIMIT_BYTES.into());
-    Some((eof, ErrorKind::Limit { what: "vmdesc bytes", found, limit }))
+    Some((eof, ErrorKind::Limit { what: "vmdesc length", found, limit }))
 }

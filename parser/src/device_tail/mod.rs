@@ -1,11 +1,11 @@
 //! The device tail: device sections, EOF, vmdesc.
 //!
-//! Bodies of device sections have no length. The vmdesc behind them has it, so a tail can be cut
-//! only when all of it arrived. EOF is before the vmdesc, and nothing behind it.
+//! Bodies of device sections have no length. The vmdesc behind them has it, so a tail can be cut only when
+//! all of it arrived. EOF is before the vmdesc, and nothing behind it.
 //!
-//! This module alone decides where a device section ends. [`locate`] finds EOF and vmdesc,
-//! [`Walker`] cuts what is before them by the [`Vmdesc`], and goes on behind damage if it may;
-//! [`end`] and [`cut`] are for a program that accepts whole tails only, as a save is.
+//! This module alone decides where a device section ends. [`locate`] finds EOF and vmdesc, [`Walker`] cuts
+//! what is before them by the [`Vmdesc`], and goes on behind damage if it may; [`end`] and [`cut`] are for a
+//! program that accepts whole tails only, as a save is.
 
 mod locate;
 mod walk;
@@ -43,8 +43,8 @@ pub struct Tail<'a> {
     pub trailer: Trailer,
 }
 
-/// Where the device sections of `tail` end, which begins at stream offset `offset`, behind what
-/// `decoder` has walked; and how the stream ends there. The sections themselves are not looked at.
+/// Where the device sections of `tail` end, which begins at stream offset `offset`, behind what `decoder` has
+/// walked; and how the stream ends there. The sections themselves are not looked at.
 ///
 /// # Errors
 ///
@@ -105,8 +105,8 @@ pub fn end(tail: &[u8], offset: u64, decoder: &Decoder) -> Result<(usize, Traile
 ///
 /// # Errors
 ///
-/// Those of [`end`]. A vmdesc that does not describe the sections is no error but a finding, except
-/// where device sections before RAM depend on it.
+/// Those of [`end`]. A vmdesc that does not describe the sections is no error but a finding, except where
+/// device sections before RAM depend on it.
 pub fn cut<'a>(tail: &'a [u8], offset: u64, decoder: &Decoder) -> Result<Tail<'a>, Error> {
     let (eof, trailer) = end(tail, offset, decoder)?;
     let Trailer::Vmdesc(json) = trailer.clone() else {

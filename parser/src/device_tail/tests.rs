@@ -132,8 +132,8 @@ fn an_eof_without_a_footer_before_it_is_refused() {
 fn a_vmdesc_that_is_too_long_is_told_where_its_length_stands() {
     let decoder = Decoder::new(Options::default());
     for (length, footers, wanted) in [
-        (VMDESC_LIMIT_BYTES + 1, true, Some("offset 0x2f: vmdesc bytes 16777217, at most 16777216 can be")),
-        (u32::MAX, true, Some("offset 0x2f: vmdesc bytes 4294967295, at most 16777216 can be")),
+        (VMDESC_LIMIT_BYTES + 1, true, Some("offset 0x2f: vmdesc length is 16777217, the limit is 16777216")),
+        (u32::MAX, true, Some("offset 0x2f: vmdesc length is 4294967295, the limit is 16777216")),
         (VMDESC_LIMIT_BYTES, true, None),
         // Without a footer before it, it is data that looks like it.
         (u32::MAX, false, None),

@@ -10,8 +10,8 @@ use crate::span::Span;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// Sections of one tail whose end is searched for: each search reads all that is left. QEMU
-/// describes one section wrongly, on s390x.
+/// Sections of one tail whose end is searched for: each search reads all that is left. QEMU describes one
+/// section wrongly, on s390x.
 const ANCHORED_LIMIT: usize = 64;
 
 /// A part of a tail; ranges count from its start.
@@ -74,8 +74,8 @@ impl Walker<'_> {
         self.walk_from(bytes, offset, Walked::default(), (0, self.first))
     }
 
-    /// Walks device sections that begin somewhere in `bytes`: behind the first footer that a header
-    /// follows which the description names.
+    /// Walks device sections that begin somewhere in `bytes`: behind the first footer that a header follows
+    /// which the description names.
     #[must_use]
     pub fn walk_within<'a>(&self, bytes: &'a [u8], offset: u64) -> Walked<'a> {
         let mut walked = Walked::default();
@@ -187,8 +187,8 @@ impl Walker<'_> {
     }
 }
 
-/// How many of the described devices `bytes` holds, device sections before RAM that begin at
-/// `offset` of the stream; and the sections. Whether they have `footers` may not be known yet.
+/// How many of the described devices `bytes` holds, device sections before RAM that begin at `offset` of the
+/// stream; and the sections. Whether they have `footers` may not be known yet.
 ///
 /// # Errors
 ///
@@ -249,8 +249,8 @@ impl<'a> Index<'a> {
         Self(index)
     }
 
-    /// The first section from `from` on that begins behind a footer and that one of the devices
-    /// from `first` on describes: where, and which device.
+    /// The first section from `from` on that begins behind a footer and that one of the devices from `first`
+    /// on describes: where, and which device.
     fn anchor(&self, bytes: &[u8], from: usize, first: usize, footers: bool) -> Option<(usize, usize)> {
         if !footers {
             return None;

@@ -1,5 +1,5 @@
-//! The destination's side of postcopy, as a state machine (`enum PostcopyState`,
-//! migration/postcopy-ram.h, and the `loadvm_postcopy_handle_*` functions of migration/savevm.c).
+//! The destination's side of postcopy, as a state machine (`enum PostcopyState`, migration/postcopy-ram.h,
+//! and the `loadvm_postcopy_handle_*` functions of migration/savevm.c).
 
 use crate::command::Command;
 use std::fmt;
@@ -114,8 +114,8 @@ impl Incoming {
             (Command::PostcopyRamDiscard { .. }, _) => {
                 return Err(self.refuse("POSTCOPY_RAM_DISCARD", ""));
             }
-            // QEMU prepares the discards here if none has come, which sets the state back: RUN is
-            // refused then.
+            // QEMU prepares the discards here if none has come, which sets the state back: RUN is refused
+            // then.
             (Command::PostcopyListen, S::Advise) if self.ram => self.state = S::Discard,
             (Command::PostcopyListen, S::Advise | S::Discard) => self.state = S::Listening,
             (Command::PostcopyListen, _) => return Err(self.refuse("POSTCOPY_LISTEN", "")),

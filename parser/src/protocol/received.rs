@@ -1,6 +1,6 @@
-//! The bitmap of a block's pages that have arrived, which follows a RECV_BITMAP message on the
-//! return path without a frame (`ramblock_recv_bitmap_send`, migration/ram.c): length (be64), bits
-//! (little-endian, one per target page, up to a multiple of 64), end mark (be64).
+//! The bitmap of a block's pages that have arrived, which follows a RECV_BITMAP message on the return path
+//! without a frame (`ramblock_recv_bitmap_send`, migration/ram.c): length (be64), bits (little-endian, one
+//! per target page, up to a multiple of 64), end mark (be64).
 
 /// `RAMBLOCK_RECV_BITMAP_ENDING` (migration/ram.c).
 const END_MARK: u64 = 0x0123_4567_89ab_cdef;

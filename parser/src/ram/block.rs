@@ -1,6 +1,6 @@
 //! The block list (`RAM_SAVE_FLAG_MEM_SIZE`): which RAM there is.
 
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, RAM_SIZE};
 use crate::page_size::PageSize;
 use crate::section::{put_str8, str8};
 use crate::span::{Parsed, Span};
@@ -10,8 +10,8 @@ use std::collections::BTreeSet;
 
 use super::RAM_SAVE_FLAG_MEM_SIZE;
 
-/// Blocks that a list can have. QEMU has some tens: one for each memory backend, DIMM and ROM; PCI
-/// has room for 65536 functions with a ROM.
+/// Blocks that a list can have. QEMU has some tens: one for each memory backend, DIMM and ROM; PCI has room
+/// for 65536 functions with a ROM.
 const BLOCK_LIMIT: usize = 1 << 17;
 
 /// One RAM block.
@@ -46,9 +46,8 @@ pub(crate) struct BlockListContext {
     pub(crate) max_ram_bytes: u64,
 }
 
-/// Parses the list behind its flag word, which gives the sum of all lengths: name (str8), length
-/// (be64), and where they are sent host page size (be64), guest physical address (be64); until the
-/// sum is used up.
+/// Parses the list behind its flag word, which gives the sum of all lengths: name (str8), length (be64), and
+/// where they are sent host page size (be64), guest physical address (be64); until the sum is used up.
 ///
 /// # Errors
 ///
@@ -56,7 +55,7 @@ pub(crate) struct BlockListContext {
 pub(crate) fn block_list(input: Span<'_>, total: u64, context: BlockListContext) -> Parsed<'_, BlockList> {
     if total > context.max_ram_bytes || total == 0 {
         let limit = context.max_ram_bytes;
-        return Err(input.reject(ErrorKind::Limit { what: "RAM size (--max-ram)", found: total, limit }));
+        return Err(input.reject(ErrorKind::Limit { what: RAM_SIZE, found: total, limit }));
     }
     let mut rest = input;
     let mut remaining = total;
@@ -70,7 +69,7 @@ pub(crate) fn block_list(input: Span<'_>, total: u64, context: BlockListContext)
         }
         if list.blocks.len() == BLOCK_LIMIT {
             let (found, limit) = (BLOCK_LIMIT as u64 + 1, BLOCK_LIMIT as u64);
-            return Err(at_name.reject(ErrorKind::Limit { what: "ram blocks", found, limit }));
+            return Err(at_name.reject(ErrorKind::Limit { what: "number of RAM blocks", found, limit }));
         }
         if !names.insert(name) {
             return Err(at_name.reject(ErrorKind::BlockTwice { name: name.to_vec() }));
@@ -108,8 +107,8 @@ pub(crate) fn block_list(input: Span<'_>, total: u64, context: BlockListContext)
     Ok((rest, list))
 }
 
-/// Parses what stands behind a block's length where the source sends it: host page size (be64),
-/// guest physical address (be64).
+/// Parses what stands behind a block's length where the source sends it: host page size (be64), guest
+/// physical address (be64).
 pub(crate) fn optional_fields(
     input: Span<'_>,
     context: BlockListContext,
@@ -117,8 +116,8 @@ pub(crate) fn optional_fields(
     let mut rest = input;
     let (mut host_page_size, mut address) = (None, None);
     if context.advised {
-        // Nothing else that can follow looks like a power of two from 4096 on: a name's length byte
-        // is not 0, and EOS and FLUSH are smaller.
+        // Nothing else that can follow looks like a power of two from 4096 on: a name's length byte is not 0,
+        // and EOS and FLUSH are smaller.
         let (after, word) = be_u64.parse(rest)?;
         if word.is_power_of_two() && (4096..1 << 56).contains(&word) {
             (rest, host_page_size) = (after, Some(word));
@@ -184,7 +183,7 @@ mod tests {
         let list = [block(b"a", 0x8000)];
         assert_eq!(said(&bytes(&list), 0x8000, CONTEXT), Ok((list.to_vec(), 0)));
         for total in [0, 0x9000] {
-            let expected = format!("0x100: RAM size (--max-ram) {total}, at most 32768 can be");
+            let expected = format!("0x100: RAM size is {total}, the limit is 32768");
             assert_eq!(said(&bytes(&list), total, CONTEXT), Err(expected));
         }
     }
@@ -210,7 +209,7 @@ mod tests {
             let text = format!("0x10c: ram block \"b\" used length {length} bytes, {why}");
             assert_eq!(said(&list, 0x4000, CONTEXT), Err(text.clone()));
             let guessed = BlockListContext { page_size_guessed: true, ..CONTEXT };
-            let hint = "; page size 4096 was assumed, is --page-size right?";
+            let hint = "; page size 4096 was assumed";
             assert_eq!(said(&list, 0x4000, guessed), Err(text + hint));
         }
     }

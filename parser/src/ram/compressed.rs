@@ -11,8 +11,8 @@ use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 ///
 /// # Errors
 ///
-/// When it is damaged, longer or shorter than a page, or followed by other bytes; the page is
-/// unspecified then.
+/// When it is damaged, longer or shorter than a page, or followed by other bytes; the page is unspecified
+/// then.
 pub fn inflate(data: &[u8], page: &mut [u8]) -> Result<(), ErrorKind> {
     let flags =
         TINFL_FLAG_PARSE_ZLIB_HEADER | TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF | TINFL_FLAG_COMPUTE_ADLER32;

@@ -1,14 +1,13 @@
 //! The block list of a mapped-ram file (capability mapped-ram, 9.0): each block's pages lie at a fixed place.
 //!
-//! Each entry is name (str8), length (be64), with capability x-ignore-shared the guest physical
-//! address (be64), then version 1 (be32), page size (be64), the bitmap's offset (be64) and the
-//! pages' (be64), both in the file. Bitmap and pages follow; the next entry lies behind the block's
-//! last page, so that the START section of `ram` spans all RAM. A page whose bit is not set is
-//! zero, whatever lies at its place.
+//! Each entry is name (str8), length (be64), with capability x-ignore-shared the guest physical address
+//! (be64), then version 1 (be32), page size (be64), the bitmap's offset (be64) and the pages' (be64), both in
+//! the file. Bitmap and pages follow; the next entry lies behind the block's last page, so that the START
+//! section of `ram` spans all RAM. A page whose bit is not set is zero, whatever lies at its place.
 //!
-//! Of a block that is ignored as shared memory both offsets are 0, and the next entry follows at
-//! once (`ram_save_setup`, `mapped_ram_setup_ramblock` and `parse_ramblock_mapped_ram` in
-//! migration/ram.c of 11.1; a save of 10.0 with such a block fails with "Bad address").
+//! Of a block that is ignored as shared memory both offsets are 0, and the next entry follows at once
+//! (`ram_save_setup`, `mapped_ram_setup_ramblock` and `parse_ramblock_mapped_ram` in migration/ram.c of 11.1;
+//! a save of 10.0 with such a block fails with "Bad address").
 
 use super::RAM_SAVE_FLAG_MEM_SIZE;
 use super::block::RamBlock;
@@ -29,8 +28,8 @@ pub const PAGES_ALIGNMENT_BYTES: u64 = 1 << 20;
 pub struct MappedBlock {
     /// The block.
     pub block: RamBlock,
-    /// Where its pages are in the file; none: it is ignored (capability x-ignore-shared), and no
-    /// page of it is.
+    /// Where its pages are in the file; none: it is ignored (capability x-ignore-shared), and no page of it
+    /// is.
     pub place: Option<MappedPlace>,
 }
 
@@ -95,8 +94,8 @@ impl Fields<'_> {
 }
 
 /// Takes an entry from the start of `bytes`, which lie at `offset` in the file and hold
-/// [`ENTRY_LIMIT_BYTES`], or all that is left. `remaining` is what is left of the list's sum.
-/// Returns how long the entry is, too.
+/// [`ENTRY_LIMIT_BYTES`], or all that is left. `remaining` is what is left of the list's sum. Returns how
+/// long the entry is, too.
 ///
 /// # Errors
 ///

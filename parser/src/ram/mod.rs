@@ -1,8 +1,8 @@
 //! The `ram` section: flag words and what follows them.
 //!
-//! A body is a run of records, each a be64 whose low bits (below the page size) are flags and whose
-//! rest is the page's byte offset in its block; an EOS record ends it. The block of a page is named
-//! in its record, or it is the one of the record before (CONTINUE), across section boundaries.
+//! A body is a run of records, each a be64 whose low bits (below the page size) are flags and whose rest is
+//! the page's byte offset in its block; an EOS record ends it. The block of a page is named in its record, or
+//! it is the one of the record before (CONTINUE), across section boundaries.
 
 pub mod block;
 pub mod compressed;

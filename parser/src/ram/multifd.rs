@@ -1,10 +1,9 @@
 //! A multifd channel: pages in packets, on connections of their own.
 //!
-//! A channel begins with magic (be32), version (be32), UUID (16), channel id (u8), zeros (39). Then
-//! packets: magic, version, flags, pages allocated, normal pages, bytes of data (be32 each), packet
-//! number (be64), zero pages (be32), 28 zeros, the block's name (256, filled up with NUL), and room
-//! for the offsets of 512 KiB worth of pages (be64 each), the normal ones first. Data follows if
-//! there are normal pages.
+//! A channel begins with magic (be32), version (be32), UUID (16), channel id (u8), zeros (39). Then packets:
+//! magic, version, flags, pages allocated, normal pages, bytes of data (be32 each), packet number (be64),
+//! zero pages (be32), 28 zeros, the block's name (256, filled up with NUL), and room for the offsets of 512
+//! KiB worth of pages (be64 each), the normal ones first. Data follows if there are normal pages.
 
 use crate::error::{Error, ErrorKind};
 
@@ -141,8 +140,8 @@ impl Channel {
         Error { offset: self.offset + at as u64, path: "multifd channel".to_owned(), kind }
     }
 
-    /// Takes a header from the start of `input`; returns its length, and `None` while it is not all
-    /// there. The data that it announces follows.
+    /// Takes a header from the start of `input`; returns its length, and `None` while it is not all there.
+    /// The data that it announces follows.
     ///
     /// # Errors
     ///

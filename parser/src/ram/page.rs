@@ -18,8 +18,8 @@ pub struct Page<'a> {
 
 /// The form in which a record carries the content of a page (`ram_load_precopy`, migration/ram.c).
 ///
-/// Exhaustive on purpose: a program that restores RAM must handle every form. QEMU removed forms in
-/// recent releases, and adds new ones to multifd packets only ([`multifd`](super::multifd)).
+/// Exhaustive on purpose: a program that restores RAM must handle every form. QEMU removed forms in recent
+/// releases, and adds new ones to multifd packets only ([`multifd`](super::multifd)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PageContent<'a> {
     /// All bytes are zero.
@@ -59,8 +59,8 @@ impl<'a> PageContent<'a> {
     ///
     /// # Errors
     ///
-    /// `Xbzrle` or `Compressed` if the bytes are no content of that form; `Value` if `page` has
-    /// another length than a raw page.
+    /// `Xbzrle` or `Compressed` if the bytes are no content of that form; `Value` if `page` has another
+    /// length than a raw page.
     pub fn apply(&self, page: &mut [u8]) -> Result<(), ErrorKind> {
         match *self {
             Self::Zero => page.fill(0),

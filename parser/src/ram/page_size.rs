@@ -71,8 +71,8 @@ fn trial(mut bytes: &[u8], blocks: &BTreeMap<&[u8], u64>, size: u32) -> Trial {
     }
 }
 
-/// The page size with which `bytes`, the start of the first RAM body with pages in it, makes sense;
-/// `None` if the default does as well as any other.
+/// The page size with which `bytes`, the start of the first RAM body with pages in it, makes sense; `None` if
+/// the default does as well as any other.
 #[must_use]
 pub fn guess(bytes: &[u8], blocks: &[RamBlock]) -> Option<PageSize> {
     PageSize::new(guess_bytes(bytes, blocks)?.into())

@@ -2,8 +2,8 @@
 
 use crate::error::ErrorKind;
 
-/// Applies `delta` to `page` (`xbzrle_decode_buffer`, migration/xbzrle.c): pairs of a run of
-/// unchanged bytes and a run of new ones, lengths as ULEB128 of at most two bytes.
+/// Applies `delta` to `page` (`xbzrle_decode_buffer`, migration/xbzrle.c): pairs of a run of unchanged bytes
+/// and a run of new ones, lengths as ULEB128 of at most two bytes.
 ///
 /// # Errors
 ///

@@ -6,8 +6,8 @@ use std::ops::Range;
 /// The most byte strings in one record: node, bitmap and bits of a dirty-bitmap chunk.
 const PARTS: usize = 3;
 
-/// A record whose byte strings are known by their places in a buffer. Unlike a [`Record`] it does
-/// not borrow the buffer, so a reader can look for a record in a loop that refills the buffer.
+/// A record whose byte strings are known by their places in a buffer. Unlike a [`Record`] it does not borrow
+/// the buffer, so a reader can look for a record in a loop that refills the buffer.
 #[derive(Debug)]
 pub(super) struct Detached {
     /// Offset of the record in the stream.

@@ -46,8 +46,8 @@ pub struct SliceReader<'a> {
 }
 
 impl<'a> SliceReader<'a> {
-    /// A reader of `bytes`, which hold the whole stream. The page size is that of the vmdesc if
-    /// neither `options` nor the configuration section have it.
+    /// A reader of `bytes`, which hold the whole stream. The page size is that of the vmdesc if neither
+    /// `options` nor the configuration section have it.
     #[must_use]
     pub fn new(bytes: &'a [u8], mut options: Options) -> Self {
         if options.page_size.is_none() {
@@ -72,8 +72,8 @@ impl<'a> SliceReader<'a> {
     ///
     /// # Errors
     ///
-    /// What is wrong, and where; `Truncated` if the bytes end before the stream does. After an
-    /// error there is nothing more.
+    /// What is wrong, and where; `Truncated` if the bytes end before the stream does. After an error there is
+    /// nothing more.
     pub fn advance(&mut self) -> Result<Option<Entry<'_, 'a>>, Error> {
         if self.done {
             return Ok(None);

@@ -17,8 +17,8 @@ pub(super) struct Pieces {
 }
 
 impl Pieces {
-    /// Cuts `tail`, which begins at `offset`. A tail that cannot be cut is an error here: one
-    /// opaque blob has no record.
+    /// Cuts `tail`, which begins at `offset`. A tail that cannot be cut is an error here: one opaque blob has
+    /// no record.
     pub(super) fn cut(tail: &[u8], offset: u64, decoder: &Decoder) -> Result<Self, Error> {
         Ok(Self { pieces: pieces(tail, offset, decoder)?, offset })
     }

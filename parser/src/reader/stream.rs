@@ -23,12 +23,12 @@ pub enum ReadError {
     #[error(transparent)]
     Stream(#[from] Error),
     /// It could not be read.
-    #[error("offset {offset:#x}: {error}")]
+    #[error("offset {offset:#x}: the stream cannot be read")]
     Io {
         /// How much had been read.
         offset: u64,
         /// Why not more.
-        error: io::Error,
+        source: io::Error,
     },
 }
 
@@ -67,8 +67,8 @@ impl<R: Read> StreamReader<R> {
     ///
     /// # Errors
     ///
-    /// What is wrong, and where; `Truncated` if the source ends before the stream does. After an
-    /// error there is nothing more.
+    /// What is wrong, and where; `Truncated` if the source ends before the stream does. After an error there
+    /// is nothing more.
     pub fn advance(&mut self) -> Result<Option<Entry<'_, '_>>, ReadError> {
         if self.done {
             return Ok(None);
@@ -120,7 +120,7 @@ impl<R: Read> StreamReader<R> {
             self.make_room();
             if self.held.end > TAIL_LIMIT_BYTES {
                 let (found, limit) = (self.held.end as u64, TAIL_LIMIT_BYTES as u64);
-                let kind = ErrorKind::Limit { what: "device tail", found, limit };
+                let kind = ErrorKind::Limit { what: "length of the device tail", found, limit };
                 return Err(Error { offset, path: String::new(), kind }.into());
             }
             if self.read()? == 0 {
@@ -131,8 +131,8 @@ impl<R: Read> StreamReader<R> {
         Ok(())
     }
 
-    /// Moves what is held to the start of the buffer. What is declared is not allocated before it
-    /// arrives: the buffer at most doubles.
+    /// Moves what is held to the start of the buffer. What is declared is not allocated before it arrives:
+    /// the buffer at most doubles.
     fn make_room(&mut self) {
         if self.held.start > 0 {
             self.buffer.copy_within(self.held.clone(), 0);
@@ -151,9 +151,9 @@ impl<R: Read> StreamReader<R> {
                     return Ok(bytes);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
+                Err(source) => {
                     let offset = self.decoder.offset() + self.held.len() as u64;
-                    return Err(ReadError::Io { offset, error });
+                    return Err(ReadError::Io { offset, source });
                 }
             }
         }

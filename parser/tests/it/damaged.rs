@@ -97,16 +97,16 @@ fn a_device_tail_cut_at_any_byte_is_not_whole() {
         }
         let eof = device_tail::cut(tail, start as u64, &decoder).unwrap().eof;
         for cut in 0..tail.len() {
-            // Each look at a tail goes through all of it: every byte near the ends of things, and
-            // of two whole streams.
+            // Each look at a tail goes through all of it: every byte near the ends of things, and of two
+            // whole streams.
             let all = name == "qemu-7.2-pc" || name == "qemu-10.0-q35";
             if !all && cut.abs_diff(eof) > 100 && cut > 100 && tail.len() - cut > 100 && cut % 1511 != 0 {
                 continue;
             }
             let part = &tail[..cut];
             match device_tail::cut(part, start as u64, &decoder) {
-                // Devices, EOF, and nothing more: what `suppress-vmdesc=on` sends. A save takes it
-                // only if told to.
+                // Devices, EOF, and nothing more: what `suppress-vmdesc=on` sends. A save takes it only if
+                // told to.
                 Ok(whole) => {
                     assert_eq!(whole.trailer, Trailer::NoVmdesc, "{name}: {cut} bytes of the tail");
                     assert!(may_end(part), "{name}: {cut} bytes of the tail");

@@ -1,6 +1,6 @@
-//! Rules that no capture breaks: each is broken once, in a stream that is right otherwise, and the
-//! whole message is compared. Both readers say the same, the one that pulls also when its source is
-//! slow and interrupted.
+//! Rules that no capture breaks: each is broken once, in a stream that is right otherwise, and the whole
+//! message is compared. Both readers say the same, the one that pulls also when its source is slow and
+//! interrupted.
 
 use migration_stream::{
     BlockList, BlockMigration, ChannelKind, Command, Decoder, Entry, Options, QEMU_VM_EOF,
@@ -146,7 +146,10 @@ fn behind_eof_comes_a_vmdesc_or_nothing() {
     assert_eq!(eof(b"\x06\0\0\0\x02{}"), WHOLE);
     assert_eq!(eof(b"\x05"), "offset 0x9: bytes behind the end of the stream");
     assert_eq!(eof(b"\x06\0\0\0\x03{}"), "offset 0x10: truncated: the stream ends inside the vmdesc");
-    assert_eq!(eof(b"\x06\xff\xff\xff\xff"), "offset 0xa: vmdesc length 4294967295, at most 16777216 can be");
+    assert_eq!(
+        eof(b"\x06\xff\xff\xff\xff"),
+        "offset 0xa: vmdesc length is 4294967295, the limit is 16777216"
+    );
     assert_eq!(eof(b"\x06\0\0\0\x02{} "), "offset 0x10: bytes behind the end of the stream");
 }
 
@@ -267,7 +270,10 @@ fn an_endless_device_tail_is_not_taken_into_memory() {
             Err(error) => break error.to_string(),
         }
     };
-    assert_eq!(error, format!("offset {tail:#x}: device tail 536870912, at most 268435456 can be"));
+    assert_eq!(
+        error,
+        format!("offset {tail:#x}: length of the device tail is 536870912, the limit is 268435456")
+    );
 }
 
 /// A device section of four bytes.
@@ -398,7 +404,7 @@ fn an_error_of_the_source_says_where() {
         }
     };
     assert!(matches!(error, ReadError::Io { .. }), "{error}");
-    assert_eq!(error.to_string(), format!("offset {:#x}: connection reset", head.len()));
+    assert_eq!(error.to_string(), format!("offset {:#x}: the stream cannot be read", head.len()));
 }
 
 /// Everything that `decoder` makes of these bytes: the error, or the end.

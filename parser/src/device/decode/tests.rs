@@ -343,8 +343,8 @@ fn a_field_may_end_with_the_body_and_not_behind_it() {
     );
 }
 
-/// How deep what `wrap` puts around a byte is followed: the byte's value at the deepest place that
-/// is, and one deeper.
+/// How deep what `wrap` puts around a byte is followed: the byte's value at the deepest place that is, and
+/// one deeper.
 fn followed(wrap: impl Fn(State, Vec<u8>) -> (State, Vec<u8>)) -> [bool; 2] {
     [DEPTH_LIMIT, DEPTH_LIMIT + 1].map(|depth| {
         let innermost = state(r#""fields": [{"name": "x", "type": "uint8", "size": 1}]"#);
