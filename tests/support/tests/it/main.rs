@@ -73,6 +73,29 @@ fn tests_and_findings_that_the_quirks_name_exist() {
 }
 
 #[test]
+fn files_that_the_documents_name_exist() {
+    const FOLDERS: [&str; 8] =
+        ["parser/", "engine/", "inspector/", "simulator/", "tests/", "fuzz/", "corpus/", "docs/"];
+    let mut named = 0;
+    let is_of_the_project = |path: &PathBuf| {
+        ["ARCHITECTURE.md", "CONTRIBUTING.md", "RELEASING.md"].iter().any(|name| path.ends_with(name))
+    };
+    let decisions = root().join("docs/decisions");
+    for path in files(".md").iter().filter(|path| is_of_the_project(path) || path.starts_with(&decisions)) {
+        let text = fs::read_to_string(path).expect("text");
+        for word in quoted(&text).filter(|word| FOLDERS.iter().any(|folder| word.starts_with(folder))) {
+            // Not a pattern, and no name to be filled in.
+            if word.contains(char::is_uppercase) && !word.ends_with(".md") || word.contains(['*', ' ']) {
+                continue;
+            }
+            assert!(root().join(word).exists(), "{}: no {word}", path.display());
+            named += 1;
+        }
+    }
+    assert!(named > 40, "{named}");
+}
+
+#[test]
 fn links_between_documents_lead_to_files() {
     let mut links = 0;
     for path in files(".md") {
