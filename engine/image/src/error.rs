@@ -1,5 +1,5 @@
-//! What can be wrong with an image. Each error's text is its own part: its cause, where it has one, is its `source()`. What
-//! can be done about it, with the options of a program, is that program's to say.
+//! What can be wrong with an image. Each error's text is its own part: its cause, where it has one, is its
+//! `source()`. What can be done about it, with the options of a program, is that program's to say.
 
 use crate::feature::Feature;
 use crate::types::GuestOffset;

@@ -4,10 +4,10 @@ use crate::size::to_usize;
 use crate::types::{ALIGNMENT_BYTES, HostOffset};
 use std::collections::BTreeMap;
 
-/// An answer that may need a part of the file first.
+/// An answer, or the part of the file that is needed first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lookup<T> {
-    /// Here it is.
+    /// The answer.
     Ready(T),
     /// Read these bytes (both numbers are multiples of 4096; what lies behind the end of the file
     /// is zero), supply them, and ask again.
@@ -51,7 +51,8 @@ impl Inbox {
         Lookup::Ready(bytes)
     }
 
-    /// Takes several parts as one, when all of them are there. An untrusted image may name one part twice.
+    /// Takes several parts as one, once all of them have been supplied. An untrusted image may name one part
+    /// twice.
     pub(crate) fn take_all(&mut self, places: &[(Option<u64>, u64)]) -> Lookup<Vec<u8>> {
         if let [(Some(at), length)] = *places {
             return self.take(at, length);
@@ -88,7 +89,7 @@ fn aligned(at: u64, length: u64) -> (u64, usize) {
     (start, to_usize(needed))
 }
 
-/// Returns early where a part of the file is needed first.
+/// The answer of a lookup; returns early where a part of the file is needed first.
 macro_rules! ready {
     ($lookup:expr) => {
         match $lookup {

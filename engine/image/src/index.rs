@@ -2,7 +2,7 @@
 
 use crate::size::to_usize;
 
-/// Pages that one leaf stands for.
+/// Pages that one leaf describes.
 pub(crate) const LEAF_PAGES: u64 = 8192;
 const BITMAP_BYTES: usize = (LEAF_PAGES / 8) as usize;
 /// Bytes before the bitmap: leaf number (be64), count of pages (be32), 4 zero bytes, UUID (16).
@@ -10,7 +10,7 @@ const LEAF_HEADER_BYTES: usize = 32;
 /// A leaf with all of its pages, in bytes.
 pub(crate) const LEAF_LIMIT_BYTES: u64 = LEAF_HEADER_BYTES as u64 + LEAF_PAGES / 8 + 4 * LEAF_PAGES;
 
-/// Pages of one leaf in memory: a checksum each, and whether the page is there at all.
+/// Pages of one leaf in memory: a checksum each, and whether the page is not zero.
 #[derive(Debug, Clone)]
 struct Pages {
     present: Box<[u64]>,
@@ -19,7 +19,7 @@ struct Pages {
 }
 
 impl Pages {
-    /// None of them is there; nothing if the system has no memory for them.
+    /// All of them zero; `None` if the system has no memory for them.
     fn empty() -> Option<Self> {
         fn zeros<T: Clone + Default>(count: usize) -> Option<Box<[T]>> {
             let mut zeros = Vec::new();
@@ -32,8 +32,8 @@ impl Pages {
     }
 }
 
-/// The pages of a snapshot while it is being made. Costs 4 bytes and a bit per page, in chunks that are there only once
-/// a page in them is.
+/// The pages of a snapshot while it is being made. Takes 4 bytes and a bit per page, in leaves that are
+/// allocated with their first page.
 #[derive(Debug, Clone, Default)]
 pub struct PageIndex {
     leaves: Vec<Option<Pages>>,
@@ -57,8 +57,8 @@ impl PageIndex {
         self.nonzero_pages
     }
 
-    /// Takes the memory that the page needs, if it is not there yet; false if the system has none. Then
-    /// [`set`](Self::set) needs no more.
+    /// Allocates the memory that the page needs, unless it has it; false if the system has none. After that
+    /// [`set`](Self::set) allocates nothing.
     #[must_use]
     pub fn can_hold(&mut self, page: u64) -> bool {
         let (leaf, _) = place(page);
@@ -74,7 +74,7 @@ impl PageIndex {
         self.leaves[leaf].is_some()
     }
 
-    /// The page has this checksum now.
+    /// Records that the page is not zero now, with its checksum.
     ///
     /// # Panics
     ///
@@ -92,7 +92,7 @@ impl PageIndex {
         pages.checksums[at] = checksum;
     }
 
-    /// The page is zero now.
+    /// Records that the page is zero now.
     pub fn clear(&mut self, page: u64) {
         let (leaf, at) = place(page);
         if let Some(Some(pages)) = self.leaves.get_mut(leaf) {
@@ -121,7 +121,7 @@ impl PageIndex {
         })
     }
 
-    /// Leaves, empty ones included.
+    /// Number of leaves, empty ones included.
     pub(crate) fn leaf_count(&self) -> u64 {
         self.leaves.len() as u64
     }
@@ -159,8 +159,8 @@ impl Leaf {
         Self { bitmap: vec![0; BITMAP_BYTES], checksums: Vec::new() }
     }
 
-    /// Reads what [`PageIndex::encode_leaf`] wrote; `None` if it is another leaf, or of another snapshot, or does not
-    /// add up.
+    /// Reads what [`PageIndex::encode_leaf`] wrote; `None` if it is another leaf, or of another snapshot, or
+    /// does not add up.
     pub(crate) fn decode(bytes: &[u8], number: u64, uuid: &[u8; 16]) -> Option<Self> {
         let (header, rest) = bytes.split_at_checked(LEAF_HEADER_BYTES)?;
         let (bitmap, rest) = rest.split_at_checked(BITMAP_BYTES)?;

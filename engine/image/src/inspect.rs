@@ -1,4 +1,4 @@
-//! Looks at an image before a save touches it: may a snapshot go here?
+//! Inspects an image before a save touches it: may a snapshot be written into it?
 
 use crate::error::ImageError;
 use crate::feature::Feature;
@@ -12,13 +12,13 @@ use crate::vm_state::{Form, VM_HEADER_LIMIT_BYTES, VmHeader};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-/// How much of a mapped cluster is looked at at once.
+/// Bytes of a mapped cluster that are scanned at once.
 const SCAN_BYTES: u64 = 1 << 20;
-/// L2 tables, and refcount blocks, of more bytes than this are not taken into memory: enough for 512 GiB that are in use
-/// before the save in clusters of 64 KiB, for 8 TiB in clusters of 1 MiB.
+/// L2 tables, and refcount blocks, of more bytes than this are not taken into memory: enough for 512 GiB that
+/// are in use before the save in clusters of 64 KiB, for 8 TiB in clusters of 1 MiB.
 const TABLES_LIMIT_BYTES: u64 = 64 << 20;
 
-/// An image that holds nothing yet.
+/// An image that holds nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Container {
     pub(crate) tables: Tables,
@@ -37,14 +37,14 @@ pub enum Inspection {
     InterruptedThenWritten(Geometry),
 }
 
-/// What an inspection needs, or brings.
+/// What an inspection needs, or its result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Inspect {
     /// Read these bytes and [`supply`](Inspector::supply) them.
     Need(HostOffset, usize),
     /// Find the next data at this offset or behind, and [`supply_data`](Inspector::supply_data) it.
     NextData(HostOffset),
-    /// That is it.
+    /// The result.
     Done(Inspection),
 }
 
@@ -57,10 +57,10 @@ pub struct Inspector {
     l2: BTreeMap<usize, Table>,
     refcounts: Option<Table>,
     refcount_blocks: BTreeMap<usize, RefcountBlock>,
-    /// The entries of L1 and refcount table that come next.
+    /// The next entries of the L1 table and the refcount table to be read.
     next_l1: usize,
     next_refcounts: usize,
-    /// Mapped clusters still to be looked at, the last one first; and how much of that one has been.
+    /// Mapped clusters still to be scanned, the last one first, and how many bytes of that one have been.
     to_scan: Vec<u64>,
     scanned: u64,
     mapped: bool,
@@ -101,7 +101,7 @@ impl Inspector {
         }
     }
 
-    /// Goes on as far as it can.
+    /// Goes on until a part of the file is needed, or the result is known.
     ///
     /// # Errors
     ///
@@ -153,9 +153,10 @@ impl Inspector {
                 let area = geometry.l1_span_bytes();
                 let extension = header.extension;
                 let found = match VmHeader::parse(&bytes, area) {
-                    // The image's header says so one flush before this one is there, and no other program has written since.
+                    // The image's header says "complete" one flush before this one is written, and no other
+                    // program has written to the image since.
                     Ok(None) if header.is_untouched() && header.checksum_fits => {
-                        // Anything but zeros, or a root that lies elsewhere than this VM state has it: a damaged snapshot.
+                        // Anything but zeros, or a root that is elsewhere: a damaged snapshot.
                         let root = header.vm_state_start() + geometry.l1_span_bytes() / 2;
                         let shortest = to_usize(Form::Stvm.header_bytes());
                         let unwritten = bytes.iter().take(shortest).all(|&byte| byte == 0);
@@ -178,7 +179,7 @@ impl Inspector {
             return Ok(next);
         }
         if let Some(extension) = header.extension {
-            // Tables that show nothing, in a file that says it is a snapshot: it is damaged, and no free space.
+            // Tables that map nothing, in a file that says it is a snapshot: it is damaged, not empty.
             let found = Inspection::Snapshot(geometry, Some(extension.uuid));
             return Ok(Lookup::Ready(Some(Inspect::Done(found))));
         }
@@ -242,8 +243,8 @@ impl Inspector {
                 self.check_refcount(header, structure, number)?;
             }
         }
-        // One number for each cluster of the disk, for there can be millions: its place, and in the lowest bit whether it
-        // has to be looked at.
+        // One number for each cluster of the disk, for there can be millions: its place, and in the lowest
+        // bit whether it has to be looked at.
         let mut clusters = Vec::new();
         for table in self.l2.values() {
             for &entry in &table.entries {
@@ -299,7 +300,7 @@ impl Inspector {
         }
     }
 
-    /// Looks for a byte that is not zero in any mapped cluster; holes of the file are passed over.
+    /// Searches all mapped clusters for a byte that is not zero; skips holes of the file.
     fn scan(&mut self, header: &Header) -> Result<Option<Lookup<Option<Inspect>>>, ImageError> {
         let cluster = header.geometry.cluster_bytes();
         while let Some(&host) = self.to_scan.last() {

@@ -1,4 +1,4 @@
-//! Where RAM lies in the virtual disk.
+//! Where the RAM blocks are in the virtual disk.
 
 use crate::checksum::crc32c;
 use crate::error::ImageError;
@@ -9,17 +9,18 @@ use migration_stream::PageSize;
 pub(crate) const BLOCK_ALIGNMENT_BYTES: u64 = 1 << 20;
 /// As long as a name in the stream can be, in bytes.
 const NAME_LIMIT_BYTES: usize = 255;
-/// The most RAM that fits below the VM-state area, whatever the cluster size: 1 PiB is more than any machine has.
+/// The most RAM that fits below the VM-state area, whatever the cluster size: 1 PiB is more than any machine
+/// has.
 pub(crate) const RAM_LIMIT_BYTES: u64 = 1 << 50;
 
-/// A RAM block as the image knows it.
+/// A RAM block of the snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageBlock {
     /// Its name.
     pub name: Vec<u8>,
     /// Its length in bytes.
     pub used_length: u64,
-    /// Its host page size in bytes, if the source told it.
+    /// Its host page size in bytes, where the stream has it.
     pub host_page_size: Option<u64>,
 }
 

@@ -1,36 +1,37 @@
 //! The snapshot image: a QCOW2 file in which every page of RAM has a fixed place and a checksum.
 //!
 //! The crate performs no I/O. A reader or an [`Inspector`] asks for the bytes of the file that it needs; a
-//! [`SnapshotWriter`] says what to write and when to flush. So it runs behind io_uring, blocking files, or a simulated
-//! disk that loses power.
+//! [`SnapshotWriter`] says what to write and when to flush. So it runs behind io_uring, blocking files, or a
+//! simulated disk that loses power.
 //!
 //! | need | use |
 //! | --- | --- |
 //! | find out whether a snapshot may be written into a file | [`Inspector`] |
-//! | write one | [`SnapshotWriter`] → [`Reserved`] → [`Sealed`]; [`SnapshotWriter`]'s module has the commit protocol |
-//! | read one with a closure that reads the file | [`SnapshotReader::open_with`], [`SnapshotReader::ask_with`] |
-//! | read one where reads are asynchronous | [`Opener`] → [`SnapshotReader`], and a [`Lookup`] from each question |
+//! | write one (with the commit protocol) | [`SnapshotWriter`] → [`Reserved`] → [`Sealed`] |
+//! | read one by a closure | [`SnapshotReader::open_with`], [`SnapshotReader::ask_with`] |
+//! | read one asynchronously | [`Opener`] → [`SnapshotReader`]; each question returns a [`Lookup`] |
 //! | know where a page lies, and verify it | [`RamLayout`] |
 //!
 //! # Who verifies what
 //!
-//! The reader verifies everything that it reads before it returns anything of it: the header, the root, the sections
-//! before and behind RAM, the index of the pages, each QCOW2 table that it follows; [`SnapshotReader::finish`] verifies
-//! the tables that nothing needed. It never reads a page. **Whoever reads a page verifies it**, with
-//! [`RamLayout::verify_page`] and the checksum that [`SnapshotReader::present`] returned for it. A page that the index
-//! does not have is zero.
+//! The reader verifies everything that it reads before it returns anything of it: the header, the root, the
+//! sections before and behind RAM, the index of the pages, each QCOW2 table that it follows;
+//! [`SnapshotReader::finish`] verifies the tables that nothing needed. It never reads a page. **Whoever reads
+//! a page verifies it**, with [`RamLayout::verify_page`] and the checksum that [`SnapshotReader::present`]
+//! returned for it. A page that the index does not have is zero.
 //!
-//! An image whose checksums do not count is refused, unless [`ReadOptions::allow_unverified`] is set. One that was
-//! made by a tool without checksums is read, and its [`Snapshot::verification`] says so.
+//! An image whose checksums do not count is refused, unless [`ReadOptions::allow_unverified`] is set. One
+//! that was made by a tool without checksums is read, and its [`Snapshot::verification`] says so.
 //!
 //! # Example
 //!
-//! A guest of ten pages, of which one is not zero, is saved into a file in memory; the page is read back and verified.
+//! A guest of ten pages, of which one is not zero, is saved into a file in memory; the page is read back and
+//! verified.
 //!
 //! ```
 //! use snapshot_image::{
-//!     Geometry, GuestOffset, HostOffset, Identity, ImageBlock, PageIndex, RamLayout, ReadOptions, SnapshotReader,
-//!     SnapshotWriter, Step, VmState, crc32c,
+//!     Geometry, GuestOffset, HostOffset, Identity, ImageBlock, PageIndex, RamLayout, ReadOptions,
+//!     SnapshotReader, SnapshotWriter, Step, VmState, crc32c,
 //! };
 //! use std::io;
 //! use std::sync::Arc;
@@ -109,12 +110,13 @@
 //!
 //! | in the virtual disk | what |
 //! | --- | --- |
-//! | 0 | RAM blocks in the order of the stream's list, each at the next 1 MiB; zero pages take no space |
-//! | the VM-state area ([`Geometry::vm_state_start`]) | its header, then what [`VmState`] and [`Snapshot`] hold |
-//! | half an L1 entry's span behind its start | the extension: root, leaves and index pages of the page checksums |
+//! | 0 | RAM blocks in the stream's order, each at the next 1 MiB; zero pages take no space |
+//! | the VM-state area ([`Geometry::vm_state_start`]) | its header, then what [`Snapshot`] holds |
+//! | half an L1 entry's span behind its start | root, leaves and index pages of the page checksums |
 //!
-//! The QCOW2 header has an extension of ours that leads to the root, and an autoclear feature bit that a program which
-//! does not know it clears when it writes. Checksums are CRC-32C: they detect accidents, not malice.
+//! The QCOW2 header has an extension of ours that leads to the root, and an autoclear feature bit that a
+//! program which does not know it clears when it writes. Checksums are CRC-32C: they detect accidents, not
+//! malice.
 #![forbid(unsafe_code)]
 
 mod checksum;

@@ -23,8 +23,9 @@ use migration_stream::PageSize;
 
 /// A snapshot that is being opened.
 ///
-/// [`poll`](Self::poll) says which bytes of the file it needs, and makes a [`SnapshotReader`] when everything but RAM has
-/// been verified. Where a closure can read the file, [`SnapshotReader::open_with`] does all of it.
+/// [`poll`](Self::poll) says which bytes of the file it needs, and makes a [`SnapshotReader`] when everything
+/// but RAM has been verified. Where a closure can read the file, [`SnapshotReader::open_with`] does all of
+/// it.
 #[derive(Debug)]
 pub struct Opener {
     options: ReadOptions,
@@ -43,7 +44,7 @@ enum State {
     Regions(ReadRegions),
 }
 
-/// What a state comes to.
+/// What a state leads to.
 enum Advance {
     To(State),
     /// This part of the file is needed to leave the state.
@@ -83,7 +84,7 @@ struct ReadRoot {
     vm_header_checksum: u32,
 }
 
-/// Leader, third region and device tail follow.
+/// The sections before RAM, other iterables and the device tail follow.
 #[derive(Debug)]
 struct ReadRegions {
     disk: Disk,
@@ -115,8 +116,8 @@ impl Opener {
         self.inbox.supply(at, bytes);
     }
 
-    /// Goes on until a part of the file is needed, or the snapshot is open. Asked again after that, or after an error, it
-    /// begins anew.
+    /// Goes on until a part of the file is needed, or the snapshot is open. Asked again after that, or after
+    /// an error, it begins anew.
     ///
     /// # Errors
     ///
@@ -150,7 +151,7 @@ fn begin(inbox: &mut Inbox, options: ReadOptions) -> Result<Advance, ImageError>
     Ok(Advance::To(State::L1(ReadL1 { header, trust })))
 }
 
-/// Do the image's checksums count?
+/// Decides whether the image's checksums count.
 fn check_trust(header: &Header, options: ReadOptions, file_length: u64) -> Result<Trust, ImageError> {
     let doubt = match (header.extension, header.is_untouched()) {
         (Some(extension), _) if extension.state == SaveState::InProgress => {
@@ -190,9 +191,9 @@ impl ReadVmHeader {
         let start = self.disk.vm_state_start();
         let lookup = self.disk.read(start, VM_HEADER_LIMIT_BYTES as u64, inbox)?;
         let bytes = ready_in!(State::VmHeader(self), lookup);
-        // What is longer than the file is made of holes, which a save does not leave here.
+        // A VM state that is longer than the file would have holes, which a save does not leave here.
         let area = self.disk.geometry.l1_span_bytes().min(VM_STATE_LIMIT_BYTES).min(inbox.file_length());
-        // The image's header says complete one flush before this one is there.
+        // The image's header says "complete" one flush before this one is written.
         let vm_header = VmHeader::parse(&bytes, area)?.ok_or(match self.trust {
             Trust::Root(_) => ImageError::NoSnapshot(
                 "it has no VM-state header: a save was interrupted, or its tables are damaged",

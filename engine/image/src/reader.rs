@@ -25,18 +25,18 @@ pub struct ReadOptions {
 /// Whether what was read is what was saved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verification {
-    /// Everything is checked.
+    /// Everything is verified.
     Verified,
-    /// Nothing can be checked; why.
+    /// Nothing can be verified; why.
     Unverified(&'static str),
 }
 
 /// A snapshot, RAM aside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Header, configuration, early devices, START sections.
+    /// The preamble: file header, configuration, early devices, START sections.
     pub leader: Vec<u8>,
-    /// PART and END sections of iterables other than RAM.
+    /// PART and END sections of iterables other than RAM (dirty bitmaps).
     pub third: Vec<u8>,
     /// Device sections, EOF, vmdesc.
     pub tail: Vec<u8>,
@@ -48,7 +48,7 @@ pub struct Snapshot {
     pub normal_pages: u64,
     /// Pages that are not zero, where that is known.
     pub nonzero_pages: Option<u64>,
-    /// Whether it is checked.
+    /// Whether it is verified.
     pub verification: Verification,
 }
 
@@ -79,10 +79,10 @@ impl Proof {
 
 /// Reads one snapshot: an [`Opener`], or [`open_with`](Self::open_with), makes it.
 ///
-/// Leader, third region, device tail, the index of the pages and the tables that lead to them are verified here, before
-/// anything of them is returned. **Pages are not read here, and who reads them verifies them:** [`map`](Self::map) says
-/// where a page lies, and [`RamLayout::verify_page`] compares its bytes with the checksum that
-/// [`present`](Self::present) returned for it.
+/// The sections before and behind RAM, the index of the pages and the tables that lead to them are verified
+/// here, before anything of them is returned. **Pages are not read here, and who reads them verifies them:**
+/// [`map`](Self::map) says where a page lies, and [`RamLayout::verify_page`] compares its bytes with the
+/// checksum that [`present`](Self::present) returned for it.
 #[derive(Debug)]
 pub struct SnapshotReader {
     inbox: Inbox,
@@ -125,8 +125,8 @@ impl SnapshotReader {
         self.disk.map(guest, length, &mut self.inbox)
     }
 
-    /// The pages of `count` from `first` on that are not zero. Without checksums, those that have a place in the file:
-    /// they may still be zero. Behind the end of RAM there are none.
+    /// The pages of `count` from `first` on that are not zero. Without checksums, those that have a place in
+    /// the file: they may still be zero. Behind the end of RAM there are none.
     ///
     /// # Errors
     ///
@@ -160,7 +160,7 @@ impl SnapshotReader {
         Ok(Lookup::Ready(found))
     }
 
-    /// Verifies the QCOW2 tables that reading did not come across. Until then a snapshot is not known to be whole.
+    /// Verifies the QCOW2 tables that nothing needed so far. Until then a snapshot is not known to be whole.
     ///
     /// # Errors
     ///
@@ -169,8 +169,8 @@ impl SnapshotReader {
         self.disk.finish(&mut self.inbox)
     }
 
-    /// Opens the snapshot in a file of `file_length` bytes, which `read` reads: `length` bytes at an offset, zeros behind
-    /// the end of the file.
+    /// Opens the snapshot in a file of `file_length` bytes, which `read` reads: `length` bytes at an offset,
+    /// zeros behind the end of the file.
     ///
     /// # Errors
     ///
@@ -189,8 +189,8 @@ impl SnapshotReader {
         }
     }
 
-    /// Asks the reader something, and gives it what it needs to answer, by `read` as in [`open_with`](Self::open_with):
-    /// `reader.ask_with(read, |reader| reader.present(0, 512))`.
+    /// Asks the reader something, and gives it what it needs to answer, by `read` as in
+    /// [`open_with`](Self::open_with): `reader.ask_with(read, |reader| reader.present(0, 512))`.
     ///
     /// # Errors
     ///

@@ -1,28 +1,30 @@
 //! The extension's root: what a snapshot consists of, with a checksum for each part of it.
 //!
-//! It lies in the VM-state area, half an L1 entry behind its start; the header's extension has its place, length and
-//! checksum. From here everything can be verified piece by piece: the regions of the VM state, the index pages (each of
-//! which has checksums of [`LEAVES_PER_INDEX_PAGE`] leaves, which have those of the pages), and the QCOW2 tables.
+//! It lies in the VM-state area, half an L1 entry behind its start; the header's extension has its place,
+//! length and checksum. From here every part can be verified by itself: the regions of the VM state, the
+//! index pages (each of which has checksums of [`LEAVES_PER_INDEX_PAGE`] leaves, which have those of the
+//! pages), and the QCOW2 tables.
 //!
-//! Fields, big-endian: magic (be32), version (be32), UUID (16), creation time (be64), page size (be32), zero (be32),
-//! PAGE records (be64), non-zero pages (be64); VM header's checksum (be32); leader's, third region's, tail's length
-//! (be64) and checksum (be32); count (be32) of index pages, each offset (be64), length (be32), checksum (be32); count
-//! (be32) of blocks, each name length (be16), name, used length (be64), start (be64), host page size (be64, 0: not
-//! told); count (be32) of QCOW2 tables, each offset in the file (be64), length (be32), checksum (be32).
+//! Fields, big-endian: magic (be32), version (be32), UUID (16), creation time (be64), page size (be32), zero
+//! (be32), PAGE records (be64), non-zero pages (be64); VM header's checksum (be32); length of preamble, other
+//! iterables and tail (be64) and checksum (be32); count (be32) of index pages, each offset (be64), length
+//! (be32), checksum (be32); count (be32) of blocks, each name length (be16), name, used length (be64), start
+//! (be64), host page size (be64, 0: not known); count (be32) of QCOW2 tables, each offset in the file (be64),
+//! length (be32), checksum (be32).
 
 use crate::error::ImageError;
 use crate::layout::ImageBlock;
 
 const MAGIC: u32 = 0x5156_4d52;
 const VERSION: u32 = 1;
-/// Leaves that one index page stands for: 64 KiB of entries, offset (be64), length (be32), checksum (be32).
+/// Leaves that one index page describes: 64 KiB of entries, offset (be64), length (be32), checksum (be32).
 pub(crate) const LEAVES_PER_INDEX_PAGE: u64 = 4096;
 /// Bytes of an entry of an index page, or of the root's lists.
 pub(crate) const ENTRY_BYTES: usize = 16;
 /// The most that a root can have: some 10^5 blocks.
 pub(crate) const ROOT_LIMIT_BYTES: u64 = 64 << 20;
 
-/// A piece of the image with its checksum; an offset of 0 stands for nothing.
+/// A part of the image with its checksum; with an offset of 0 there is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Entry {
     pub(crate) offset: u64,
@@ -59,7 +61,7 @@ pub(crate) struct Root {
     pub(crate) normal_pages: u64,
     pub(crate) nonzero_pages: u64,
     pub(crate) vm_header_checksum: u32,
-    /// Leader, third region, tail.
+    /// Preamble, other iterables, tail.
     pub(crate) regions: [Region; 3],
     pub(crate) index_pages: Vec<Entry>,
     pub(crate) blocks: Vec<(ImageBlock, u64)>,

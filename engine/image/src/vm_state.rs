@@ -1,17 +1,17 @@
-//! The VM-state area: header, leader, third region, device tail.
+//! The VM-state area: header, preamble (sections before RAM), other iterables, device tail.
 //!
-//! Two forms. `STVM` is the layout of the original `qemu-snapshot` tool, to the byte, so that images pass between the two:
-//! magic (be32), page size (be32), PAGE records (be64), then offsets of the RAM section, of the device tail, and of the end
-//! (be32 each); 28 bytes. `STV2` is used where that tool's reader could not cope: the same with be64 offsets, and the
-//! third region's before the device tail's; 48 bytes. Offsets count from the byte behind the header, which is the first
-//! of the stream.
+//! Two forms. `STVM` is the layout of the original `qemu-snapshot` tool, to the byte, so that images pass
+//! between the two: magic (be32), page size (be32), PAGE records (be64), then offsets of the RAM section, of
+//! the device tail, and of the end (be32 each); 28 bytes. `STV2` is used for what that tool's reader cannot
+//! read: the same with be64 offsets, and the other iterables' before the device tail's; 48 bytes. Offsets
+//! count from the byte behind the header, which is the first of the stream.
 
 use crate::error::ImageError;
 use migration_stream::PageSize;
 
 const MAGIC_STVM: u32 = 0x5354_564d;
 const MAGIC_STV2: u32 = 0x5354_5632;
-/// The original tool's reader has the header and the leader in a buffer of 28 KiB.
+/// The original tool's reader has the header and the preamble in a buffer of 28 KiB.
 const STVM_LEADER_LIMIT_BYTES: u64 = 28_644;
 
 /// The longest VM state, in bytes: it is held in memory when it is read.
@@ -29,13 +29,13 @@ pub enum Form {
 /// What a snapshot has beside RAM, and what decides its form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmState {
-    /// Header, configuration, early devices, START sections.
+    /// The preamble: file header, configuration, early devices, START sections.
     pub leader: Vec<u8>,
     /// PART and END sections of iterables other than RAM.
     pub third: Vec<u8>,
-    /// Where the RAM section's START stands in the leader.
+    /// Byte offset of the RAM section's START in the preamble.
     pub ram_list_offset: u64,
-    /// It is the last thing in the leader.
+    /// It is the last section of the preamble.
     pub ram_start_is_last: bool,
     /// Sections have footers.
     pub footers: bool,
@@ -67,7 +67,7 @@ pub(crate) struct VmHeader {
     pub(crate) page_size: u32,
     pub(crate) normal_pages: u64,
     pub(crate) ram_list_offset: u64,
-    /// End of the leader.
+    /// End of the preamble.
     pub(crate) third_offset: u64,
     pub(crate) device_offset: u64,
     pub(crate) eof_offset: u64,
@@ -109,7 +109,8 @@ impl VmHeader {
         out
     }
 
-    /// Reads a header; `None` if there is none. `area` is the length of the area, which limits what it can claim.
+    /// Reads a header; `None` if there is none. `area` is the length of the area, which limits what it can
+    /// claim.
     pub(crate) fn parse(bytes: &[u8], area: u64) -> Result<Option<Self>, ImageError> {
         let be32 = |at: usize| {
             u64::from(u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]))

@@ -1,9 +1,10 @@
 //! The QCOW2 header and its extensions.
 //!
-//! Fields, big-endian: magic `QFI\xfb`, version (be32), backing file offset (be64) and size (be32), cluster bits (be32),
-//! disk size (be64), encryption (be32), L1 entries (be32) and offset (be64), refcount table offset (be64) and clusters
-//! (be32), internal snapshots (be32) and their offset (be64), incompatible, compatible, autoclear features (be64 each),
-//! refcount order (be32), header length (be32). Extensions follow: type (be32), length (be32), data, padding to 8.
+//! Fields, big-endian: magic `QFI\xfb`, version (be32), backing file offset (be64) and size (be32), cluster
+//! bits (be32), disk size (be64), encryption (be32), L1 entries (be32) and offset (be64), refcount table
+//! offset (be64) and clusters (be32), internal snapshots (be32) and their offset (be64), incompatible,
+//! compatible, autoclear features (be64 each), refcount order (be32), header length (be32). Extensions
+//! follow: type (be32), length (be32), data, padding to 8.
 
 use crate::checksum::crc32c;
 use crate::error::ImageError;
@@ -35,15 +36,15 @@ const L1_LIMIT_BYTES: u64 = 32 << 20;
 /// QEMU's own limit for refcount tables, in bytes.
 const REFCOUNT_TABLE_LIMIT_BYTES: u64 = 8 << 20;
 
-/// Whether a save has come to its end.
+/// Whether a save is complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SaveState {
     InProgress,
     Complete,
 }
 
-/// Our header extension: version (be32), state (be32), UUID (16), root's guest offset (be64) and length (be64), its
-/// checksum (be32), checksum of the header block with this field zero (be32), zero (be64).
+/// Our header extension: version (be32), state (be32), UUID (16), root's guest offset (be64) and length
+/// (be64), its checksum (be32), checksum of the header block with this field zero (be32), zero (be64).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SnapshotExtension {
     pub(crate) state: SaveState,
@@ -53,7 +54,7 @@ pub(crate) struct SnapshotExtension {
     pub(crate) root_checksum: u32,
 }
 
-/// What is used of a header.
+/// The fields of a header that are used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) geometry: Geometry,
@@ -65,7 +66,7 @@ pub(crate) struct Header {
     pub(crate) compatible: u64,
     pub(crate) autoclear: u64,
     pub(crate) extension: Option<SnapshotExtension>,
-    /// The header block's checksum is the one that our extension has.
+    /// The header block's checksum equals the one in our extension.
     pub(crate) checksum_fits: bool,
 }
 
@@ -108,10 +109,11 @@ impl Header {
         self.autoclear = u64::from(untouched) << AUTOCLEAR_SNAPSHOT_BIT;
     }
 
-    /// Understands the first [`HEADER_BYTES`] of a file.
+    /// Parses the first [`HEADER_BYTES`] of a file.
     ///
-    /// Whatever a snapshot cannot live with is refused here, so that no image of another program is changed: backing and data files,
-    /// encryption, internal snapshots, bitmaps, extended L2 entries, features that are not known.
+    /// Whatever a snapshot cannot live with is refused here, so that no image of another program is changed:
+    /// backing and data files, encryption, internal snapshots, bitmaps, extended L2 entries, features that
+    /// are not known.
     pub(crate) fn parse(bytes: &[u8], file_length: u64) -> Result<Self, ImageError> {
         if file_length < 104 || bytes.len() < HEADER_BYTES {
             return Err(ImageError::TooShort { found: file_length });
@@ -256,7 +258,7 @@ impl Header {
         Ok(())
     }
 
-    /// The header block: everything a file of ours has in its first [`HEADER_BYTES`].
+    /// The header block: all that a new image has in its first [`HEADER_BYTES`].
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(HEADER_BYTES);
         out.extend_from_slice(&MAGIC.to_be_bytes());
@@ -316,7 +318,8 @@ fn put_extension(out: &mut Vec<u8>, kind: u32, data: &[u8]) {
     out.resize(out.len().next_multiple_of(8), 0);
 }
 
-/// Names for `qemu-img` to show: type (u8: 0 incompatible, 1 compatible, 2 autoclear), bit (u8), name (46 bytes).
+/// Names for `qemu-img` to show: type (u8: 0 incompatible, 1 compatible, 2 autoclear), bit (u8), name (46
+/// bytes).
 fn feature_names() -> Vec<u8> {
     let mut out = Vec::new();
     for (kind, bit, name) in [

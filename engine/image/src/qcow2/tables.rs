@@ -54,16 +54,16 @@ impl Table {
     }
 }
 
-/// What an L2 entry says of a cluster.
+/// What an L2 entry says about a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mapping {
-    /// Nothing is there: it reads as zeros.
+    /// It has no place, and reads as zeros.
     Hole,
     /// A place in the file; it may be reserved only, and read as zeros.
     At { host: u64, reads_as_zero: bool },
 }
 
-/// Understands an L2 entry.
+/// Parses an L2 entry.
 pub(crate) fn mapping(
     entry: u64,
     at: u64,
@@ -85,7 +85,7 @@ pub(crate) fn mapping(
     Ok(Mapping::At { host, reads_as_zero: entry & READS_AS_ZERO != 0 })
 }
 
-/// Understands an L1 entry: where the L2 table lies.
+/// Parses an L1 entry: where the L2 table lies.
 pub(crate) fn l2_place(
     entry: u64,
     at: u64,
@@ -138,8 +138,8 @@ pub(crate) struct RefcountBlock {
     pub(crate) changed: bool,
 }
 
-/// All metadata of an image that is being written. New clusters are taken at the end of the file only, for there the file
-/// reads as zeros, whatever it held before.
+/// All metadata of an image that is being written. New clusters are taken at the end of the file only, for
+/// there the file reads as zeros, whatever it held before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Tables {
     pub(crate) header: Header,
@@ -173,7 +173,7 @@ impl Tables {
         tables
     }
 
-    /// The tables of an existing image, as far as they are there.
+    /// The tables of an existing image, which may have few of them.
     pub(crate) fn open(
         header: Header,
         l1: Table,
@@ -273,8 +273,8 @@ impl Tables {
         Ok(HostOffset(host))
     }
 
-    /// Sets the refcount of everything taken and given up. Refcount blocks are clusters themselves, and so is a larger
-    /// table: goes on until nothing new was needed.
+    /// Sets the refcount of everything taken and given up. Refcount blocks are clusters themselves, and so is
+    /// a larger table: goes on until nothing new was needed.
     pub(crate) fn settle_refcounts(&mut self) {
         let geometry = self.header.geometry;
         let per_block = geometry.refcount_block_entries();
@@ -314,7 +314,7 @@ impl Tables {
         out
     }
 
-    /// Everything encoded so far counts as written.
+    /// Marks everything as written.
     pub(crate) fn written(&mut self) {
         self.refcounts.changed = false;
         self.l1.changed = false;
@@ -334,8 +334,9 @@ mod tests {
         Header::new(Geometry::new(1 << 16, 1 << refcount_order).unwrap(), size)
     }
 
-    /// Follows the tables from the header on, as any reader of the file does: every cluster that they name is counted
-    /// once, has one user, and lies in the file. Returns the clusters in use, without those of refcount blocks.
+    /// Follows the tables from the header on, as any reader of the file does: every cluster that they name is
+    /// counted once, has one user, and lies in the file. Returns the clusters in use, without those of
+    /// refcount blocks.
     fn used_clusters(tables: &Tables) -> BTreeSet<u64> {
         let (header, cluster) = (&tables.header, tables.cluster_bytes());
         let written = tables.encode(false);
@@ -385,7 +386,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
 
-        /// Whatever places are asked for: each has one, the same one each time, and the tables and refcounts say so.
+        /// Whatever places are asked for: each has one, the same one each time, and the tables and refcounts
+        /// say so.
         #[test]
         fn each_cluster_has_one_place_and_a_refcount(
             order in 0..7u32,
@@ -451,7 +453,8 @@ mod tests {
         assert_eq!(tables.file_length(), file_length);
     }
 
-    /// A file of 4 TiB with refcounts of 64 bits has as many refcount blocks as one cluster of their table has room for.
+    /// A file of 4 TiB with refcounts of 64 bits has as many refcount blocks as one cluster of their table
+    /// has room for.
     #[test]
     fn a_full_refcount_table_is_given_up_for_a_larger_one() {
         let mut tables = Tables::create(header(6, 1 << 20));

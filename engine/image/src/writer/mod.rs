@@ -1,26 +1,6 @@
 //! Writes a snapshot.
 //!
 //! [`SnapshotWriter`] → [`Reserved`] → [`Sealed`]: each has only what can be done then.
-//!
-//! # The commit protocol
-//!
-//! Each step completes before the next one starts; what is under way when the machine dies may be there in part.
-//!
-//! 1. [`create`](SnapshotWriter::create) or [`reuse`](SnapshotWriter::reuse): the header says "save in progress", flush. After a crash from here on the image
-//!    is an interrupted save.
-//! 2. Pages are written to where [`host`](SnapshotWriter::host) puts them: space that reads as zeros otherwise.
-//! 3. [`reserve`](SnapshotWriter::reserve): tables, leader, third region, index; placeholders for all that is not known
-//!    yet; flush. From here on nothing needs new space, except on a copy-on-write file system, where what is written a
-//!    second time needs it again: the [`Ballast`](Step::Ballast) behind the end of the file is as large as that.
-//! 4. A new file with no old one to replace is given the image's name: it holds an interrupted save until it is sealed.
-//! 5. [`seal`](Reserved::seal): the ballast is given back; device tail, root, and the header that says "complete",
-//!    flush. After a crash here there is still no VM-state header: not a complete snapshot, but what an interrupted save
-//!    left.
-//! 6. The VM-state header, flush: the commit point. A new file that replaces a snapshot changes places with it after that,
-//!    which makes *that* the commit point.
-//!
-//! A save that fails in step 5 or 6 says "save in progress" again ([`unseal`](Sealed::unseal)) where it cannot
-//! remove the file: what the page cache holds would otherwise pass for a snapshot.
 
 mod reserved;
 
@@ -40,7 +20,8 @@ use crate::types::{ALIGNMENT_BYTES, GuestOffset, HostOffset, Identity};
 use crate::vm_state::{VM_STATE_LIMIT_BYTES, VmState};
 use std::sync::Arc;
 
-/// One step of a list: everything before a flush is complete before the flush starts, and the flush before what follows.
+/// One step of a list: everything before a flush is complete before the flush starts, and the flush before
+/// what follows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     /// Write these bytes, a multiple of 4096, at this multiple of 4096.
@@ -64,7 +45,32 @@ pub type Steps = Box<dyn Iterator<Item = Step> + Send>;
 /// Space for a root that a longer tail can let grow, in bytes.
 const ROOT_SLACK_BYTES: u64 = 64 << 10;
 
-/// Gives the pages of one snapshot their places in one image, until RAM is complete.
+/// Gives the pages of one snapshot their places in one image, until RAM is complete: then
+/// [`reserve`](Self::reserve) makes it a [`Reserved`], whose [`seal`](Reserved::seal) makes a [`Sealed`].
+///
+/// # The commit protocol
+///
+/// Each step completes before the next one starts; what is under way when the machine dies may be there in
+/// part.
+///
+/// 1. [`create`](SnapshotWriter::create) or [`reuse`](SnapshotWriter::reuse): the header says "save in
+///    progress", flush. After a crash from here on the image is an interrupted save.
+/// 2. Pages are written to where [`host`](SnapshotWriter::host) puts them: space that reads as zeros
+///    otherwise.
+/// 3. [`reserve`](SnapshotWriter::reserve): tables, the sections before RAM, other iterables, index;
+///    placeholders for all that is not known yet; flush. From here on nothing needs new space, except on a
+///    copy-on-write file system, where what is written a second time needs it again: the
+///    [`Ballast`](Step::Ballast) behind the end of the file is as large as that.
+/// 4. A new file with no old one to replace is given the image's name: it holds an interrupted save until it
+///    is sealed.
+/// 5. [`seal`](Reserved::seal): the ballast is given back; device tail, root, and the header that says
+///    "complete", flush. After a crash here there is still no VM-state header: not a complete snapshot, but
+///    what an interrupted save left.
+/// 6. The VM-state header, flush: the commit point. A new file that replaces a snapshot changes places with
+///    it after that, which makes *that* the commit point.
+///
+/// A save that fails in step 5 or 6 says "save in progress" again ([`unseal`](Sealed::unseal)) where it
+/// cannot remove the file: what the page cache holds would otherwise pass for a snapshot.
 #[derive(Debug)]
 pub struct SnapshotWriter {
     disk: WrittenDisk,
@@ -96,7 +102,8 @@ impl SnapshotWriter {
         Ok((Self { disk, identity }, steps))
     }
 
-    /// A writer into an image that an [`Inspector`](crate::Inspector) found empty, and step 1 of the protocol.
+    /// A writer into an image that an [`Inspector`](crate::Inspector) found empty, and step 1 of the
+    /// protocol.
     ///
     /// # Errors
     ///
@@ -126,7 +133,8 @@ impl SnapshotWriter {
     ///
     /// # Errors
     ///
-    /// `Value` for a cluster behind the RAM; `Damaged` for a table that became inconsistent: a bug, or memory that fails.
+    /// `Value` for a cluster behind the RAM; `Damaged` for a table that became inconsistent: a bug, or memory
+    /// that fails.
     pub fn host(&mut self, guest: GuestOffset) -> Result<HostOffset, ImageError> {
         if guest.0 >= self.disk.vm_state_start() {
             let expected = "a place in the virtual disk";

@@ -10,12 +10,12 @@ use crate::size::to_usize;
 use crate::types::{ALIGNMENT_BYTES, Identity};
 use crate::vm_state::{Form, VmHeader, VmState};
 
-/// What is written a second time may take whole allocation units of the file system (XFS: 128 KiB, `cowextsize`) for each
-/// of its few writes.
+/// What is written a second time may take whole allocation units of the file system (XFS: 128 KiB,
+/// `cowextsize`) for each of its few writes.
 const BALLAST_SLACK_BYTES: u64 = 1 << 20;
 
-/// A snapshot whose RAM is complete, with space for its device tail: [`SnapshotWriter::reserve`](crate::SnapshotWriter::reserve)
-/// makes it.
+/// A snapshot whose RAM is complete, with space for its device tail:
+/// [`SnapshotWriter::reserve`](crate::SnapshotWriter::reserve) makes it.
 #[derive(Debug)]
 pub struct Reserved {
     pub(super) disk: WrittenDisk,
@@ -30,7 +30,7 @@ pub struct Reserved {
 }
 
 impl Reserved {
-    /// The device tail is longer than what was reserved. One that is not needs nothing.
+    /// Makes room for a device tail of `tail_capacity` bytes; no steps if there is room already.
     ///
     /// # Errors
     ///
@@ -61,7 +61,7 @@ impl Reserved {
         Step::Ballast(2 * (self.root_capacity + self.tail_capacity) + BALLAST_SLACK_BYTES)
     }
 
-    /// Steps 5 and 6 of the protocol: the stream was whole.
+    /// Steps 5 and 6 of the protocol: the stream was whole, and this is its device tail.
     ///
     /// # Errors
     ///
@@ -73,7 +73,7 @@ impl Reserved {
         let root = self.root(tail, &vm_header).encode();
         check_limit("snapshot root", root.len(), self.root_capacity.min(ROOT_LIMIT_BYTES))?;
         let mut area = self.area(tail, tail.len() as u64)?;
-        // What lies before the tail is there already.
+        // What is before the tail has been written by `reserve`.
         let tail_start = area.len() - tail.len();
         let from = tail_start - tail_start % to_usize(ALIGNMENT_BYTES);
         self.disk.set_extension(SnapshotExtension {
@@ -104,7 +104,7 @@ impl Reserved {
         self.disk.check_area(bytes).map(|()| bytes)
     }
 
-    /// The VM-state area with no header yet: zeros, leader, third region, tail (or room for it).
+    /// The VM-state area without its header: zeros, preamble, other iterables, tail (or room for it).
     pub(super) fn area(&self, tail: &[u8], room: u64) -> Result<Vec<u8>, ImageError> {
         let bytes = self.area_bytes(room)?;
         let mut area = vec![0; to_usize(self.form.header_bytes())];
@@ -166,7 +166,7 @@ pub struct Sealed {
 }
 
 impl Sealed {
-    /// Takes back what the seal says: the image holds an interrupted save again.
+    /// Makes the image an interrupted save again, whatever of the seal has been written.
     #[must_use]
     pub fn unseal(mut self) -> Vec<Step> {
         self.disk.set_extension(in_progress(&self.identity));

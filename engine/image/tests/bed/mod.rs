@@ -40,13 +40,14 @@ pub(crate) struct Content {
     pub(crate) ram: BTreeMap<u64, Vec<u8>>,
 }
 
-/// A content of two blocks with pages here and there, and a third region if it is to be in the `STV2` form.
+/// A content of two blocks with pages here and there, and other iterables if it is to be in the `STV2` form.
 pub(crate) fn content(third: &[u8]) -> Content {
     let blocks = [(&b"pc.ram"[..], 40), (b"/rom@etc/acpi/tables", 3)];
     content_of(third, &blocks, &[(0, 0), (0, 1), (0, 17), (0, 39), (1, 0), (1, 2)])
 }
 
-/// A content of blocks with so many pages, of which these (number of the block, page in it) are not zero.
+/// A content of `blocks` (name, pages), of which the pages `nonzero` (number of the block, page in it) are
+/// not zero.
 pub(crate) fn content_of(third: &[u8], blocks: &[(&[u8], u64)], nonzero: &[(usize, u64)]) -> Content {
     let blocks: Vec<ImageBlock> = blocks
         .iter()
@@ -92,7 +93,7 @@ pub(crate) fn steps(content: &Content, geometry: Geometry, tail_capacity: usize)
     save(SnapshotWriter::create(geometry, layout.total_bytes(), IDENTITY).unwrap(), content, tail_capacity)
 }
 
-/// The description of a VM state whose RAM list stands where [`content`] puts it.
+/// The description of a VM state whose RAM list is where [`content`] puts it.
 pub(crate) fn vm_state(leader: Vec<u8>, third: Vec<u8>, normal_pages: u64) -> VmState {
     VmState {
         leader,

@@ -106,7 +106,7 @@ impl Places {
         *self.parts.iter().find(|part| part.name == name).unwrap()
     }
 
-    /// Makes every checksum fit to what the parts hold now, as somebody would who means harm.
+    /// Makes every checksum fit what the parts hold now, as an attacker would.
     pub(crate) fn forge(&self, file: &mut File) {
         let checksum = |file: &File, part: &Part| crc32c(&file.read_part(part));
         for (at, part) in &self.index_checksums {

@@ -1,6 +1,6 @@
-//! Images that were made to do harm: whatever a structure holds, nothing panics, loops, reads outside the file, or
-//! takes more memory than a named limit; and what is wrong is reported. Where a checksum protects a structure, it is
-//! forged, so that what is behind it counts.
+//! Images that were made to do harm: whatever a structure holds, nothing panics, loops, reads outside the
+//! file, or takes more memory than a named limit; and what is wrong is reported. Where a checksum protects a
+//! structure, it is forged, so that what is behind it counts.
 
 #[path = "../bed/mod.rs"]
 mod bed;
@@ -32,7 +32,7 @@ fn sample() -> (Content, File, Places) {
     SAMPLE.clone()
 }
 
-/// What inspecting and reading say of a file, a line for each.
+/// What inspecting and reading report of a file, a line for each.
 fn said(file: &File, content: &Content, allow_unverified: bool) -> [String; 2] {
     let inspected = match inspect(file) {
         Ok(Inspection::Empty(_)) => "empty".to_owned(),
@@ -61,13 +61,13 @@ enum Value {
     OffsetOf(&'static str),
     /// The be64 that lies at this offset of this part.
     Copy64(&'static str, u64),
-    /// What is there, and so much more or less.
+    /// What the file has there, plus or minus this.
     Add64(u64),
     Sub32(u32),
 }
 
-/// Cases, a test each: the value that is written at an offset of a part (from its end, if that is negative), and what
-/// inspecting and reading say then, if that is not the same.
+/// Cases, a test each: the value that is written at an offset of a part (from its end, if that is negative),
+/// and what inspecting and reading say then, if that is not the same.
 macro_rules! cases {
     ($($name:ident: $part:literal @ $offset:expr, $value:expr => $inspected:expr $(, $read:expr)?;)*) => {$(
         #[test]
@@ -109,8 +109,8 @@ fn an_image_that_is_whole_is_read_back_in_both_forms() {
     }
 }
 
-/// An L1 table of QEMU's largest size, all of it of L2 tables that are holes of the file or one and the same cluster: what
-/// costs the forger 32 MiB must not cost us the 256 GiB that it stands for.
+/// An L1 table of QEMU's largest size, all of it of L2 tables that are holes of the file or one and the same
+/// cluster: what costs the forger 32 MiB must not cost us the 256 GiB that it maps.
 #[test]
 fn tables_without_end_are_not_taken_into_memory() {
     const ENTRIES: u64 = 4 << 20;

@@ -49,7 +49,7 @@ fn mutation() -> impl Strategy<Value = Mutation> {
 }
 
 fn apply(mutation: &Mutation, file: &mut File, places: &Places) {
-    // Fields stand at multiples of four in all structures.
+    // All fields are at multiples of four in their structures.
     let field = |part: &Part, offset: &Index, size: u64| {
         part.at + offset.index(usize::try_from(part.length.saturating_sub(size) / 4 + 1).unwrap()) as u64 * 4
     };

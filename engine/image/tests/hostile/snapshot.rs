@@ -67,7 +67,8 @@ mod vm_state_headers {
     }
 }
 
-/// The root and the page index. Two of these a checksum does not cover: a page whose place in the index is gone is zero.
+/// The root and the page index. Two of these a checksum does not cover: a page whose place in the index is
+/// gone is zero.
 mod roots_and_leaves {
     use super::*;
 

@@ -64,7 +64,7 @@ fn a_flipped_bit_anywhere_is_noticed_or_harmless() {
 /// Every bit of two whole images, 6.8 million each, or one of `FLIP_STEP` of these: nightly.
 #[test]
 #[ignore = "takes an hour"]
-#[allow(clippy::disallowed_methods, reason = "how much a test does is told from outside")]
+#[allow(clippy::disallowed_methods, reason = "the environment says how much the test does")]
 fn every_flipped_bit_is_noticed_or_harmless() {
     let step = std::env::var("FLIP_STEP").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
     for third in [&b""[..], b"PART of something"] {

@@ -1,4 +1,5 @@
-//! What does not fit is refused before anything is written, and an image that was made beforehand is used as it is.
+//! What does not fit is refused before anything is written, and an image that was made beforehand is used as
+//! it is.
 
 use crate::bed::{IDENTITY, PAGE, Places, content, inspect, read, vm_state, write, write_with};
 use snapshot_image::{
@@ -93,7 +94,8 @@ fn more_ram_than_any_machine_has_and_places_behind_it_are_refused() {
     }
 }
 
-/// A reader has the VM state in memory, and takes no more than this: neither does a writer, whatever there is space for.
+/// A reader has the VM state in memory, and takes no more than this: neither does a writer, whatever there is
+/// space for.
 #[test]
 fn a_vm_state_that_no_reader_takes_is_refused() {
     let mut reserved = reserved(Geometry::default(), 4096).unwrap();
@@ -125,8 +127,8 @@ fn an_index_forgets_only_what_it_has() {
     assert_eq!((index.get(12), index.get(1 << 30)), (None, None));
 }
 
-/// An image whose clusters are all there, with zeros in some and holes in others, holds nothing: a snapshot goes into these
-/// clusters, also where a table says that they read as zero whatever they hold.
+/// An image whose clusters are all there, with zeros in some and holes in others, holds nothing: a snapshot
+/// goes into these clusters, also where a table says that they read as zero whatever they hold.
 #[test]
 fn a_preallocated_image_is_empty_and_its_clusters_are_used() {
     let content = content(b"");
@@ -147,7 +149,7 @@ fn a_preallocated_image_is_empty_and_its_clusters_are_used() {
     file.write(mapped[1] + 3 * MIB / 2, &[0; 4096]);
     // Another cluster with nothing in it at all.
     file.punch(mapped[2]..mapped[2] + cluster);
-    // The first page's cluster reads as zero, but is there.
+    // The first page's cluster has a place, and reads as zero.
     let table = places.get("L2 table").at;
     let entry = file.be64(table);
     file.put_be64(table, entry | 1);
@@ -173,9 +175,9 @@ fn a_preallocated_image_is_empty_and_its_clusters_are_used() {
     assert_eq!(verification, snapshot_image::Verification::Verified);
 }
 
-/// A byte that is not zero is somebody's, wherever it is.
+/// A byte that is not zero belongs to another program, wherever it is.
 #[test]
-fn a_byte_in_a_preallocated_image_is_somebodys() {
+fn a_byte_in_a_preallocated_image_belongs_to_another_program() {
     let mut file = write(&content(b""), large());
     let places = Places::of(&file);
     let cluster = large().cluster_bytes();
