@@ -5,6 +5,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use migration_stream::PageSize;
 use snapshot_engine::{parse_bytes, parse_page_size};
+use std::num::ParseIntError;
 use std::path::{Path, PathBuf};
 
 /// Show, check, compare and convert QEMU migration streams and snapshot images.
@@ -482,18 +483,26 @@ pub struct ConvertArgs {
 }
 
 /// A block and its address, or `none`. A block's name may have a = in it.
-fn place(text: &str) -> Result<(String, Option<u64>), String> {
-    let (name, address) = text.rsplit_once('=').ok_or("expected NAME=ADDRESS or NAME=none")?;
+/// Why a value of `--place` is none.
+#[derive(Debug, thiserror::Error)]
+enum PlaceError {
+    #[error("expected NAME=ADDRESS or NAME=none")]
+    Shape,
+    #[error(transparent)]
+    Address(#[from] ParseIntError),
+}
+
+fn place(text: &str) -> Result<(String, Option<u64>), PlaceError> {
+    let (name, address) = text.rsplit_once('=').ok_or(PlaceError::Shape)?;
     let address = if address == "none" { None } else { Some(number(address)?) };
     Ok((name.to_owned(), address))
 }
 
-fn number(text: &str) -> Result<u64, String> {
-    let parsed = match text.strip_prefix("0x") {
+fn number(text: &str) -> Result<u64, ParseIntError> {
+    match text.strip_prefix("0x") {
         Some(hex) => u64::from_str_radix(hex, 16),
         None => text.parse(),
-    };
-    parsed.map_err(|error| error.to_string())
+    }
 }
 
 #[cfg(test)]

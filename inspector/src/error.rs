@@ -1,6 +1,6 @@
-//! What stops a command.
+//! What stops a command. An error says what was done to what; its cause is its [`source`](std::error::Error::source).
 
-use snapshot_engine::{Class, Failure, error_text};
+use snapshot_engine::{Class, Failure};
 use std::io;
 
 /// Why a command could not give its answer.
@@ -8,12 +8,12 @@ use std::io;
 #[non_exhaustive]
 pub enum Error {
     /// Reading or writing failed.
-    #[error("{what}: {error}")]
+    #[error("{what}")]
     Io {
         /// The file, or what was done.
         what: String,
-        /// Why.
-        error: io::Error,
+        /// What the operating system reports.
+        source: io::Error,
     },
     /// The input is nothing that can be inspected.
     #[error("{what}: {why}")]
@@ -27,11 +27,12 @@ pub enum Error {
     #[error("{0}")]
     Wrong(String),
     /// The engine could not save or revert; its failure says whether the input is wrong.
-    #[error("{what}: {}", error_text(&**.failure))]
+    #[error("{what}")]
     Engine {
         /// The file.
         what: String,
         /// Why.
+        #[source]
         failure: Box<Failure>,
     },
     /// What was asked for is not there, or does not go together.
@@ -45,7 +46,7 @@ pub enum Error {
 impl Error {
     /// Names the file that an operation on it failed for.
     pub fn io(what: impl std::fmt::Display) -> impl FnOnce(io::Error) -> Self {
-        move |error| Self::Io { what: what.to_string(), error }
+        move |source| Self::Io { what: what.to_string(), source }
     }
 
     /// The error of a write to stdout.
@@ -54,7 +55,7 @@ impl Error {
         if error.kind() == io::ErrorKind::BrokenPipe {
             Self::Closed
         } else {
-            Self::Io { what: "stdout".to_owned(), error }
+            Self::Io { what: "stdout".to_owned(), source: error }
         }
     }
 
@@ -67,5 +68,25 @@ impl Error {
             Self::Closed => 0,
             _ => 2,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use snapshot_engine::error_text;
+
+    #[test]
+    fn an_error_keeps_its_cause_and_the_program_writes_both() {
+        let refused = || io::Error::from_raw_os_error(5);
+        let error = Error::io("vm.qcow2")(refused());
+        assert_eq!(error.to_string(), "vm.qcow2");
+        let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<io::Error>());
+        assert_eq!(cause.and_then(io::Error::raw_os_error), Some(5));
+        assert_eq!(error_text(&error), "vm.qcow2: Input/output error (os error 5)");
+        let failure = Failure::InterruptedThenWritten;
+        let text = failure.to_string();
+        let error = Error::Engine { what: "vm.stream".to_owned(), failure: Box::new(failure) };
+        assert_eq!(error_text(&error), format!("vm.stream: {text}"));
     }
 }

@@ -26,6 +26,7 @@ mod presence;
 mod progress;
 pub mod refcounts;
 mod sink;
+mod size;
 pub mod source;
 pub mod stat;
 mod text;

@@ -9,6 +9,7 @@ use std::os::unix::fs::FileExt;
 
 use crate::error::Error;
 use crate::hint::image_text;
+use crate::size::to_usize;
 use crate::source::{RandomAccess, Source, SourceError};
 
 /// Why the snapshot of an image cannot be read.
@@ -18,26 +19,26 @@ pub(crate) enum ImageReadError {
     #[error(transparent)]
     Image(#[from] ImageError),
     /// It could not be read, which says nothing about the image.
-    #[error("offset {at:#x}: {error}")]
+    #[error("offset {at:#x}")]
     Io {
         /// Byte offset in the file.
         at: u64,
-        /// Why.
-        error: io::Error,
+        /// What the operating system reports.
+        source: io::Error,
     },
 }
 
 impl ImageReadError {
     /// Names what could not be read at an offset.
     pub(crate) fn at(at: u64) -> impl FnOnce(io::Error) -> Self {
-        move |error| Self::Io { at, error }
+        move |source| Self::Io { at, source }
     }
 
     /// As an error of a command on the file with this name.
     pub(crate) fn of_file(self, name: &str) -> Error {
         match self {
             Self::Image(error) => Error::Wrong(format!("{name}: {}", image_text(&error))),
-            Self::Io { at, error } => Error::io(format_args!("{name}: offset {at:#x}"))(error),
+            Self::Io { at, source } => Error::io(format_args!("{name}: offset {at:#x}"))(source),
         }
     }
 }
@@ -143,7 +144,7 @@ impl Source for ImageStream {
         let mut waste = vec![0; 64 << 10];
         let mut left = bytes;
         while left > 0 {
-            let most = usize::try_from(left).unwrap_or(usize::MAX).min(waste.len());
+            let most = to_usize(left).min(waste.len());
             match self.read(&mut waste[..most])? {
                 0 => break,
                 read => left -= read as u64,
@@ -154,7 +155,7 @@ impl Source for ImageStream {
 
     fn last(&mut self, most: u64) -> Result<Option<Vec<u8>>, SourceError> {
         Ok(self.tail.as_ref().map(|tail| {
-            let from = tail.len().saturating_sub(usize::try_from(most).unwrap_or(usize::MAX));
+            let from = tail.len().saturating_sub(to_usize(most));
             tail[from..].to_vec()
         }))
     }

@@ -1,5 +1,6 @@
 //! Sets of pages in constant memory: what a stream claims is not allocated before pages come.
 
+use crate::size::to_usize;
 use std::collections::BTreeMap;
 
 /// Pages of one chunk.
@@ -21,7 +22,7 @@ pub(crate) struct PageSet {
 
 fn place(page: u64) -> (usize, u64) {
     let bit = page % CHUNK_PAGES;
-    (usize::try_from(bit / 64).unwrap_or(0), 1 << (bit % 64))
+    (to_usize(bit / 64), 1 << (bit % 64))
 }
 
 impl PageSet {
@@ -91,7 +92,7 @@ impl PageSet {
         let first = page / CHUNK_PAGES;
         self.places.range((block, first)..=(block, u64::MAX)).find_map(|(&(_, chunk), &number)| {
             let start = if chunk == first { page % CHUNK_PAGES } else { 0 };
-            let from = usize::try_from(start / 64).unwrap_or(usize::MAX);
+            let from = to_usize(start / 64);
             let words = self.chunks[number].iter().enumerate().skip(from);
             words.into_iter().find_map(|(at, &word)| {
                 let word = if at == from { word & (u64::MAX << (start % 64)) } else { word };

@@ -1,6 +1,7 @@
 //! Where bytes come from: files, pipes, and what is unpacked from them.
 
 use crate::hint::failure_text;
+use crate::size::to_usize;
 use snapshot_engine::{Class, Failure};
 use std::fs::File;
 use std::io::{self, Read};
@@ -12,7 +13,7 @@ use std::sync::Arc;
 #[non_exhaustive]
 pub enum SourceError {
     /// They cannot be read, or not be unpacked.
-    #[error("{0}")]
+    #[error(transparent)]
     Io(#[from] io::Error),
     /// The snapshot of an image cannot be reverted to.
     #[error("{}", failure_text(.0))]
@@ -150,7 +151,7 @@ pub(crate) fn read_full(file: &File, mut offset: u64, mut out: &mut [u8]) -> io:
 
 impl Source for FileRange {
     fn read(&mut self, out: &mut [u8]) -> Result<usize, SourceError> {
-        let most = usize::try_from(self.end - self.at).unwrap_or(usize::MAX).min(out.len());
+        let most = to_usize(self.end - self.at).min(out.len());
         let bytes = read_full(&self.file, self.at, &mut out[..most])?;
         self.at += bytes as u64;
         Ok(bytes)
@@ -164,7 +165,7 @@ impl Source for FileRange {
 
     fn last(&mut self, most: u64) -> Result<Option<Vec<u8>>, SourceError> {
         let length = most.min(self.end - self.start);
-        let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+        let mut bytes = vec![0; to_usize(length)];
         read_full(&self.file, self.end - length, &mut bytes)?;
         Ok(Some(bytes))
     }
@@ -181,7 +182,7 @@ impl Source for FileRange {
 impl RandomAccess for FileRange {
     fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let at = self.start.saturating_add(offset);
-        let there = usize::try_from(self.end.saturating_sub(at)).unwrap_or(usize::MAX).min(out.len());
+        let there = to_usize(self.end.saturating_sub(at)).min(out.len());
         let read = read_full(&self.file, at, &mut out[..there])?;
         out[read..].fill(0);
         Ok(())

@@ -1,8 +1,28 @@
 //! Unpacks the data of multifd packets: one zlib or zstd stream per channel, flushed after each packet.
 
+use crate::size::to_usize;
 use flate2::{Decompress, FlushDecompress};
 use migration_stream::ram::multifd::Compression;
 use zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};
+
+/// Why the pages of a packet cannot be unpacked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UnpackError {
+    /// They are more bytes than the packet has pages for, or fewer.
+    #[error("unpacks to {found} bytes or more, expected {expected}")]
+    Length {
+        /// Bytes that were unpacked.
+        found: usize,
+        /// Bytes of all pages.
+        expected: usize,
+    },
+    /// They are malformed for zlib.
+    #[error("zlib")]
+    Zlib(#[source] flate2::DecompressError),
+    /// They are malformed for zstd.
+    #[error("zstd")]
+    Zstd(#[source] std::io::Error),
+}
 
 /// zstd windows up to 8 MiB: QEMU asks for no more at any level.
 const WINDOW_LOG_MAX: u32 = 27;
@@ -22,7 +42,7 @@ impl ChannelUnpacker {
         compression: Compression,
         data: &'a [u8],
         expected: usize,
-    ) -> Result<Option<&'a [u8]>, String> {
+    ) -> Result<Option<&'a [u8]>, UnpackError> {
         // One byte of room more than there should be shows what is too long.
         self.out.resize(expected + 1, 0);
         let length = match compression {
@@ -35,22 +55,22 @@ impl ChannelUnpacker {
         if length == expected {
             Ok(Some(&self.out[..length]))
         } else {
-            Err(format!("unpacks to {length} bytes or more, expected {expected}"))
+            Err(UnpackError::Length { found: length, expected })
         }
     }
 
-    fn zlib(&mut self, data: &[u8]) -> Result<usize, String> {
+    fn zlib(&mut self, data: &[u8]) -> Result<usize, UnpackError> {
         let state = self.zlib.get_or_insert_with(|| Decompress::new(true));
         let (before_in, before_out) = (state.total_in(), state.total_out());
         loop {
-            let taken = usize::try_from(state.total_in() - before_in).unwrap_or(usize::MAX);
-            let given = usize::try_from(state.total_out() - before_out).unwrap_or(usize::MAX);
+            let taken = to_usize(state.total_in() - before_in);
+            let given = to_usize(state.total_out() - before_out);
             if taken >= data.len() || given >= self.out.len() {
                 return Ok(given);
             }
             state
                 .decompress(&data[taken..], &mut self.out[given..], FlushDecompress::Sync)
-                .map_err(|error| format!("zlib: {error}"))?;
+                .map_err(UnpackError::Zlib)?;
             let progress =
                 state.total_in() - before_in > taken as u64 || state.total_out() - before_out > given as u64;
             if !progress {
@@ -59,14 +79,13 @@ impl ChannelUnpacker {
         }
     }
 
-    fn zstd(&mut self, data: &[u8]) -> Result<usize, String> {
-        let wrong = |error: std::io::Error| format!("zstd: {error}");
+    fn zstd(&mut self, data: &[u8]) -> Result<usize, UnpackError> {
         let state = match &mut self.zstd {
             Some(state) => state,
             none => {
-                let mut decoder = Decoder::new().map_err(wrong)?;
+                let mut decoder = Decoder::new().map_err(UnpackError::Zstd)?;
                 let window = zstd::zstd_safe::DParameter::WindowLogMax(WINDOW_LOG_MAX);
-                decoder.set_parameter(window).map_err(wrong)?;
+                decoder.set_parameter(window).map_err(UnpackError::Zstd)?;
                 none.insert(decoder)
             }
         };
@@ -74,7 +93,7 @@ impl ChannelUnpacker {
         let mut output = OutBuffer::around(&mut self.out[..]);
         loop {
             let (before_in, before_out) = (input.pos(), output.pos());
-            state.run(&mut input, &mut output).map_err(wrong)?;
+            state.run(&mut input, &mut output).map_err(UnpackError::Zstd)?;
             let stalled = input.pos() == before_in && output.pos() == before_out;
             if stalled || output.pos() == output.capacity() {
                 return Ok(output.pos());

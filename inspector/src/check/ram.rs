@@ -4,6 +4,7 @@ use super::Report;
 use super::postcopy::Postcopy;
 use crate::escape::terminal;
 use crate::presence::{Arrivals, Presence};
+use crate::size::to_usize;
 use crate::walk::{Context, Finding, Item, Level};
 use migration_stream::{BlockList, DiscardRange, Error, Page, PageContent, Record};
 
@@ -171,7 +172,7 @@ pub(super) fn mapped_bitmap(
 ) {
     let Some(block) = context.blocks.get(block) else { return };
     let pages = (block.used_length / u64::from(context.page_size)).saturating_sub(first_page);
-    let behind = usize::try_from(pages / 8).ok().and_then(|last| bits.get(last..)).unwrap_or_default();
+    let behind = bits.get(to_usize(pages / 8)..).unwrap_or_default();
     let shared =
         u64::from(behind.first().map_or(0, |byte| byte.count_ones() - (byte >> (pages % 8)).count_ones()));
     let stray = behind.iter().map(|byte| u64::from(byte.count_ones())).sum::<u64>() - shared;

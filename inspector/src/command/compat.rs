@@ -17,7 +17,7 @@ pub(super) fn run(args: &CompatArgs) -> Result<u8, Error> {
         Some(path) => {
             let name = terminal(path.as_os_str().as_encoded_bytes());
             let text = std::fs::read_to_string(path).map_err(Error::io(&name))?;
-            AllowList::parse(&text).map_err(|why| Error::Input { what: name, why })?
+            AllowList::parse(&text).map_err(|error| Error::Input { what: name, why: error.to_string() })?
         }
         None => AllowList::default(),
     };

@@ -4,6 +4,7 @@ use crate::error::Error;
 use crate::hint::image_text;
 use crate::input::OpenOptions;
 use crate::machines::{ImageReadError, open_snapshot as open, read_part};
+use crate::size::to_usize;
 use crate::source::{FileRange, RandomAccess};
 use crate::walk::{Finding, Level};
 use snapshot_image::{SnapshotReader, Verification};
@@ -131,7 +132,7 @@ fn pages(
             let extents = reader.ask_with(read, |reader| reader.map(guest, page_size.into()))?;
             let mut at = 0;
             for extent in extents {
-                let length = usize::try_from(extent.length).unwrap_or(0);
+                let length = to_usize(extent.length);
                 let piece = &mut page[at..at + length];
                 match extent.host {
                     Some(host) => file.read_at(host.0, piece).map_err(ImageReadError::at(host.0))?,

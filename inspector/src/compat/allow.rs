@@ -36,29 +36,54 @@ fn word(line: &str) -> Option<(&str, &str)> {
     (!line.is_empty()).then(|| line.split_once(char::is_whitespace).unwrap_or((line, "")))
 }
 
+/// A line of an allow-list that is not as it should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {problem}")]
+pub struct AllowListError {
+    /// Its number, from 1 on.
+    pub line: usize,
+    /// What is wrong.
+    pub problem: LineProblem,
+}
+
+/// What is wrong with a line of an allow-list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LineProblem {
+    /// A word is missing.
+    #[error("expected RULE \"PATH-PATTERN\" EXPIRY REASON")]
+    Shape,
+    /// The third word is no day.
+    #[error("the expiry is neither - nor a day as YYYY-MM-DD")]
+    Expiry,
+    /// It ends behind the expiry.
+    #[error("a reason is missing")]
+    NoReason,
+}
+
 impl AllowList {
     /// Reads a list. Empty lines and those that begin with `#` say nothing.
     ///
     /// # Errors
     ///
     /// The line that is not as it should be.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, AllowListError> {
         let mut entries = Vec::new();
         for (number, line) in text.lines().enumerate() {
             let line = line.trim();
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let wrong = |why: &str| format!("line {}: {why}", number + 1);
-            let shape = "expected RULE \"PATH-PATTERN\" EXPIRY REASON";
+            let wrong = |problem| AllowListError { line: number + 1, problem };
+            let shape = LineProblem::Shape;
             let (rule, rest) = word(line).ok_or_else(|| wrong(shape))?;
             let (pattern, rest) = word(rest).ok_or_else(|| wrong(shape))?;
             let (expiry, reason) = word(rest).ok_or_else(|| wrong(shape))?;
             if expiry != "-" && !is_day(expiry) {
-                return Err(wrong("the expiry is neither - nor a day as YYYY-MM-DD"));
+                return Err(wrong(LineProblem::Expiry));
             }
             if reason.trim().is_empty() {
-                return Err(wrong("a reason is missing"));
+                return Err(wrong(LineProblem::NoReason));
             }
             entries.push(Entry {
                 line: number + 1,
@@ -150,7 +175,7 @@ mod tests {
 
     #[test]
     fn lines_without_a_reason_or_with_another_date_are_refused() {
-        let error = |text| AllowList::parse(text).unwrap_err();
+        let error = |text| AllowList::parse(text).unwrap_err().to_string();
         assert_eq!(error("machine * -"), "line 1: a reason is missing");
         assert_eq!(
             error("\nmachine * 31.12.2026 x"),

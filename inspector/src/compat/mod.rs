@@ -12,7 +12,7 @@ mod recut;
 mod shape;
 mod state;
 
-pub use allow::AllowList;
+pub use allow::{AllowList, AllowListError, LineProblem};
 pub use cause::{Cause, causes};
 pub use shape::Shape;
 

@@ -4,6 +4,7 @@ use super::Parts;
 use crate::error::Error;
 use crate::pages::is_zero;
 use crate::progress::Meter;
+use crate::size::to_usize;
 use crate::walk::MAPPED_BLOCK_LIMIT as BLOCK_LIMIT;
 use migration_stream::ram::RAM_SAVE_FLAG_MEM_SIZE;
 use migration_stream::ram::mapped::{MappedBlock, MappedPlace, place, put_entry};
@@ -72,7 +73,7 @@ fn pages(parts: &Parts, number: usize, place: MappedPlace, file: &File, name: &s
     let before: u64 = parts.blocks[..number].iter().map(|block| block.used_length).sum();
     let mut from = 0;
     while let Some(at) = ram.next_data(number, from).map_err(Error::io("reading RAM"))? {
-        let bytes = piece.len().min(usize::try_from(length - at).unwrap_or(usize::MAX));
+        let bytes = piece.len().min(to_usize(length - at));
         let piece = &mut piece[..bytes];
         ram.read(number, at, piece).map_err(Error::io("reading RAM"))?;
         for (index, page) in (0..).zip(piece.chunks_exact(parts.page_size as usize)) {
@@ -110,7 +111,7 @@ impl BitmapPart<'_> {
             self.number = page / PART_PAGES;
         }
         let at = page % PART_PAGES;
-        self.bits[usize::try_from(at / 8).unwrap_or(usize::MAX)] |= 1 << (at % 8);
+        self.bits[to_usize(at / 8)] |= 1 << (at % 8);
         Ok(())
     }
 

@@ -4,6 +4,7 @@ use super::{Emit, line};
 use crate::contents::{Contents, RamFile};
 use crate::error::Error;
 use crate::line::Value;
+use crate::size::to_usize;
 use migration_stream::{RamBlock, UNKNOWN_LENGTH};
 use std::collections::HashMap;
 
@@ -106,12 +107,12 @@ fn pages(
             end_run(&mut run, emit)?;
         }
         at = start.max(at);
-        let bytes = usize::try_from(PIECE_BYTES.min(length - at)).unwrap_or(0);
+        let bytes = to_usize(PIECE_BYTES.min(length - at));
         of_a.resize(bytes, 0);
         of_b.resize(bytes, 0);
         a.0.read(a.1, at, &mut of_a).map_err(Error::io("reading RAM"))?;
         b.0.read(b.1, at, &mut of_b).map_err(Error::io("reading RAM"))?;
-        let page = usize::try_from(page_size).unwrap_or(bytes);
+        let page = to_usize(page_size);
         for (number, (x, y)) in of_a.chunks(page).zip(of_b.chunks(page)).enumerate() {
             let start = at + number as u64 * page_size;
             if x == y {

@@ -3,6 +3,7 @@
 
 use super::board::{Board, FOUR_GIB, Part, split};
 use crate::contents::{Contents, RamFile};
+use crate::size::to_usize;
 use std::io;
 
 /// The block with QEMU's ACPI tables (`ACPI_BUILD_TABLE_FILE`), and the most bytes it may have (`ACPI_BUILD_TABLE_MAX_SIZE`).
@@ -53,7 +54,7 @@ pub(super) fn read(contents: &Contents, ram: &RamFile, board: Board) -> io::Resu
         return Ok(None);
     };
     let length = contents.blocks[block].used_length.min(TABLES_LIMIT_BYTES);
-    let mut tables = vec![0; usize::try_from(length).unwrap_or(0)];
+    let mut tables = vec![0; to_usize(length)];
     ram.read(block, 0, &mut tables)?;
     Ok(find(&tables).and_then(|table| parse(table, board)))
 }

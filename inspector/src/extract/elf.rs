@@ -97,7 +97,7 @@ pub(super) fn head(machine: Machine, notes: &[u8], loads: &[Load]) -> Vec<u8> {
     }
     let mut head = words.bytes;
     head.extend_from_slice(notes);
-    head.resize(usize::try_from(ram_offset).unwrap_or(head.len()), 0);
+    head.resize(crate::size::to_usize(ram_offset), 0);
     head
 }
 
@@ -110,7 +110,7 @@ fn section_header(words: &mut Words, count: usize) {
         words.u64(0);
     }
     words.u32(0);
-    words.u32(u32::try_from(count).unwrap_or(u32::MAX));
+    words.u32(u32::try_from(count).expect("each of them takes 32 bytes of memory"));
     words.u64(0);
     words.u64(0);
 }

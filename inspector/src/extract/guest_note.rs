@@ -6,6 +6,7 @@
 use super::physical::Physical;
 use crate::contents::Contents;
 use crate::error::Error;
+use crate::size::to_usize;
 use migration_stream::device::Value;
 
 /// `FW_CFG_VMCOREINFO_FORMAT_ELF`: the memory holds an ELF note.
@@ -36,7 +37,7 @@ pub(super) fn guest_note(contents: &Contents, memory: Physical<'_>) -> Result<Gu
     if !(HEADER_BYTES..=NOTE_LIMIT_BYTES).contains(&bytes) {
         return Ok(GuestNote::Wrong("its length is no note's"));
     }
-    let mut note = vec![0; usize::try_from(bytes).unwrap_or(0)];
+    let mut note = vec![0; to_usize(bytes)];
     if !memory.read(address, &mut note).map_err(Error::io("reading RAM"))? {
         return Ok(GuestNote::Wrong("its address is not in RAM"));
     }

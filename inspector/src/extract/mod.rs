@@ -25,6 +25,7 @@ use crate::contents::{Contents, RamFile};
 use crate::error::Error;
 use crate::progress::Meter;
 use crate::sink::Sink;
+use crate::size::to_usize;
 use std::ops::Range;
 
 /// What is copied at once.
@@ -47,7 +48,7 @@ pub(crate) fn copy_range(
         out.put_zeros(data - at)?;
         at = data;
         let bytes = (range.end - at).min(PIECE_BYTES as u64);
-        let piece = &mut piece[..usize::try_from(bytes).unwrap_or(0)];
+        let piece = &mut piece[..to_usize(bytes)];
         ram.read(block, at, piece).map_err(Error::io("reading RAM"))?;
         out.put(piece)?;
         at += bytes;

@@ -31,7 +31,7 @@ const STATE_BYTES: u32 = 440;
 
 /// Appends a note; `name` has its NUL.
 fn note(out: &mut Vec<u8>, name: &[u8], kind: u32, content: &[u8]) {
-    let length = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX).to_le_bytes();
+    let length = |bytes: usize| u32::try_from(bytes).expect("a note has a few KiB").to_le_bytes();
     out.extend_from_slice(&length(name.len()));
     out.extend_from_slice(&length(content.len()));
     out.extend_from_slice(&kind.to_le_bytes());

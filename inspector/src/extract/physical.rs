@@ -2,6 +2,7 @@
 
 use super::segment::Segment;
 use crate::contents::RamFile;
+use crate::size::to_usize;
 use std::io;
 
 /// RAM by physical address.
@@ -19,7 +20,7 @@ impl Physical<'_> {
             let Some(segment) = self.at(address) else { return Ok(false) };
             let skipped = address - segment.address;
             let length = (segment.bytes() - skipped).min(out.len() as u64);
-            let (now, rest) = out.split_at_mut(usize::try_from(length).unwrap_or(0));
+            let (now, rest) = out.split_at_mut(to_usize(length));
             self.ram.read(segment.block, segment.range.start + skipped, now)?;
             out = rest;
             let Some(next) = address.checked_add(length) else { return Ok(out.is_empty()) };

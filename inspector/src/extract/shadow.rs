@@ -6,6 +6,7 @@ use super::board::Board;
 use super::devices::pci_configuration;
 use super::segment::Segment;
 use crate::contents::Contents;
+use crate::size::to_usize;
 
 /// Where the area begins, and ends.
 const START: u64 = 0xc_0000;
@@ -33,7 +34,7 @@ fn is_ram(registers: [u8; 7], address: u64) -> bool {
     let attribute = if address >= LAST_PART {
         registers[0] >> 4
     } else {
-        let part = usize::try_from((address - START) / PART_BYTES).unwrap_or(0);
+        let part = to_usize((address - START) / PART_BYTES);
         registers[1 + part / 2] >> (4 * (part % 2))
     };
     attribute & READ_ENABLED != 0

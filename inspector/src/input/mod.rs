@@ -9,12 +9,13 @@ mod wrapped;
 pub use detect::Kind;
 pub use libvirt::LibvirtHeader;
 pub use savevm::InternalSnapshot;
-pub(crate) use savevm::{L2_COMPRESSED, OFFSET_MASK, be};
+pub(crate) use savevm::{L2_COMPRESSED, OFFSET_MASK, be, be32};
 pub use wrapped::Wrapper;
 
 use crate::error::Error;
 use crate::escape::terminal;
 use crate::machines::{ImageReadError, ImageStream};
+use crate::size::to_usize;
 use crate::source::{FileRange, Piped, RandomAccess, Source, SourceReader};
 use detect::{HEAD_BYTES, detect};
 use migration_stream::PageSize;
@@ -186,7 +187,7 @@ fn identify(name: String, mut stage: Stage, options: &OpenOptions) -> Result<Ope
         let head = match &mut stage {
             Stage::File(file) => {
                 let length = file.size_bytes().min(HEAD_BYTES as u64);
-                let mut head = vec![0; usize::try_from(length).unwrap_or(0)];
+                let mut head = vec![0; to_usize(length)];
                 file.read_at(0, &mut head).map_err(Error::io(&name))?;
                 head
             }
@@ -360,7 +361,7 @@ fn split(stage: Stage, length: usize) -> io::Result<(Vec<u8>, Stage)> {
     match stage {
         Stage::File(file) => {
             let there = file.size_bytes().min(length as u64);
-            let mut bytes = vec![0; usize::try_from(there).unwrap_or(0)];
+            let mut bytes = vec![0; to_usize(there)];
             file.read_at(0, &mut bytes)?;
             Ok((bytes, Stage::File(file.from(there))))
         }

@@ -4,6 +4,7 @@
 //! at the next multiple of what one L1 entry stands for.
 
 use crate::error::Error;
+use crate::size::to_usize;
 use crate::source::{FileRange, RandomAccess, Source, SourceError};
 
 /// QEMU's own limits.
@@ -45,26 +46,26 @@ pub(crate) fn be(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
+/// A big-endian number of up to 4 bytes.
+pub(crate) fn be32(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0, |number, byte| number << 8 | u32::from(*byte))
+}
+
 impl Qcow2 {
     /// Reads the header; `None` where there are no internal snapshots.
     pub(super) fn open(name: &str, file: &FileRange) -> Result<Option<Self>, Error> {
         let mut head = [0; 72];
         file.read_at(0, &mut head).map_err(Error::io(name))?;
-        let cluster_bits = be(&head[20..24]);
-        let (snapshots, snapshots_offset) = (be(&head[60..64]), be(&head[64..72]));
+        let cluster_bits = be32(&head[20..24]);
+        let (snapshots, snapshots_offset) = (be32(&head[60..64]), be(&head[64..72]));
         if snapshots == 0 {
             return Ok(None);
         }
-        if !(9..=21).contains(&cluster_bits) || snapshots > u64::from(SNAPSHOT_LIMIT) {
+        if !(9..=21).contains(&cluster_bits) || snapshots > SNAPSHOT_LIMIT {
             let why = format!("qcow2: cluster bits {cluster_bits}, {snapshots} internal snapshots");
             return Err(Error::Input { what: name.to_owned(), why });
         }
-        Ok(Some(Self {
-            cluster_bits: u32::try_from(cluster_bits).unwrap_or(16),
-            disk_bytes: be(&head[24..32]),
-            snapshots: u32::try_from(snapshots).unwrap_or(0),
-            snapshots_offset,
-        }))
+        Ok(Some(Self { cluster_bits, disk_bytes: be(&head[24..32]), snapshots, snapshots_offset }))
     }
 
     /// All internal snapshots.
@@ -84,17 +85,17 @@ impl Qcow2 {
             file.read_at(at, &mut entry).map_err(Error::io(name))?;
             let (id_length, name_length) = (be(&entry[12..14]), be(&entry[14..16]));
             let extra_length = be(&entry[36..40]).min(1024);
-            let mut rest = vec![0; usize::try_from(extra_length + id_length + name_length).unwrap_or(0)];
+            let mut rest = vec![0; to_usize(extra_length + id_length + name_length)];
             file.read_at(at + 40, &mut rest).map_err(Error::io(name))?;
-            let (extra, texts) = rest.split_at(usize::try_from(extra_length).unwrap_or(0));
-            let (id, text) = texts.split_at(usize::try_from(id_length).unwrap_or(0));
+            let (extra, texts) = rest.split_at(to_usize(extra_length));
+            let (id, text) = texts.split_at(to_usize(id_length));
             found.push(InternalSnapshot {
                 id: id.to_vec(),
                 name: text.to_vec(),
-                date_s: u32::try_from(be(&entry[16..20])).unwrap_or(0),
+                date_s: be32(&entry[16..20]),
                 vm_state_bytes: extra.get(..8).map_or_else(|| be(&entry[32..36]), be),
                 l1_offset: be(&entry[..8]),
-                l1_entries: u32::try_from(be(&entry[8..12])).unwrap_or(0),
+                l1_entries: be32(&entry[8..12]),
                 disk_bytes: extra.get(8..16).map_or(self.disk_bytes, be),
             });
             at += (40 + extra_length + id_length + name_length).next_multiple_of(8);
@@ -126,7 +127,7 @@ impl Qcow2 {
             let why = format!("qcow2: the L1 table at {:#x} ends behind the file", snapshot.l1_offset);
             return Err(Error::Input { what: name.to_owned(), why });
         }
-        let mut l1 = vec![0; usize::try_from(l1_bytes).unwrap_or(0)];
+        let mut l1 = vec![0; to_usize(l1_bytes)];
         file.read_at(snapshot.l1_offset, &mut l1).map_err(Error::io(name))?;
         Ok(VmStateSource {
             file,
@@ -158,20 +159,20 @@ impl VmStateSource {
         let l2_entries = self.cluster / 8;
         let in_cluster = guest % self.cluster;
         let left = (self.cluster - in_cluster).min(self.length - at);
-        let length = usize::try_from(left).unwrap_or(usize::MAX).min(out.len());
+        let length = to_usize(left).min(out.len());
         let out = &mut out[..length];
-        let l1_index = usize::try_from(guest / self.cluster / l2_entries).unwrap_or(usize::MAX);
+        let l1_index = to_usize(guest / self.cluster / l2_entries);
         let l2_offset = self.l1.get(l1_index).copied().unwrap_or(0) & OFFSET_MASK;
         if l2_offset == 0 {
             return Err(hole(at));
         }
         if self.l2.as_ref().is_none_or(|(offset, _)| *offset != l2_offset) {
             self.in_file("L2 table", l2_offset)?;
-            let mut table = vec![0; usize::try_from(self.cluster).unwrap_or(0)];
+            let mut table = vec![0; to_usize(self.cluster)];
             self.file.read_at(l2_offset, &mut table)?;
             self.l2 = Some((l2_offset, table));
         }
-        let place = usize::try_from(guest / self.cluster % l2_entries).unwrap_or(0) * 8;
+        let place = to_usize(guest / self.cluster % l2_entries) * 8;
         let entry = self.l2.as_ref().map_or(0, |(_, table)| be(&table[place..place + 8]));
         if entry & L2_COMPRESSED != 0 {
             let text = "the VM state is in compressed clusters, which QEMU never writes";
@@ -231,7 +232,7 @@ impl Source for VmStateSource {
 
     fn last(&mut self, most: u64) -> Result<Option<Vec<u8>>, SourceError> {
         let length = most.min(self.length);
-        let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+        let mut bytes = vec![0; to_usize(length)];
         self.read_full(self.length - length, &mut bytes)?;
         Ok(Some(bytes))
     }

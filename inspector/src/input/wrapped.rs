@@ -2,6 +2,7 @@
 
 use super::lzop::LzopReader;
 use crate::error::Error;
+use crate::size::to_usize;
 use bzip2::read::MultiBzDecoder;
 use flate2::read::MultiGzDecoder;
 use liblzma::read::XzDecoder;
@@ -100,7 +101,7 @@ impl Read for Capped {
             return Err(io::Error::other(text));
         }
         self.left -= bytes;
-        Ok(usize::try_from(bytes).unwrap_or(usize::MAX))
+        Ok(to_usize(bytes))
     }
 }
 

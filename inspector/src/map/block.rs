@@ -5,6 +5,7 @@ use crate::contents::RamFile;
 use crate::error::Error;
 use crate::pages::is_zero;
 use crate::progress::Meter;
+use crate::size::to_usize;
 use std::ops::Range;
 
 /// Bits of information in a byte from which on a page counts as hard to compress.
@@ -40,7 +41,7 @@ impl View<'_> {
 fn entropy(page: &[u8]) -> f64 {
     let mut counts = [0u32; 256];
     page.iter().for_each(|&byte| counts[usize::from(byte)] += 1);
-    let total = f64::from(u32::try_from(page.len()).unwrap_or(u32::MAX));
+    let total = f64::from(counts.iter().sum::<u32>());
     let of = |count: &u32| {
         let share = f64::from(*count) / total;
         -share * share.log2()
@@ -136,7 +137,7 @@ pub(super) fn draw(view: &View<'_>, hot: &[Range<u64>]) -> Result<BlockPicture, 
     let requested = requested(hot, u64::from(page_size.max(1)));
     let mut next_requested = requested.iter().peekable();
     let size = page_size as usize;
-    let room = size * usize::try_from(PIECE_PAGES).unwrap_or(0);
+    let room = size * to_usize(PIECE_PAGES);
     let (mut piece, mut piece_of_other) = (vec![0; room], vec![0; room]);
     let mut drawing = Drawing {
         result: BlockPicture { cell_pages, totals: Totals::default(), ..BlockPicture::default() },
@@ -153,7 +154,7 @@ pub(super) fn draw(view: &View<'_>, hot: &[Range<u64>]) -> Result<BlockPicture, 
         drawing.zeros(page..next, pages);
         page = next;
         let count = PIECE_PAGES.min(pages - page);
-        let bytes = size * usize::try_from(count).unwrap_or(0);
+        let bytes = size * to_usize(count);
         let any = |ram: &RamFile, block| (page..page + count).any(|page| ram.holds(block, page));
         let here = any(ram, block);
         let there = other.filter(|(number, ram)| any(ram, *number));

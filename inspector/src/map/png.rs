@@ -62,13 +62,15 @@ impl Canvas {
 pub(crate) fn png(picture: &Picture, out: &mut dyn Write) -> Result<(), Error> {
     let wrong = |error: png::EncodingError| Error::Io {
         what: "writing the picture".to_owned(),
-        error: std::io::Error::other(error),
+        source: std::io::Error::other(error),
     };
     let scene = Scene::of(picture);
     let mut canvas = Canvas { height: scene.height, pixels: BACKGROUND.repeat(WIDTH * scene.height) };
     scene.shapes.iter().for_each(|shape| canvas.draw(shape));
-    let size = |pixels: usize| u32::try_from(pixels).unwrap_or(u32::MAX);
-    let mut encoder = Encoder::new(out, size(WIDTH), size(scene.height));
+    let size = |pixels: usize| {
+        u32::try_from(pixels).map_err(|_| Error::Usage(format!("a picture {pixels} pixels high is no PNG")))
+    };
+    let mut encoder = Encoder::new(out, size(WIDTH)?, size(scene.height)?);
     encoder.set_color(ColorType::Rgb);
     encoder.set_depth(BitDepth::Eight);
     // For those who do not see it: all words of the picture.

@@ -1,7 +1,7 @@
 //! What counting references needs of a QCOW2 header.
 
 use super::{Problem, read};
-use crate::input::be;
+use crate::input::{be, be32};
 use crate::source::RandomAccess;
 
 /// QEMU's own limits, in bytes.
@@ -48,7 +48,8 @@ impl Header {
         if field(0, 4) != 0x5146_49fb || !(2..=3).contains(&version) {
             return Err(Problem::Wrong(format!("not a qcow2 image of version 2 or 3: version {version}")));
         }
-        let (cluster_bits, refcount_order) = (field(20, 4), if newer { field(96, 4) } else { 4 });
+        let cluster_bits = be32(&bytes[20..24]);
+        let refcount_order = if newer { be32(&bytes[96..100]) } else { 4 };
         if !(9..=21).contains(&cluster_bits) || refcount_order > 6 {
             return Err(Problem::Wrong(format!(
                 "cluster bits {cluster_bits}, refcount order {refcount_order}"
@@ -62,8 +63,8 @@ impl Header {
             return Err(Problem::Wrong(format!("an L1 table of {l1} bytes, a refcount table of {table}")));
         }
         let mut header = Self {
-            cluster_bits: u32::try_from(cluster_bits).unwrap_or(16),
-            refcount_order: u32::try_from(refcount_order).unwrap_or(4),
+            cluster_bits,
+            refcount_order,
             l1,
             refcount_table,
             snapshots: field(60, 4),

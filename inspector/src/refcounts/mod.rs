@@ -8,6 +8,7 @@ mod references;
 
 use crate::error::Error;
 use crate::input::be;
+use crate::size::to_usize;
 use crate::source::RandomAccess;
 use crate::walk::{Finding, Level};
 use header::Header;
@@ -118,7 +119,7 @@ impl Checker<'_> {
 
     /// Counts what refers to clusters from `first` on, and compares.
     fn window(&mut self, first: u64, count: u64) -> Result<(), Problem> {
-        let mut counted = vec![0_u32; usize::try_from(count).unwrap_or(0)];
+        let mut counted = vec![0_u32; to_usize(count)];
         let (file, header) = (self.file, self.header);
         References::walk(file, header, &mut |reference| self.reference(&reference, first, &mut counted))?;
         for (cluster, &counted) in (first..).zip(&counted) {
@@ -192,11 +193,11 @@ impl Checker<'_> {
         }
         let Some((_, Some(block))) = &self.block else { return Ok(0) };
         let (bits, index) = (1_u64 << header.refcount_order, cluster % per_block);
-        let at = usize::try_from(index * bits / 8).unwrap_or(0);
+        let at = to_usize(index * bits / 8);
         Ok(if bits < 8 {
             u64::from(block[at] >> (index * bits % 8)) & ((1 << bits) - 1)
         } else {
-            be(&block[at..at + usize::try_from(bits / 8).unwrap_or(1)])
+            be(&block[at..at + to_usize(bits / 8)])
         })
     }
 

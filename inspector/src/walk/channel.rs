@@ -7,6 +7,7 @@ use crate::escape::terminal;
 use crate::unpack::ChannelUnpacker;
 use migration_stream::ram::multifd::{Channel, Compression, Hello, Message};
 use migration_stream::{Error, ErrorKind};
+use snapshot_engine::error_text;
 use std::collections::HashMap;
 
 /// A channel that is walked step by step.
@@ -146,9 +147,9 @@ impl ChannelWalk {
                     say(Level::Note, text.to_owned())?;
                     None
                 }
-                Err(text) => {
+                Err(error) => {
                     self.blind = true;
-                    say(Level::Error, text)?;
+                    say(Level::Error, error_text(&error))?;
                     None
                 }
             }

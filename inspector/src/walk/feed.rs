@@ -1,6 +1,7 @@
 //! A window on a source: what has arrived and was not taken yet.
 
 use super::window::MappedWindow;
+use crate::size::to_usize;
 use crate::source::{Source, SourceError};
 use std::ops::Range;
 
@@ -105,7 +106,7 @@ impl Feed {
 
     /// Passes over bytes; returns how many there were.
     pub(super) fn skip(&mut self, bytes: u64) -> Result<u64, SourceError> {
-        let held = usize::try_from(bytes).unwrap_or(usize::MAX).min(self.bytes().len());
+        let held = to_usize(bytes).min(self.bytes().len());
         self.consume(held);
         let left = bytes - held as u64;
         if left == 0 {

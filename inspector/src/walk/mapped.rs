@@ -10,6 +10,7 @@ use super::event::{Event, Item};
 use super::state::{StreamWalk, context};
 use super::{Stop, go, io};
 use crate::pages::is_zero;
+use crate::size::to_usize;
 use migration_stream::ram::mapped::{
     ENTRY_LIMIT_BYTES, MappedBlock, MappedList, MappedPlace, entry, list_total,
 };
@@ -105,7 +106,7 @@ fn room(walk: &mut StreamWalk<'_>, block: Option<usize>, in_block: u64, to: u64)
 fn pass(walk: &mut StreamWalk<'_>, to: u64) -> Result<(), Stop> {
     let length = to - walk.feed.offset();
     if length < SKIP_BYTES && walk.feed.bytes().len() as u64 >= length {
-        walk.feed.consume(usize::try_from(length).unwrap_or(0));
+        walk.feed.consume(to_usize(length));
     } else {
         walk.feed.skip(length).map_err(io(&walk.feed))?;
     }
@@ -136,7 +137,7 @@ fn unmarked(walk: &mut StreamWalk<'_>, block: usize, in_block: u64, to: u64) -> 
             pass(walk, walk.feed.offset() + hole)?;
             continue;
         }
-        let wanted = usize::try_from(LOOK_BYTES.min(to - walk.feed.offset())).unwrap_or(0);
+        let wanted = to_usize(LOOK_BYTES.min(to - walk.feed.offset()));
         walk.feed.fill(wanted).map_err(io(&walk.feed))?;
         let bytes = walk.feed.bytes();
         let bytes = &bytes[..bytes.len().min(wanted)];
@@ -195,7 +196,7 @@ fn bitmap(walk: &mut StreamWalk<'_>, block: usize, bytes: u64) -> Result<MarkedP
     let mut taken = 0;
     while taken < bytes {
         let length = (bytes - taken).min(BITMAP_PART_BYTES);
-        let part = usize::try_from(length).unwrap_or(usize::MAX);
+        let part = to_usize(length);
         fill(walk, part)?;
         let bits = &walk.feed.bytes()[..part];
         let first_page = 8 * taken;
@@ -233,7 +234,7 @@ fn places(walk: &mut StreamWalk<'_>, number: usize, length: u64, pages_offset: u
             at += hole;
             continue;
         }
-        let bytes = usize::try_from(page_size).unwrap_or(0);
+        let bytes = to_usize(page_size);
         fill(walk, bytes)?;
         if is_zero(&walk.feed.bytes()[..bytes]) {
             room(walk, Some(number), at, pages_offset + at + page_size)?;

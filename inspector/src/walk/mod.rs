@@ -109,7 +109,7 @@ pub fn walk(
             }
         }
         Err(Stop::Source(error, offset)) => {
-            Err(Error::Io { what: format!("{name}: offset {offset:#x}"), error: error.into() })
+            Err(Error::Io { what: format!("{name}: offset {offset:#x}"), source: error.into() })
         }
         Err(Stop::Wrong(error)) => match visitor.finding(error.into()) {
             ControlFlow::Continue(()) => Ok(()),

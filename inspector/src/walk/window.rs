@@ -1,6 +1,7 @@
 //! A window on a file that is mapped into memory: most of a stream is page data, which nobody looks at, so not copying
 //! it makes reading five times faster.
 
+use crate::size::to_usize;
 use crate::source::{FileRange, read_full};
 use memmap2::{Advice, Mmap, MmapOptions};
 use rustix::fs::SeekFrom;
@@ -131,7 +132,7 @@ impl MappedWindow {
             self.maps = error.kind() != io::ErrorKind::InvalidInput;
             return Ok(false);
         }
-        self.hold(Content::Mapped(map), usize::try_from(before).unwrap_or(0)..whole);
+        self.hold(Content::Mapped(map), to_usize(before)..whole);
         Ok(true)
     }
 }

@@ -47,7 +47,7 @@ pub(super) fn run(args: &DiffArgs) -> Result<u8, Error> {
 
 /// The summary has to be first, and is known last.
 fn people(a: &Contents, b: &Contents, summary: &mut Summary, output: &mut Output) -> Result<(), Error> {
-    let failed = |error| Error::Io { what: "temporary file".to_owned(), error };
+    let failed = |source| Error::Io { what: "temporary file".to_owned(), source };
     let mut spool = SpooledTempFile::new(SPOOL_BYTES);
     let mut text = Text::new();
     let mut write =

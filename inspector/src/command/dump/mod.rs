@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::input::{OpenOptions, Opened, open};
 use crate::line::{Line, Value, fields};
 use crate::progress;
+use crate::size::to_usize;
 use crate::walk::{Context, Event, Finding, Flow, Item, Level, PacketPages, Visitor, walk};
 use coverage::Coverages;
 use migration_stream::device::decode;
@@ -273,7 +274,7 @@ impl Dump<'_> {
         let bytes = self.args.hex.then(|| {
             let mut bytes = Vec::new();
             record.put(&mut bytes, context.blocks);
-            bytes.truncate(usize::try_from(item.length).unwrap_or(usize::MAX));
+            bytes.truncate(to_usize(item.length));
             bytes
         });
         let mut lines = records::lines(item.offset, item.length, record, context);
@@ -285,8 +286,8 @@ impl Dump<'_> {
             self.show(line, bytes.as_deref())?;
         } else {
             for line in lines {
-                let from = usize::try_from(line.offset.unwrap_or(0).saturating_sub(item.offset)).unwrap_or(0);
-                let to = from.saturating_add(usize::try_from(line.length).unwrap_or(0));
+                let from = to_usize(line.offset.unwrap_or(0).saturating_sub(item.offset));
+                let to = from.saturating_add(to_usize(line.length));
                 let part = bytes.as_ref().and_then(|bytes| bytes.get(from..to));
                 self.show(line, part)?;
             }

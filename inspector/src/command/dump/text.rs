@@ -309,7 +309,10 @@ impl Text {
         words.extend(values.present("target_page_bits").map(|bits| {
             format!(
                 "pages of {}",
-                1u64.checked_shl(u32::try_from(bits).unwrap_or(64)).map_or_else(String::new, size_text)
+                u32::try_from(bits)
+                    .ok()
+                    .and_then(|bits| 1u64.checked_shl(bits))
+                    .map_or_else(String::new, size_text)
             )
         }));
         if let Some(Value::List(names)) = values.get("capabilities") {
