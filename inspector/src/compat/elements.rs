@@ -128,10 +128,13 @@ fn structure(judge: &mut Judge, path: &str, source: &StateShape, target: &StateS
         } else if source.is_as_long_as(target) {
             let text = format!("{text}, with other fields of as many bytes: what loads may be shifted");
             judge.may_break("structure-version", path, text);
-        } else if source.wire_bytes().is_none() || target.wire_bytes().is_none() {
-            // With as many bytes it loads.
+        } else if target.wire_bytes().is_none() {
+            // A dump has no byte counts, and fields under conditions: if they are as many bytes, it loads.
             let text = format!("{text}, with other fields; how many bytes they are is not in a dump");
             judge.may_break("structure-version", path, text);
+            for unknown in inner.judgements.iter_mut().filter(|judgement| judgement.rule == "field-unknown") {
+                unknown.verdict = unknown.verdict.min(Verdict::MayBreak);
+            }
         } else if source.version > target.version || too_old {
             judge.breaks("structure-version", path, format!("{text}, with other fields"));
         } else {

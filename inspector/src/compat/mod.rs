@@ -57,7 +57,8 @@ pub struct Judgement {
 }
 
 /// Rules that name no difference, but something that could not be compared.
-const NOT_COMPARED: [&str; 4] = ["not-compared", "not-described", "field-conditional", "field-empty"];
+const NOT_COMPARED: [&str; 5] =
+    ["not-compared", "not-described", "field-conditional", "field-empty", "isa-vga"];
 
 impl Judgement {
     /// Whether it names a difference; otherwise something could not be compared.

@@ -13,6 +13,10 @@ fn streams_of_further_releases_are_clean_and_every_byte_is_accounted_for() {
             continue;
         }
         let file = path.to_str().expect("a plain name");
+        // Beside it is what is expected of it elsewhere.
+        if !file.ends_with(".zst") {
+            continue;
+        }
         let check = run(&["check", file]);
         assert_eq!(check.status.code(), Some(0), "{file}: {}", all(&check));
         let coverage = run(&["dump", "--coverage", file]);
