@@ -111,8 +111,7 @@ fn an_image_that_another_program_wrote_to_is_refused_unless_asked_for() {
         (&stripped, "the header's extension is missing"),
     ] {
         let (output, outcome) = revert(changed, false);
-        let expected =
-            format!("changed by another program, or damaged: {why} (--unverified reads it without checks)");
+        let expected = format!("changed by another program, or damaged: {why}");
         assert_eq!(outcome.unwrap_err(), expected);
         assert_eq!(output, b"X", "QEMU refuses this at once");
         let (output, outcome) = revert(changed, true);
