@@ -1,7 +1,7 @@
 //! Carries out the image's write lists: writes in any order, barriers in theirs.
 
 use crate::ids::Ids;
-use crate::machine::{Action, IoError, IoId, Piece};
+use crate::machine::{Action, IoId, Piece};
 use crate::memory::OutOfMemory;
 use crate::pool::{BufferId, Pool};
 use snapshot_image::{HostOffset, Step};
@@ -111,21 +111,15 @@ impl StepRunner {
         Ok(Some(action))
     }
 
-    /// Takes note of a completion; `None` if the operation is not one of these.
-    pub(crate) fn done(
-        &mut self,
-        id: IoId,
-        result: Result<(), &IoError>,
-        pool: &mut Pool,
-    ) -> Option<Result<(), IoError>> {
-        let buffer = self.in_flight.remove(&id)?;
-        self.flushes += u32::from(self.barrier.take() == Some(Barrier::Flush) && result.is_ok());
+    /// An operation has ended, `well` or not; none of these is not noticed.
+    pub(crate) fn done(&mut self, id: IoId, well: bool, pool: &mut Pool) {
+        let Some(buffer) = self.in_flight.remove(&id) else { return };
+        self.flushes += u32::from(self.barrier.take() == Some(Barrier::Flush) && well);
         if let Some(buffer) = buffer {
             pool.release(buffer);
         }
-        if result.is_err() {
+        if !well {
             self.abandon();
         }
-        Some(result.map_err(Clone::clone))
     }
 }

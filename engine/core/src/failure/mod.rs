@@ -151,6 +151,12 @@ pub enum Failure {
     /// SIGTERM or SIGINT.
     #[error("interrupted by a signal; nothing was committed")]
     Interrupted,
+    /// There is no image, and none is to be made.
+    #[error("there is no image")]
+    NoImage,
+    /// The job has not ended yet.
+    #[error("the job has not ended")]
+    Unfinished,
     /// The driver could not begin: the image is missing, locked, not a regular file.
     #[error(transparent)]
     Refused(Arc<dyn Error + Send + Sync>),

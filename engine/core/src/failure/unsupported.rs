@@ -44,6 +44,9 @@ pub enum Unsupported {
     /// Nothing follows the RAM.
     #[error("the stream ends without a device section")]
     NoDevices,
+    /// Device sections follow, and no RAM has arrived before them.
+    #[error("the stream has no RAM before its device sections")]
+    NoRam,
     /// A region that is kept in memory grew too large.
     #[error("{region}: more than {limit_bytes} bytes")]
     TooLarge {

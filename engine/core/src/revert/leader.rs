@@ -23,7 +23,7 @@ impl Leader {
             match decoder.step(rest)? {
                 Step::Record { len, record } => {
                     if let Record::SectionStart(header) = record
-                        && header.idstr == crate::save::RAM_IDSTR
+                        && header.idstr == crate::ram_section::RAM_IDSTR
                     {
                         ram = header.section_id;
                     }

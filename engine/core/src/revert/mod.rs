@@ -26,7 +26,7 @@ mod ring;
 use crate::failure::{Doing, Failure};
 use crate::machine::{Action, Completed, Event, Header, IoError, IoId, Lane, Machine};
 use crate::pool::Pool;
-use crate::save::Progress;
+use crate::progress::Progress;
 use leader::Leader;
 use metadata::{Image, MetadataReads, OpeningImage};
 use output::Output;

@@ -2,14 +2,12 @@
 
 use crate::failure::{Failure, Region as Kept, Unsupported};
 use crate::memory::append;
+use crate::ram_section::RAM_IDSTR;
 use migration_stream::{Decoder, Record, SectionId, put_ram_blocks};
 use snapshot_image::VmState;
 
 /// The most bytes of leader, and of third region, that are kept in memory.
 const REGION_LIMIT_BYTES: u64 = 64 << 20;
-
-/// The section id and idstr of the RAM section.
-pub(crate) const RAM_IDSTR: &[u8] = b"ram";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Region {

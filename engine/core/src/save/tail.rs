@@ -17,7 +17,7 @@ const LIMIT_BYTES: u64 = 256 << 20;
 pub(crate) struct Tail {
     pub(crate) bytes: Vec<u8>,
     /// Where it starts in the stream.
-    pub(crate) offset: u64,
+    offset: u64,
     /// Space that the image has reserved for it.
     pub(crate) capacity: u64,
     no_vmdesc: bool,
@@ -27,10 +27,10 @@ pub(crate) struct Tail {
 }
 
 impl Tail {
-    pub(crate) fn new(no_vmdesc: bool) -> Self {
+    pub(crate) fn new(no_vmdesc: bool, offset: u64) -> Self {
         Self {
             bytes: Vec::new(),
-            offset: 0,
+            offset,
             capacity: FIRST_CAPACITY_BYTES,
             no_vmdesc,
             searched: 0,
@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn no_more_is_read_than_space_was_reserved_for() {
-        let mut tail = Tail::new(false);
+        let mut tail = Tail::new(false, 0);
         tail.push(&vec![0; (512 - 64) << 10]).unwrap();
         assert_eq!(tail.missing_capacity(), None);
         tail.push(&[0]).unwrap();
@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn it_has_a_limit() {
         // Memory that nobody touches.
-        let mut tail = Tail { bytes: vec![0; 256 << 20], ..Tail::new(false) };
+        let mut tail = Tail { bytes: vec![0; 256 << 20], ..Tail::new(false, 0) };
         tail.push(&[]).unwrap();
         let error = tail.push(&[0]).unwrap_err();
         assert_eq!(error.to_string(), "device sections: more than 268435456 bytes");
@@ -102,11 +102,11 @@ mod tests {
         let mut whole = vec![0x7e, 0, 0, 0, 4, 0, 6, 0, 0, 0, 12];
         whole.extend_from_slice(br#"{"devices":1"#);
         for cut in 0..=whole.len() {
-            let mut tail = Tail::new(false);
+            let mut tail = Tail::new(false, 0);
             tail.push(&whole[..cut]).unwrap();
             assert_eq!(tail.looks_whole(), cut == whole.len(), "{cut} bytes");
         }
-        let mut tail = Tail::new(false);
+        let mut tail = Tail::new(false, 0);
         for (at, byte) in whole.iter().enumerate() {
             tail.push(&[*byte]).unwrap();
             assert_eq!(tail.looks_whole(), at + 1 == whole.len(), "byte {at}");
