@@ -14,10 +14,12 @@
 //! The first error is sticky: nothing is sent after it, so the destination never sees an end mark. If nothing has been
 //! sent yet, one byte that is no stream makes QEMU refuse at once; it would wait for ever otherwise.
 
+mod config;
 mod emit;
 mod leader;
 mod metadata;
 mod output;
+mod phase;
 mod plan;
 pub(crate) mod postcopy;
 mod precopy;
@@ -27,11 +29,13 @@ use crate::failure::{Doing, Failure};
 use crate::machine::{Action, Completed, Event, Header, IoError, IoId, Lane, Machine};
 use crate::pool::Pool;
 use crate::progress::Progress;
+pub use config::{RevertConfig, RevertSummary};
 use leader::Leader;
 use metadata::{Image, MetadataReads, OpeningImage};
 use output::Output;
+use phase::{Done, Phase};
+use postcopy::Postcopy;
 use postcopy::hot_set::HotSet;
-use postcopy::{Postcopy, PostcopyConfig, PostcopySummary};
 use precopy::Precopy;
 use snapshot_image::{HostOffset, ImageError, Lookup, Opener, ReadOptions, Verification};
 
@@ -43,92 +47,6 @@ const NOT_A_STREAM: &[u8] = b"X";
 
 /// How long an interrupted revert waits for the destination to take [`NOT_A_STREAM`].
 const REFUSAL_MS: u64 = 1000;
-
-/// What a revert is told from outside.
-#[derive(Debug, Clone)]
-pub struct RevertConfig {
-    /// Length in bytes of the image file.
-    pub image_length_bytes: u64,
-    /// Limits for what the leader holds.
-    pub stream: migration_stream::Options,
-    /// Go on without checksums, or against them being gone.
-    pub allow_unverified: bool,
-    /// The destination's RAM is private and new: zero pages need not be sent.
-    pub fresh_ram: bool,
-    /// The longest wait for the destination, in milliseconds.
-    pub timeout_ms: Option<u64>,
-    /// Where there is no such limit: the longest wait for a destination whose guest does not run yet, in milliseconds. Not
-    /// for one that is being recovered.
-    pub loading_timeout_ms: Option<u64>,
-    /// The guest runs before all its pages are there.
-    pub postcopy: Option<PostcopyConfig>,
-}
-
-/// What was sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RevertSummary {
-    /// UUID of the snapshot, where it has one.
-    pub uuid: Option<[u8; 16]>,
-    /// Whether the image was verified.
-    pub verification: Verification,
-    /// Pages sent with their content.
-    pub normal_pages: u64,
-    /// Pages sent as zero.
-    pub zero_pages: u64,
-    /// Bytes of output.
-    pub sent_bytes: u64,
-    /// What happened in postcopy, if it was one.
-    pub postcopy: Option<PostcopySummary>,
-}
-
-#[derive(Debug)]
-enum Phase {
-    Open(Box<OpeningImage>),
-    Precopy(Box<Image>, Precopy),
-    Postcopy(Box<Image>, Box<Postcopy>),
-    /// All pages are out; the rest of the image's metadata is verified before the end mark follows.
-    Close(Box<Image>, Precopy),
-    /// Everything has been handed out; a read of metadata may still be under way.
-    Drain(MetadataReads),
-    Finished,
-}
-
-impl Phase {
-    /// The image, where it is open.
-    fn image(&self) -> Option<&Image> {
-        match self {
-            Phase::Precopy(image, _) | Phase::Postcopy(image, _) | Phase::Close(image, _) => Some(image),
-            Phase::Open(_) | Phase::Drain(_) | Phase::Finished => None,
-        }
-    }
-
-    /// An operation has ended: the place of the metadata that it read, or block and offset of the pages.
-    fn done(
-        &mut self,
-        id: IoId,
-        arrived: bool,
-        pool: &mut Pool,
-    ) -> (Option<HostOffset>, Option<(usize, u64)>) {
-        match self {
-            Phase::Open(opening) => (opening.done(id, arrived, pool), None),
-            Phase::Precopy(image, precopy) => (image.done(id, arrived, pool), precopy.read_done(id)),
-            Phase::Postcopy(image, postcopy) => (image.done(id, arrived, pool), postcopy.read_done(id)),
-            Phase::Close(image, _) => (image.done(id, arrived, pool), None),
-            Phase::Drain(reads) => (reads.done(id, arrived, pool, |_, _| ()), None),
-            Phase::Finished => (None, None),
-        }
-    }
-
-    /// What is under way when nothing more is sent.
-    fn into_reads(self) -> MetadataReads {
-        match self {
-            Phase::Open(opening) => opening.reads,
-            Phase::Precopy(image, _) | Phase::Postcopy(image, _) | Phase::Close(image, _) => image.reads,
-            Phase::Drain(reads) => reads,
-            Phase::Finished => MetadataReads::default(),
-        }
-    }
-}
 
 /// Reverts one guest from one image.
 #[derive(Debug)]
@@ -146,19 +64,6 @@ pub struct RevertMachine {
     alarm: Option<u64>,
     /// When the wait for a destination that was to see a refusal is over.
     gives_up_ms: Option<u64>,
-}
-
-/// How far it is, or was when it ended.
-#[derive(Debug, Default, Clone)]
-struct Done {
-    uuid: Option<[u8; 16]>,
-    /// Where the image was opened.
-    verification: Option<Verification>,
-    normal_pages: u64,
-    zero_pages: u64,
-    done_bytes: u64,
-    total_bytes: u64,
-    postcopy: Option<PostcopySummary>,
 }
 
 impl RevertMachine {
@@ -193,12 +98,15 @@ impl RevertMachine {
     ///
     /// # Errors
     ///
-    /// Why the destination did not get everything.
+    /// Why the destination did not get everything; before the end [`Failure::Unfinished`].
     pub fn outcome(&self) -> Result<RevertSummary, Failure> {
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
         }
-        let done = self.so_far();
+        if !matches!(self.phase, Phase::Finished) {
+            return Err(Failure::Unfinished);
+        }
+        let done = self.phase.so_far(&self.done);
         Ok(RevertSummary {
             uuid: done.uuid,
             verification: done.verification.unwrap_or(Verification::Unverified("the image is not open yet")),
@@ -218,61 +126,18 @@ impl RevertMachine {
     /// How far it is.
     #[must_use]
     pub fn progress(&self) -> Progress {
-        let done = self.so_far();
+        let done = self.phase.so_far(&self.done);
         Progress {
-            phase: self.phase_name(),
+            phase: self.phase.name(),
             done_bytes: done.done_bytes,
             total_bytes: done.total_bytes,
             channel_bytes: self.output.sent_bytes(),
         }
     }
 
-    fn phase_name(&self) -> &'static str {
-        match self.phase {
-            Phase::Open(_) => "open",
-            Phase::Precopy(..) => "precopy",
-            Phase::Postcopy(..) => "postcopy",
-            Phase::Close(..) => "verify",
-            Phase::Drain(_) => "close",
-            Phase::Finished => "end",
-        }
-    }
-
-    fn so_far(&self) -> Done {
-        match &self.phase {
-            Phase::Open(_) | Phase::Drain(_) | Phase::Finished => self.done.clone(),
-            Phase::Precopy(image, precopy) | Phase::Close(image, precopy) => {
-                let layout = image.reader.layout();
-                let (normal_pages, zero_pages) = precopy.emitter.counts();
-                Done {
-                    uuid: image.reader.snapshot().uuid,
-                    verification: Some(image.reader.snapshot().verification.clone()),
-                    normal_pages,
-                    zero_pages,
-                    done_bytes: precopy.done_pages * u64::from(layout.page_size()),
-                    total_bytes: layout.blocks().iter().map(|block| block.used_length).sum(),
-                    postcopy: None,
-                }
-            }
-            Phase::Postcopy(image, postcopy) => {
-                let page_bytes = u64::from(image.reader.layout().page_size());
-                let (normal_pages, zero_pages) = postcopy.emitter.counts();
-                Done {
-                    uuid: image.reader.snapshot().uuid,
-                    verification: Some(image.reader.snapshot().verification.clone()),
-                    normal_pages,
-                    zero_pages,
-                    done_bytes: normal_pages * page_bytes,
-                    total_bytes: postcopy.nonzero_pages().max(normal_pages) * page_bytes,
-                    postcopy: Some(postcopy.summary()),
-                }
-            }
-        }
-    }
-
     /// Leaves the present phase for one in which nothing new is sent.
     fn drain(&mut self) {
-        self.done = self.so_far();
+        self.done = self.phase.so_far(&self.done);
         if let Phase::Postcopy(_, postcopy) = &self.phase {
             self.hot_set = postcopy.recorded().cloned();
         }

@@ -1,7 +1,7 @@
 //! Host pages on their way from the disk: read together, sent one by one.
 
+use super::context::Context;
 use super::host_pages::{HostPage, HostPages};
-use super::serve::Means;
 use crate::bits::Bits;
 use crate::failure::Failure;
 use crate::machine::{Action, IoId, Lane};
@@ -178,7 +178,7 @@ impl Fetch {
     }
 
     /// Hands out a host page, verified.
-    pub(crate) fn put(&self, page: HostPage, lane: Lane, with: &mut Means<'_>) -> Result<(), Failure> {
+    pub(crate) fn put(&self, page: HostPage, lane: Lane, with: &mut Context<'_>) -> Result<(), Failure> {
         let (pages, layout) = (with.pages, with.image.reader.layout());
         let page_bytes = u64::from(layout.page_size());
         let (block, start) = pages.locate(page);

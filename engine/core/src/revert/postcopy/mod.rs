@@ -15,11 +15,28 @@
 //!
 //! A *recovery* begins by asking what the destination has ([`recovery`]), and goes on with step 6.
 //!
+//! # The way of a requested page
+//!
+//! ```text
+//! Event::Answer           RevertMachine::handle -> Postcopy::answer
+//!   Answers::next         cuts REQ_PAGES from the return path and checks it against the block list: Answer::Wants
+//!   Serve::request        Requests::push, in the order in which the destination asks; nothing is read yet
+//! poll -> Serve::advance  runs until it has nothing to do:
+//!   take_requests         Requests::pop. A page in a fetch that is under way is marked as wanted there (Fetch::want); a zero
+//!                         page is sent at once; any other gets a fetch of its own (fetch::look), an Action::Read
+//! Event::Done             Serve::read_done: the fetch is read
+//! poll -> Serve::advance
+//!   send_wanted           Fetch::put verifies the page (emit::verify) and hands it out: Emitter::page, Action::Send
+//!   start_background      its neighbourhood is read next (`near`), then the walk goes on
+//! Event::Sent             Output::sent: the buffers whose bytes have left are free again
+//! ```
+//!
 //! No page is sent twice without a discard between (the destination would fail), and none is forgotten (it would not
 //! notice): `claimed` has what was looked up with content, `sent` what was handed out, and the end mark is sent only when
 //! every host page has been looked up and the two are equal.
 
 mod answers;
+mod context;
 mod discards;
 mod fetch;
 mod host_pages;
@@ -41,13 +58,14 @@ use crate::machine::{Action, Header, IoId, Lane, Milestone};
 use crate::memory::OutOfMemory;
 use crate::pool::Pool;
 use answers::{Answer, Answers};
+use context::Context;
 use discards::Discards;
 use host_pages::{HostPage, HostPages};
 use hot_set::HotSet;
 use migration_stream::{Command, PostcopyAdvise, QEMU_VM_EOF, put_command, put_end_of_section};
 use preempt::PreemptEnd;
 use recovery::Recovery;
-use serve::{Means, Serve};
+use serve::Serve;
 use snapshot_image::Lookup;
 
 /// Value of the PING that stands behind the devices, as QEMU's is.
@@ -261,7 +279,7 @@ impl Postcopy {
         output: &mut Output,
         pool: &mut Pool,
     ) -> Result<bool, Failure> {
-        let with = &mut Means { pages: &self.pages, emitter: &mut self.emitter, image, output, pool };
+        let with = &mut Context { pages: &self.pages, emitter: &mut self.emitter, image, output, pool };
         match &mut self.stage {
             Stage::Recover(_) | Stage::Done => Ok(false),
             // Requests that crossed the end mark.

@@ -1,23 +1,20 @@
 //! Which host page is sent next.
 
+mod before;
 mod zeros;
 
 use super::PostcopySummary;
+use super::context::Context;
 use super::fetch::{Fetch, Looked, Window, look};
 use super::host_pages::{HostPage, HostPages};
-use super::hot_set::HotSet;
 use super::pace::Pace;
 use super::requests::Requests;
 use crate::bits::Bits;
 use crate::failure::Failure;
 use crate::machine::{Action, IoId, Lane};
 use crate::memory::OutOfMemory;
-use crate::pool::Pool;
-use crate::revert::emit::Emitter;
-use crate::revert::metadata::Image;
-use crate::revert::output::Output;
 use migration_stream::protocol::ReceivedBitmap;
-use snapshot_image::{RamLayout, Snapshot};
+use snapshot_image::RamLayout;
 use std::collections::VecDeque;
 use std::ops::Range;
 
@@ -27,9 +24,6 @@ const FETCH_BYTES: u64 = 128 << 10;
 const READ_AHEAD_BYTES: usize = 8 << 20;
 /// And while there are fewer than this.
 const FETCHES: usize = 64;
-/// Before the guest runs pages are handed out while the driver has less than this, and up to this much at once. Later
-/// that is [`Pace`]'s.
-const BEFORE_BYTES: u64 = 2 << 20;
 /// Requested pages are handed out while the driver has less than this: a peer that asks for everything at once does not
 /// fill the memory.
 const URGENT_BYTES: u64 = 1 << 20;
@@ -39,16 +33,6 @@ const URGENT_FETCHES: usize = 32;
 const NEIGHBOURHOOD_BYTES: u64 = 64 << 10;
 /// Neighbourhoods that are kept; older ones are left to the walk.
 const NEIGHBOURHOODS: usize = 16;
-
-/// What serving works with.
-#[derive(Debug)]
-pub(crate) struct Means<'a> {
-    pub(crate) pages: &'a HostPages,
-    pub(crate) emitter: &'a mut Emitter,
-    pub(crate) image: &'a mut Image,
-    pub(crate) output: &'a mut Output,
-    pub(crate) pool: &'a mut Pool,
-}
 
 /// Everything between the image and the destination's memory.
 #[derive(Debug)]
@@ -115,126 +99,8 @@ impl Serve {
         })
     }
 
-    /// Decides what is sent before the guest runs.
-    pub(crate) fn plan_before(
-        &mut self,
-        percent: u8,
-        hot: Option<&HotSet>,
-        snapshot: &Snapshot,
-        layout: &RamLayout,
-        pages: &HostPages,
-    ) -> Result<(), OutOfMemory> {
-        self.nonzero_pages = snapshot.nonzero_pages.unwrap_or(snapshot.normal_pages);
-        self.share_pages = match percent {
-            100.. => u64::MAX,
-            percent => {
-                let share = u128::from(self.nonzero_pages) * u128::from(percent);
-                u64::try_from(share.div_ceil(100)).unwrap_or(u64::MAX)
-            }
-        };
-        for run in hot.iter().flat_map(|hot| &hot.runs) {
-            let Some((block, known)) =
-                usize::try_from(run.block).ok().and_then(|block| Some((block, layout.blocks().get(block)?)))
-            else {
-                continue;
-            };
-            let end = run.offset.saturating_add(run.length).min(known.used_length);
-            if run.offset < end {
-                self.hot.insert_all(pages.at(block, run.offset).0..pages.at(block, end - 1).0 + 1)?;
-            }
-        }
-        self.hot.remove(self.before_end());
-        Ok(())
-    }
-
-    /// The next page of the hot set to be looked up.
-    fn next_hot(&self) -> Option<u64> {
-        self.hot.next_present(self.hot_cursor)
-    }
-
-    /// Sends the next of what is to be there before the guest runs.
-    pub(crate) fn before(&mut self, with: &mut Means<'_>) -> Result<bool, Failure> {
-        let mut advanced = false;
-        while with.output.unsent_bytes(Lane::Main) < BEFORE_BYTES && self.send_batch(BEFORE_BYTES, with)? {
-            advanced = true;
-        }
-        while with.pool.taken_bytes() < READ_AHEAD_BYTES && self.fetches.len() < FETCHES {
-            let started = match self.next_hot() {
-                Some(page) => self.start_hot(page, with)?,
-                None => self.start_share(with)?,
-            };
-            match started {
-                Some(Started::Yes | Started::No) => advanced = true,
-                Some(Started::Wait) | None => break,
-            }
-        }
-        Ok(advanced)
-    }
-
-    /// All of it has been handed out.
-    pub(crate) fn is_before_over(&self) -> bool {
-        self.next_hot().is_none()
-            && (self.share_pages == 0 || self.cursor + 1 >= self.total)
-            && self.fetches.is_empty()
-    }
-
-    /// One host page is held back, for there must be a discard: the last one.
-    fn before_end(&self) -> u64 {
-        self.total.saturating_sub(1)
-    }
-
-    /// Looks up the hot set from `page` on.
-    fn start_hot(&mut self, page: u64, with: &mut Means<'_>) -> Result<Option<Started>, Failure> {
-        if with.output.unsent_bytes(Lane::Main) >= BEFORE_BYTES {
-            return Ok(None);
-        }
-        let window =
-            Window { only: Some(&self.hot), ..window(page..self.before_end(), with.pages, u64::MAX) };
-        let upto = match look(window, with.pages, &mut self.claimed, with.image, with.pool)? {
-            Looked::Need(at, length) => {
-                with.output.actions.extend(with.image.read(at, length, with.pool)?);
-                return Ok(Some(Started::Wait));
-            }
-            Looked::Nothing => window.first.0 + window.count,
-            Looked::Fetch { fetch, action, next } => {
-                self.fetches.push_back(fetch);
-                with.output.actions.push_back(action);
-                next.0
-            }
-        };
-        // A zero page that is touched would be requested like any other.
-        while let Some(page) = self.next_hot().filter(|&page| page < upto) {
-            if self.claimed.insert(page)? {
-                self.send_zero(HostPage(page), Lane::Main, with)?;
-            }
-            self.hot_cursor = page + 1;
-        }
-        self.hot_cursor = upto;
-        Ok(Some(Started::Yes))
-    }
-
-    fn start_share(&mut self, with: &mut Means<'_>) -> Result<Option<Started>, Failure> {
-        if self.share_pages == 0 || self.cursor >= self.before_end() {
-            return Ok(None);
-        }
-        let (block, _) = with.pages.locate(HostPage(self.cursor));
-        let in_host_page =
-            (with.pages.of_block(block).bytes / u64::from(with.image.reader.layout().page_size())).max(1);
-        let most = self.share_pages.div_ceil(in_host_page);
-        let window = window(self.cursor..self.before_end(), with.pages, most);
-        let before = self.fetches.len();
-        let started = self.start_window(window, with)?;
-        if let Started::Yes = started
-            && self.fetches.len() > before
-            && let Some(fetch) = self.fetches.back()
-        {
-            self.share_pages = self.share_pages.saturating_sub(fetch.present_pages());
-        }
-        Ok(Some(started))
-    }
-
     /// Looks at the window that begins at the cursor, and moves the cursor behind what was taken of it.
-    fn start_window(&mut self, window: Window<'_>, with: &mut Means<'_>) -> Result<Started, Failure> {
+    fn start_window(&mut self, window: Window<'_>, with: &mut Context<'_>) -> Result<Started, Failure> {
         match look(window, with.pages, &mut self.claimed, with.image, with.pool)? {
             Looked::Need(at, length) => {
                 with.output.actions.extend(with.image.read(at, length, with.pool)?);
@@ -255,7 +121,7 @@ impl Serve {
     }
 
     /// Sends what is to be sent next while the guest runs.
-    pub(crate) fn advance(&mut self, with: &mut Means<'_>) -> Result<bool, Failure> {
+    pub(crate) fn advance(&mut self, with: &mut Context<'_>) -> Result<bool, Failure> {
         let mut advanced = self.take_requests(with)?;
         advanced |= self.send_wanted(with)?;
         if self.waits_for_requests {
@@ -286,7 +152,7 @@ impl Serve {
         self.requests.push(range)
     }
 
-    fn take_requests(&mut self, with: &mut Means<'_>) -> Result<bool, Failure> {
+    fn take_requests(&mut self, with: &mut Context<'_>) -> Result<bool, Failure> {
         let mut advanced = false;
         while with.output.unsent_bytes(self.lane) < URGENT_BYTES
             && let Some(page) = self.requests.pop(&self.sent)
@@ -336,7 +202,7 @@ impl Serve {
         }
     }
 
-    fn send_wanted(&mut self, with: &mut Means<'_>) -> Result<bool, Failure> {
+    fn send_wanted(&mut self, with: &mut Context<'_>) -> Result<bool, Failure> {
         let mut advanced = false;
         for fetch in self.fetches.iter_mut().filter(|fetch| fetch.is_read()) {
             while with.output.unsent_bytes(self.lane) < URGENT_BYTES
@@ -357,7 +223,7 @@ impl Serve {
     }
 
     /// Sends up to `bytes` of the first fetch that is there.
-    fn send_batch(&mut self, bytes: u64, with: &mut Means<'_>) -> Result<bool, Failure> {
+    fn send_batch(&mut self, bytes: u64, with: &mut Context<'_>) -> Result<bool, Failure> {
         let Some(fetch) = self.fetches.iter_mut().find(|fetch| fetch.is_read() && !fetch.is_sent()) else {
             return Ok(false);
         };
@@ -376,7 +242,7 @@ impl Serve {
         Ok(true)
     }
 
-    fn retire(&mut self, with: &mut Means<'_>) {
+    fn retire(&mut self, with: &mut Context<'_>) {
         self.fetches.retain(|fetch| {
             let sent = fetch.is_sent();
             if sent {
@@ -386,7 +252,7 @@ impl Serve {
         });
     }
 
-    fn start_background(&mut self, with: &mut Means<'_>) -> Result<bool, Failure> {
+    fn start_background(&mut self, with: &mut Context<'_>) -> Result<bool, Failure> {
         if let Some(range) = self.near.front().cloned() {
             let window = window(range, with.pages, u64::MAX);
             match look(window, with.pages, &mut self.claimed, with.image, with.pool)? {

@@ -1,8 +1,9 @@
 //! Zero pages: those that are requested, and all of them where the destination needs every page.
 
-use super::{Means, Serve};
+use super::Serve;
 use crate::machine::Lane;
 use crate::memory::OutOfMemory;
+use crate::revert::postcopy::context::Context;
 use crate::revert::postcopy::host_pages::HostPage;
 
 /// RAM of zero pages that is handed out at once: 256 records of 9 bytes, a fraction of a millisecond for a destination.
@@ -14,7 +15,7 @@ impl Serve {
         &mut self,
         page: HostPage,
         lane: Lane,
-        with: &mut Means<'_>,
+        with: &mut Context<'_>,
     ) -> Result<(), OutOfMemory> {
         with.emitter.begin(lane);
         self.put_zero(page, lane, with)?;
@@ -23,7 +24,7 @@ impl Serve {
     }
 
     /// Sends some of the pages that are left when all others have been sent: they are zero. False if there is none now.
-    pub(super) fn send_zeros(&mut self, with: &mut Means<'_>) -> Result<bool, OutOfMemory> {
+    pub(super) fn send_zeros(&mut self, with: &mut Context<'_>) -> Result<bool, OutOfMemory> {
         if self.cursor < self.total || !self.fetches.is_empty() || !self.requests.is_empty() {
             return Ok(false);
         }
@@ -44,7 +45,7 @@ impl Serve {
         Ok(true)
     }
 
-    fn put_zero(&mut self, page: HostPage, lane: Lane, with: &mut Means<'_>) -> Result<(), OutOfMemory> {
+    fn put_zero(&mut self, page: HostPage, lane: Lane, with: &mut Context<'_>) -> Result<(), OutOfMemory> {
         let (block, start) = with.pages.locate(page);
         let layout = with.image.reader.layout();
         let name = &layout.blocks()[block].name;
