@@ -105,6 +105,7 @@ fn an_error_of_a_file_is_the_failure_of_the_machine() {
     blocking::run(&mut machine, &mut io).unwrap();
     machine.outcome().unwrap();
     io.bad_at = Some(100);
+    io.output.clear();
     let mut machine = RevertMachine::new(revert_config(&io.image));
     blocking::run(&mut machine, &mut io).unwrap();
     let failure = machine.outcome().unwrap_err();
