@@ -8,6 +8,7 @@
 //! they complete, for the driver syncs the directory.
 
 use crate::rng::Rng;
+use crate::size::to_usize;
 use std::collections::BTreeMap;
 
 /// What the disk keeps or loses as one, in bytes.
@@ -106,7 +107,7 @@ impl SimFile {
         let mut sector = vec![0; SECTOR_BYTES];
         let start = at - at % SECTOR_BYTES as u64;
         self.read(start, &mut sector);
-        sector[usize::try_from(at - start).unwrap_or(0)] ^= 1 << (bit % 8);
+        sector[to_usize(at - start)] ^= 1 << (bit % 8);
         self.write(start, &sector);
         self.flush();
     }

@@ -18,6 +18,7 @@ pub mod explore;
 mod generate;
 pub mod real;
 mod rng;
+mod size;
 mod trace;
 mod world;
 

@@ -1,5 +1,6 @@
 //! Randomness from one seed.
 
+use crate::size::to_usize;
 /// A small generator (splitmix64): the same seed gives the same numbers everywhere.
 #[derive(Debug, Clone)]
 pub struct Rng(u64);
@@ -29,7 +30,7 @@ impl Rng {
 
     /// An index into something of this length, which is not 0.
     pub fn index(&mut self, length: usize) -> usize {
-        usize::try_from(self.below(length as u64)).unwrap_or(0)
+        to_usize(self.below(length as u64))
     }
 }
 

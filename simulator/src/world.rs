@@ -8,6 +8,7 @@ use crate::checks::{Violation, no_eternal_wait};
 use crate::destination::Destination;
 use crate::disk::SimFile;
 use crate::rng::Rng;
+use crate::size::to_usize;
 use crate::trace::Trace;
 use migration_stream::protocol::IncomingState;
 use snapshot_engine::machine::Piece;
@@ -118,7 +119,7 @@ impl World {
     pub fn new(seed: u64, image: Option<SimFile>, input: Vec<u8>, fault: Fault) -> Self {
         // Tiny pieces only where they do not mean millions of events.
         let tiny = if input.len() < 100_000 { 9 } else { 4099 };
-        let piece_bytes = [tiny, 70_000, 1 << 20][usize::try_from(seed % 3).unwrap_or(0)];
+        let piece_bytes = [tiny, 70_000, 1 << 20][to_usize(seed % 3)];
         Self {
             piece_bytes,
             seed,

@@ -1,6 +1,7 @@
 //! A set of numbers below a limit, one bit for each.
 
 use crate::memory::OutOfMemory;
+use crate::size::to_usize;
 use std::ops::Range;
 use zerocopy::FromZeros;
 
@@ -19,15 +20,15 @@ pub(crate) struct Bits {
 
 /// Chunk, word in it, and bit in that.
 fn place(number: u64) -> (usize, usize, u64) {
-    let chunk = usize::try_from(number / CHUNK_BITS).unwrap_or(usize::MAX);
-    let word = usize::try_from(number % CHUNK_BITS / 64).unwrap_or(0);
+    let chunk = to_usize(number / CHUNK_BITS);
+    let word = to_usize(number % CHUNK_BITS / 64);
     (chunk, word, 1 << (number % 64))
 }
 
 impl Bits {
     /// The empty set of numbers below `limit`.
     pub(crate) fn new(limit: u64) -> Result<Self, OutOfMemory> {
-        let count = usize::try_from(limit.div_ceil(CHUNK_BITS)).unwrap_or(usize::MAX);
+        let count = to_usize(limit.div_ceil(CHUNK_BITS));
         let mut chunks = Vec::new();
         chunks.try_reserve_exact(count).map_err(|_| OutOfMemory::new(WHAT, count))?;
         chunks.resize(count, None);

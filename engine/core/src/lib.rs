@@ -22,6 +22,7 @@ mod progress;
 mod ram_section;
 mod revert;
 mod save;
+mod size;
 mod steps;
 mod text;
 mod watch;

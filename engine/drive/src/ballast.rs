@@ -4,6 +4,7 @@
 //! that was "reserved by writing it" is not there if another program fills the disk meanwhile. The ballast lies behind the
 //! end of the image, belongs to it, and so goes with it if the process is killed.
 
+use crate::size::to_usize;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 use std::fs::File;
@@ -52,9 +53,9 @@ impl Ballast {
 
 /// Writes what cannot be compressed. The file is longer then, until the ballast is given back: `length` is its length without it.
 fn write_behind(file: &File, length: u64, bytes: u64) -> io::Result<()> {
-    let mut memory = vec![0; WRITE_BYTES + usize::try_from(BLOCK_BYTES).unwrap_or(0)];
+    let mut memory = vec![0; WRITE_BYTES + to_usize(BLOCK_BYTES)];
     // O_DIRECT wants it aligned.
-    let start = memory.as_ptr().align_offset(usize::try_from(BLOCK_BYTES).unwrap_or(1));
+    let start = memory.as_ptr().align_offset(to_usize(BLOCK_BYTES));
     let block = &mut memory[start..start + WRITE_BYTES];
     let mut filled = 0;
     while filled < block.len() {

@@ -146,7 +146,8 @@ pub(crate) fn run<M: Machine>(
 
 impl Run<'_> {
     fn now_ms(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+        let time = self.start.elapsed();
+        time.as_secs() * 1000 + u64::from(time.subsec_millis())
     }
 
     fn start(&mut self, action: Action) {

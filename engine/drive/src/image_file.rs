@@ -63,7 +63,7 @@ fn open(path: &Path, direct: bool, how: Use) -> Result<File, OpenError> {
     check_kind(path, std::fs::metadata(path).map_err(|error| fail(path, error))?.file_type())?;
     let flags = if direct { OFlags::DIRECT } else { OFlags::empty() };
     // Not blocking: a FIFO would wait for its other end before it could be refused.
-    let flags = i32::try_from((flags | OFlags::NONBLOCK).bits()).unwrap_or(0);
+    let flags = (flags | OFlags::NONBLOCK).bits().cast_signed();
     let mut options = OpenOptions::new();
     let file = options
         .read(true)

@@ -9,6 +9,7 @@ use crate::image_file::ImageFile;
 use crate::last_resort::{Guarded, has_destination, has_source, or_end};
 use crate::progress::Display;
 use crate::sidecar;
+use crate::size::to_usize;
 use crate::trace::Traced;
 use crate::wait::Signals;
 use clap::Parser;
@@ -112,7 +113,7 @@ fn save_config(cli: &Cli, uuid: [u8; 16], live: bool, can_answer: bool) -> SaveC
         live,
         can_answer,
         identity: Identity { uuid, created_unix_s },
-        memory_bytes: usize::try_from(cli.memory).unwrap_or(usize::MAX),
+        memory_bytes: to_usize(cli.memory),
         timeout_ms: cli.timeout.map(|seconds| seconds.saturating_mul(1000)),
     }
 }

@@ -23,6 +23,7 @@ mod new_file;
 mod progress;
 mod report;
 mod sidecar;
+mod size;
 mod small_pipe;
 mod trace;
 mod wait;

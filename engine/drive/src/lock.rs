@@ -41,14 +41,19 @@ impl Use {
     }
 }
 
-fn byte(at: i64, kind: libc::c_int) -> libc::flock {
-    libc::flock {
-        l_type: libc::c_short::try_from(kind).unwrap_or(0),
-        l_whence: libc::c_short::try_from(libc::SEEK_SET).unwrap_or(0),
-        l_start: at,
-        l_len: 1,
-        l_pid: 0,
-    }
+/// A constant of fcntl.h, which are `int`, for a field that is `short`.
+#[expect(clippy::cast_possible_truncation, reason = "asserted")]
+const fn short(value: libc::c_int) -> libc::c_short {
+    assert!(value as libc::c_short as libc::c_int == value);
+    value as libc::c_short
+}
+
+const READ_LOCK: libc::c_short = short(libc::F_RDLCK);
+const WRITE_LOCK: libc::c_short = short(libc::F_WRLCK);
+const UNLOCK: libc::c_short = short(libc::F_UNLCK);
+
+fn byte(at: i64, kind: libc::c_short) -> libc::flock {
+    libc::flock { l_type: kind, l_whence: const { short(libc::SEEK_SET) }, l_start: at, l_len: 1, l_pid: 0 }
 }
 
 /// Gives all locks back.
@@ -56,7 +61,7 @@ fn byte(at: i64, kind: libc::c_int) -> libc::flock {
 /// Closing the file does so too, but later than we are gone: the kernel may keep the file of an io_uring request open for
 /// some milliseconds after the process has ended, and who opens the image next would find it in use.
 pub(crate) fn unlock_image(file: &File) {
-    let mut all = byte(USED_BASE, libc::F_UNLCK);
+    let mut all = byte(USED_BASE, UNLOCK);
     all.l_len = 2 * (UNSHARED_BASE - USED_BASE);
     // Nothing to be done if it fails; the file is about to be closed.
     let _ = fcntl(file, FcntlArg::F_OFD_SETLK(&all));
@@ -88,18 +93,18 @@ const NAME_LOCK_PAUSE: Duration = Duration::from_millis(20);
 pub(crate) fn lock_name(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<NameLock> {
     let at = hash(name);
     for attempt in 0..NAME_LOCK_ATTEMPTS {
-        match fcntl(directory, FcntlArg::F_OFD_SETLK(&byte(at, libc::F_RDLCK))) {
+        match fcntl(directory, FcntlArg::F_OFD_SETLK(&byte(at, READ_LOCK))) {
             Ok(_) => {}
             // A file system on which only files can be locked.
             Err(_) => return Ok(NameLock::Impossible),
         }
-        let mut asked = byte(at, libc::F_WRLCK);
+        let mut asked = byte(at, WRITE_LOCK);
         match fcntl(directory, FcntlArg::F_OFD_GETLK(&mut asked)) {
             Err(_) => return Ok(NameLock::Impossible),
-            Ok(_) if libc::c_int::from(asked.l_type) == libc::F_UNLCK => return Ok(NameLock::Taken),
+            Ok(_) if asked.l_type == UNLOCK => return Ok(NameLock::Taken),
             Ok(_) => {}
         }
-        fcntl(directory, FcntlArg::F_OFD_SETLK(&byte(at, libc::F_UNLCK)))?;
+        fcntl(directory, FcntlArg::F_OFD_SETLK(&byte(at, UNLOCK)))?;
         if attempt + 1 < NAME_LOCK_ATTEMPTS {
             let mut random = [0];
             rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
@@ -114,7 +119,7 @@ fn hash(name: &[u8]) -> i64 {
     let hash = name.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
-    i64::try_from(hash >> 2).unwrap_or(0)
+    (hash >> 2).cast_signed()
 }
 
 /// Takes the locks for `how`, which last as long as the file is open, or until [`unlock_image`].
@@ -126,14 +131,14 @@ pub(crate) fn lock_image(file: &File, how: Use) -> io::Result<()> {
     let own = how.used().iter().map(|n| USED_BASE + i64::from(*n));
     let own = own.chain(how.unshared().iter().map(|n| UNSHARED_BASE + i64::from(*n)));
     for at in own {
-        fcntl(file, FcntlArg::F_OFD_SETLK(&byte(at, libc::F_RDLCK)))?;
+        fcntl(file, FcntlArg::F_OFD_SETLK(&byte(at, READ_LOCK)))?;
     }
     let others = how.used().iter().map(|n| UNSHARED_BASE + i64::from(*n));
     let others = others.chain(how.unshared().iter().map(|n| USED_BASE + i64::from(*n)));
     for at in others {
-        let mut asked = byte(at, libc::F_WRLCK);
+        let mut asked = byte(at, WRITE_LOCK);
         fcntl(file, FcntlArg::F_OFD_GETLK(&mut asked))?;
-        if libc::c_int::from(asked.l_type) != libc::F_UNLCK {
+        if asked.l_type != UNLOCK {
             return Err(io::Error::new(
                 io::ErrorKind::WouldBlock,
                 "another process uses it (a running QEMU, or a save or postcopy revert that is not over)",

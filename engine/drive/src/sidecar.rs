@@ -26,7 +26,7 @@ fn named(path: &Path, error: impl std::fmt::Display) -> io::Error {
 pub(crate) fn load(image: &Path) -> io::Result<Option<HotSet>> {
     let path = path(image, ".hot-set");
     // A FIFO would wait for a writer.
-    let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         file => file.map_err(|error| named(&path, error))?,

@@ -5,6 +5,7 @@
 //! the size all the time: it waits for the lock that the read holds (`pipe->mutex`, fs/pipe.c), and has it before the writer is
 //! awake. Where there is no processor for that thread, and the writer was faster, the pipe becomes as small as it can.
 
+use crate::size::to_usize;
 use rustix::pipe::{fcntl_getpipe_size, fcntl_setpipe_size};
 use std::collections::VecDeque;
 use std::io;
@@ -59,8 +60,7 @@ fn shrink(pipe: BorrowedFd<'_>, bytes: usize) -> bool {
 /// Takes what there is, without waiting for more, and asks for the size with the very next system call: the writer that this
 /// read wakes needs longer to arrive, even if it finds a processor at once.
 fn take(pipe: BorrowedFd<'_>, bytes: usize, place: &mut [u8]) -> io::Result<usize> {
-    let waiting = rustix::io::ioctl_fionread(pipe)?.min(place.len() as u64);
-    let waiting = usize::try_from(waiting).expect("no more than the place has");
+    let waiting = to_usize(rustix::io::ioctl_fionread(pipe)?).min(place.len());
     // The rest of this time slice may be too short for both calls.
     std::thread::yield_now();
     let length = rustix::io::read(pipe, &mut place[..waiting])?;

@@ -1,6 +1,7 @@
 //! The destination's RAM: what every page is worth.
 
 use crate::checks::{Fate, Violation, no_lost_page, no_page_twice, no_wrong_page};
+use crate::size::to_usize;
 use migration_stream::name_text;
 
 /// A target page.
@@ -58,7 +59,7 @@ impl Memory {
     }
 
     fn place(&self, block: usize, offset: u64) -> Result<usize, Violation> {
-        let page = usize::try_from(offset / self.page_bytes).unwrap_or(usize::MAX);
+        let page = to_usize(offset / self.page_bytes);
         if !offset.is_multiple_of(self.page_bytes) || page >= self.blocks[block].states.len() {
             return Err(self.violation(block, offset, "outside the block, or unaligned"));
         }
@@ -81,8 +82,8 @@ impl Memory {
 
     /// The page is zero in the snapshot.
     pub(super) fn is_zero(&self, block: usize, offset: u64) -> bool {
-        let pages = usize::try_from(self.blocks[block].host_page_bytes / self.page_bytes).unwrap_or(1);
-        let first = usize::try_from(offset / self.page_bytes).unwrap_or(usize::MAX);
+        let pages = to_usize(self.blocks[block].host_page_bytes / self.page_bytes);
+        let first = to_usize(offset / self.page_bytes);
         self.blocks[block].expected.iter().skip(first).take(pages).all(Option::is_none)
     }
 
@@ -132,7 +133,7 @@ impl Memory {
 
     /// Target pages of a host page.
     fn range(&self, (block, offset): (usize, u64)) -> std::ops::Range<usize> {
-        let pages = |bytes: u64| usize::try_from(bytes / self.page_bytes).unwrap_or(usize::MAX);
+        let pages = |bytes: u64| to_usize(bytes / self.page_bytes);
         pages(offset)..pages(offset + self.blocks[block].host_page_bytes)
     }
 
@@ -143,7 +144,7 @@ impl Memory {
         if length == 0 || !start.is_multiple_of(bytes) || !length.is_multiple_of(bytes) {
             return Err(self.violation(block, start, "a discard that is empty or unaligned"));
         }
-        for offset in (start..start + length).step_by(usize::try_from(self.page_bytes).unwrap_or(1)) {
+        for offset in (start..start + length).step_by(to_usize(self.page_bytes)) {
             let page = self.place(block, offset)?;
             self.blocks[block].states[page] = State::Missing;
         }
@@ -152,7 +153,7 @@ impl Memory {
 
     /// Whoever touches this byte has to wait.
     pub(super) fn is_missing(&self, block: usize, offset: u64) -> bool {
-        let page = usize::try_from(offset / self.page_bytes).unwrap_or(usize::MAX);
+        let page = to_usize(offset / self.page_bytes);
         matches!(self.blocks[block].states.get(page), Some(State::Missing | State::Partial))
     }
 
@@ -170,7 +171,7 @@ impl Memory {
 
     /// Whether target page number `page` of a block has arrived.
     pub(super) fn has(&self, block: usize, page: u64) -> bool {
-        let page = usize::try_from(page).unwrap_or(usize::MAX);
+        let page = to_usize(page);
         matches!(self.blocks[block].states.get(page), Some(State::Right | State::Old))
     }
 

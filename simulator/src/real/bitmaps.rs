@@ -8,6 +8,7 @@
 //!
 //! After a semantic error the unfinished bitmaps are dropped; what follows is parsed and not applied.
 
+use crate::size::to_usize;
 use migration_stream::{ChunkKind, DirtyBitmapChunk, name_text};
 use std::collections::BTreeMap;
 
@@ -53,7 +54,7 @@ impl Bitmap {
     #[must_use]
     pub fn new(disk_bytes: u64, granularity: u32, enabled: bool) -> Self {
         let count = disk_bytes.div_ceil(u64::from(granularity.max(1)));
-        let words = usize::try_from(count.div_ceil(64)).unwrap_or(0);
+        let words = to_usize(count.div_ceil(64));
         Self { granularity, bits: vec![0; words], count, enabled, loading: None }
     }
 

@@ -2,6 +2,7 @@
 
 use super::error::Error;
 use crate::rng::mix;
+use crate::size::to_usize;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -161,8 +162,8 @@ impl Faults {
     pub(super) fn piece(&self, at: u64, length: usize) -> usize {
         let limits = self.faults.iter().map(|fault| match fault {
             Fault::OneByte => 1,
-            Fault::Short => usize::try_from(1 + mix(at) % 97).unwrap_or(1),
-            Fault::CloseAt(end) => usize::try_from(end.saturating_sub(at)).unwrap_or(usize::MAX),
+            Fault::Short => to_usize(1 + mix(at) % 97),
+            Fault::CloseAt(end) => to_usize(end.saturating_sub(at)),
             _ => usize::MAX,
         });
         limits.fold(length, usize::min)

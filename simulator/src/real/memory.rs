@@ -1,5 +1,6 @@
 //! The RAM of a VM: named blocks of real memory, with a log of what was written.
 
+use crate::size::to_usize;
 use background_snapshot::{Backing, Mapping, Region};
 use std::io;
 use std::os::fd::AsFd;
@@ -125,7 +126,7 @@ impl GuestMemory {
         assert!(page < self.pages, "page {page} of {}", self.pages);
         let block = self.blocks.partition_point(|block| block.first_page <= page) - 1;
         let offset = (page - self.blocks[block].first_page) * TARGET_PAGE_BYTES as u64;
-        (block, usize::try_from(offset).unwrap_or(usize::MAX))
+        (block, to_usize(offset))
     }
 
     /// The page at an offset in a block.

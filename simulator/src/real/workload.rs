@@ -1,6 +1,7 @@
 //! What a guest touches, and in which order.
 
 use crate::rng::{Rng, mix};
+use crate::size::to_usize;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -65,7 +66,7 @@ impl Workload {
             Self::HotCold => rng.below(pages),
             Self::Trace(trace) => {
                 let length = trace.len() as u64;
-                let index = usize::try_from((count * threads + thread) % length).unwrap_or(0);
+                let index = to_usize((count * threads + thread) % length);
                 trace[index] % pages
             }
         })

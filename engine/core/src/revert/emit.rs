@@ -6,6 +6,7 @@ use super::{FIRMWARE_BLOCK_BYTES, wrong};
 use crate::failure::Failure;
 use crate::machine::{Body, Header, Lane};
 use crate::pool::{BufferId, Pool};
+use crate::size::to_usize;
 use crate::zero::is_zero;
 use migration_stream::{
     SectionId, put_end_of_section, put_page_header, put_section_footer, put_section_part, put_zero_page,
@@ -124,7 +125,7 @@ impl Emitter {
         let mut present = slice.present.iter().peekable();
         for at in 0..slice.pages {
             let offset = slice.offset + at * self.page_bytes as u64;
-            let page = present.next_if(|page| u64::from(page.at) == at);
+            let page = present.next_if(|page| page.at == at);
             let body = page.zip(slice.buffer).and_then(|(page, buffer)| self.body(page, buffer, pool));
             if body.is_some() || send_zeros {
                 self.page(Lane::Main, (slice.block, &block.name), offset, body, output);
@@ -137,7 +138,7 @@ impl Emitter {
     /// The page's place in the buffer; none if it turns out to be zero, which only an image without a page index can
     /// leave open.
     pub(crate) fn body(&self, page: &SlicePage, buffer: BufferId, pool: &Pool) -> Option<Body> {
-        let start = page.at as usize * self.page_bytes;
+        let start = to_usize(page.at) * self.page_bytes;
         let range = start..start + self.page_bytes;
         let zero = page.checksum.is_none() && is_zero(&pool.bytes(buffer)[range.clone()]);
         (!zero).then_some(Body { buffer, range })
@@ -153,7 +154,7 @@ pub(crate) fn verify(
     pool: &Pool,
 ) -> Result<(), Failure> {
     let page_bytes = layout.page_size() as usize;
-    let start = page.at as usize * page_bytes;
-    let present = PresentPage { page: first_page + u64::from(page.at), checksum: page.checksum };
+    let start = to_usize(page.at) * page_bytes;
+    let present = PresentPage { page: first_page + page.at, checksum: page.checksum };
     layout.verify_page(&present, &pool.bytes(buffer)[start..start + page_bytes]).map_err(wrong)
 }

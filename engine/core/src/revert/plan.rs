@@ -5,6 +5,7 @@ use crate::ids::Ids;
 use crate::machine::{Action, IoId, Piece};
 use crate::memory::OutOfMemory;
 use crate::pool::{BUFFER_ALIGNMENT_BYTES, Pool};
+use crate::size::to_usize;
 use snapshot_image::{GuestOffset, HostOffset, ImageError, Lookup, SnapshotReader};
 use std::ops::Range;
 
@@ -71,18 +72,13 @@ impl Plan {
         }
         slice.present = present
             .iter()
-            .map(|page| SlicePage {
-                at: u32::try_from(page.page - first_page).unwrap_or(u32::MAX),
-                checksum: page.checksum,
-            })
+            .map(|page| SlicePage { at: page.page - first_page, checksum: page.checksum })
             .collect();
         let pieces = match pieces(&slice.present, page_bytes, guest, reader)? {
             Lookup::Need(at, length) => return Ok(Planned::Need(at, length)),
             Lookup::Ready(pieces) => pieces,
         };
-        let buffer_bytes = usize::try_from(pages * page_bytes)
-            .unwrap_or(usize::MAX)
-            .next_multiple_of(BUFFER_ALIGNMENT_BYTES);
+        let buffer_bytes = to_usize(pages * page_bytes).next_multiple_of(BUFFER_ALIGNMENT_BYTES);
         let buffer = match pool.take(buffer_bytes) {
             Ok(buffer) => buffer,
             Err(error) => return Ok(Planned::NoMemory(error)),
@@ -130,7 +126,7 @@ pub(crate) fn pieces(
     let align = BUFFER_ALIGNMENT_BYTES as u64;
     let mut runs: Vec<Range<u64>> = Vec::new();
     for page in present {
-        let start = u64::from(page.at) * page_bytes;
+        let start = page.at * page_bytes;
         let (start, end) = (start - start % align, (start + page_bytes).next_multiple_of(align));
         match runs.last_mut() {
             Some(run) if start <= run.end + GAP_BYTES => run.end = end,
@@ -145,8 +141,8 @@ pub(crate) fn pieces(
         };
         for extent in extents {
             let Some(host) = extent.host else { continue };
-            let start = usize::try_from(extent.guest.0 - guest.0).unwrap_or(usize::MAX);
-            let range = start..start + usize::try_from(extent.length).unwrap_or(usize::MAX);
+            let start = to_usize(extent.guest.0 - guest.0);
+            let range = start..start + to_usize(extent.length);
             match pieces.last_mut() {
                 Some(last)
                     if last.range.end == range.start && last.at.0 + (last.range.len() as u64) == host.0 =>

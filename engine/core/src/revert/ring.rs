@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SlicePage {
     /// Its place in the slice, in pages.
-    pub(crate) at: u32,
+    pub(crate) at: u64,
     /// Its checksum, where the image has them.
     pub(crate) checksum: Option<u32>,
 }

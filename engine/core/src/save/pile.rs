@@ -10,6 +10,7 @@
 
 use super::intake::INPUT_BYTES;
 use crate::machine::Action;
+use crate::size::to_usize;
 use std::ops::RangeInclusive;
 
 /// What may pile up for each page that is still to come. Even a zero page is 9 bytes, so there is room for a read that has just
@@ -40,7 +41,7 @@ impl Pile {
 
     /// As much as can be when so many pages are still to come, none of which we have seen.
     pub(super) fn before(&mut self, pages: u64) -> Option<Action> {
-        let room = usize::try_from(pages.saturating_mul(BYTES_A_PAGE)).unwrap_or(usize::MAX);
+        let room = to_usize(pages.saturating_mul(BYTES_A_PAGE));
         // A power of two, as pipes have it.
         self.limit(1 << room.clamp(*BYTES.start(), *BYTES.end()).ilog2())
     }

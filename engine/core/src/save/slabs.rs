@@ -13,6 +13,7 @@ use crate::ids::Ids;
 use crate::machine::{Action, IoId, Piece};
 use crate::memory::OutOfMemory;
 use crate::pool::{BUFFER_ALIGNMENT_BYTES, BufferId, Pool};
+use crate::size::to_usize;
 use snapshot_image::{GuestOffset, HostOffset, ImageError, PageIndex, SnapshotWriter};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -107,9 +108,7 @@ impl Slabs {
             slab_bytes,
             page_bytes: page_bytes as usize,
             cluster_bytes,
-            limit: usize::try_from((memory_bytes / SLAB_PART) as u64 / slab_bytes)
-                .unwrap_or(usize::MAX)
-                .max(4),
+            limit: to_usize((memory_bytes / SLAB_PART) as u64 / slab_bytes).max(4),
             cached: BTreeMap::new(),
             stage: Stage::new(page_bytes as usize, memory_bytes - memory_bytes / SLAB_PART),
             walk: GuestOffset(0),
@@ -123,7 +122,7 @@ impl Slabs {
 
     fn slab_len(&self) -> usize {
         // A slab is a few MiB at the most.
-        usize::try_from(self.slab_bytes).unwrap_or(usize::MAX)
+        to_usize(self.slab_bytes)
     }
 
     fn is_on_disk(&self, slab: u64) -> bool {
@@ -150,7 +149,7 @@ impl Slabs {
         content: bool,
     ) -> Result<Place, OutOfMemory> {
         let number = guest.0 / self.slab_bytes;
-        let start = usize::try_from(guest.0 % self.slab_bytes).unwrap_or(0);
+        let start = to_usize(guest.0 % self.slab_bytes);
         let range = start..start + self.page_bytes;
         let page = start / self.page_bytes;
         self.clock += 1;
@@ -245,7 +244,7 @@ impl Slabs {
     /// The page at `guest` has been put into its place.
     pub(crate) fn stored(&mut self, guest: GuestOffset) {
         let number = guest.0 / self.slab_bytes;
-        let page = usize::try_from(guest.0 % self.slab_bytes).unwrap_or(0) / self.page_bytes;
+        let page = to_usize(guest.0 % self.slab_bytes) / self.page_bytes;
         let pages = self.slab_len() / self.page_bytes;
         if let Some(slab) = self.cached.get_mut(&number) {
             slab.valid.insert(page);
@@ -397,7 +396,7 @@ fn pieces(
         while start < run.end {
             let guest = slab_start + start as u64;
             let in_cluster = guest % cluster_bytes;
-            let end = run.end.min(start + usize::try_from(cluster_bytes - in_cluster).unwrap_or(usize::MAX));
+            let end = run.end.min(start + to_usize(cluster_bytes - in_cluster));
             let at = HostOffset(writer.host(GuestOffset(guest - in_cluster))?.0 + in_cluster);
             match pieces.last_mut() {
                 Some(last) if last.range.end == start && last.at.0 + (last.range.len() as u64) == at.0 => {

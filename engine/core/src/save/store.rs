@@ -7,6 +7,7 @@ use crate::ids::Ids;
 use crate::machine::{Action, IoId};
 use crate::memory::OutOfMemory;
 use crate::pool::{BufferId, Pool};
+use crate::size::to_usize;
 use crate::zero::is_zero;
 use migration_stream::{Error, ErrorKind, Page, PageContent, compressed, xbzrle};
 use snapshot_image::{
@@ -134,8 +135,7 @@ impl Store {
 
     /// Memory that the VM state's place and the image's tables take while they are written, at the most.
     pub(crate) fn reserve_bytes(&self, leader: &Leader) -> usize {
-        let tables =
-            usize::try_from(self.layout.total_bytes() / self.writer.cluster_size()).unwrap_or(usize::MAX);
+        let tables = to_usize(self.layout.total_bytes() / self.writer.cluster_size());
         // Written as one area, and cut into writes; an entry of 8 bytes a cluster, and what refers to a leaf of checksums.
         2 * (leader.length() + FIRST_CAPACITY) + tables.saturating_mul(16) + MORE_BYTES
     }

@@ -12,6 +12,7 @@ use super::target::Way;
 use crate::failure::Failure;
 use crate::memory;
 use crate::pool::Pool;
+use crate::size::to_usize;
 use snapshot_image::Reserved;
 
 /// Memory that verifying a tail takes, for each of its bytes.
@@ -64,7 +65,7 @@ impl TakingTail {
             return Ok(Taken::Whole);
         }
         if let Some(capacity) = self.tail.missing_capacity() {
-            memory::probe(usize::try_from(capacity).unwrap_or(usize::MAX), "room for the device sections")?;
+            memory::probe(to_usize(capacity), "room for the device sections")?;
             self.tail.capacity = capacity;
             job.steps.start(self.reserved.grow_tail(capacity).map_err(could_not)?);
             return Ok(Taken::On);

@@ -127,13 +127,14 @@ impl Native {
             data: call.name,
             opcode,
             // Descriptors of open files are not negative.
-            file: u32::try_from(call.file).unwrap_or(u32::MAX),
+            file: call.file.cast_unsigned(),
             address: call.address.expose_provenance() as u64,
             // The kernel refuses a flush that names bytes; its request has none.
             length_bytes: u64::from(call.length),
-            offset: i64::try_from(call.at).unwrap_or(i64::MAX),
+            // The kernel refuses a place behind 2^63.
+            offset: call.at.cast_signed(),
             flags: IOCB_FLAG_RESFD,
-            event_fd: u32::try_from(self.signal.as_raw_fd()).unwrap_or(u32::MAX),
+            event_fd: self.signal.as_raw_fd().cast_unsigned(),
             ..ControlBlock::default()
         }
     }

@@ -168,7 +168,7 @@ fn try_out(ring: &mut IoUring) -> io::Result<()> {
 /// Carries a request out here and now that the kernel has given back: it needs a thread for one that blocks, and none may be
 /// made for this user any more (`RLIMIT_NPROC`). Returns what the kernel would have answered.
 fn carry_out(call: &Call) -> i64 {
-    let (length, at) = (call.length as usize, i64::try_from(call.at).unwrap_or(i64::MAX));
+    let (length, at) = (call.length as usize, call.at.cast_signed());
     let done = match call.kind {
         // SAFETY: The kernel has answered the request, so it has let go of its bytes; `Call` promises that `length` bytes are
         // valid and touched by no one else until this answer is reported, and the operation keeps the file open.

@@ -7,6 +7,7 @@ use crate::real::error::Error;
 use crate::real::faults::Faults;
 use crate::real::memory::TARGET_PAGE_BYTES;
 use crate::real::stream::{End, Flow, RecordStream};
+use crate::size::to_usize;
 use migration_stream::protocol::OutOfOrder;
 use migration_stream::{Command, Page, PageContent, Record, name_text};
 use std::sync::Mutex;
@@ -53,7 +54,7 @@ impl Assembly {
         at: u64,
     ) -> Result<(), Error> {
         let known = &shared.memory.blocks()[block];
-        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        let offset = to_usize(offset);
         if known.host_page == TARGET_PAGE_BYTES && self.current.is_none() {
             return shared.place(block, offset, data, at);
         }

@@ -10,6 +10,7 @@ use crate::real::devices::sections_checksum;
 use crate::real::error::{Error, at};
 use crate::real::memory::{GuestMemory, TARGET_PAGE_BYTES, is_zero};
 use crate::real::stream::{End, Flow, Leader, RecordStream};
+use crate::size::to_usize;
 use migration_stream::protocol::Incoming;
 use migration_stream::{
     BlockList, Command, DiscardRange, Error as StreamError, ErrorKind, PostcopyAdvise, Record, name_text,
@@ -118,7 +119,7 @@ impl<'a> Loader<'a> {
     fn blocks(&mut self, list: &BlockList) -> Result<(), Error> {
         let mut memory = GuestMemory::new();
         for block in &list.blocks {
-            let host_page = usize::try_from(block.host_page_size.unwrap_or(0)).unwrap_or(usize::MAX);
+            let host_page = to_usize(block.host_page_size.unwrap_or(0));
             let host_page = host_page.max(self.config.host_page);
             let added = memory.add(&block.idstr, block.used_length, self.config.memory, host_page);
             added.map_err(at("memory of a RAM block"))?;
@@ -143,7 +144,7 @@ impl<'a> Loader<'a> {
         self.page_records += 1;
         let shared = self.shared(at)?;
         let memory = &shared.memory;
-        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        let offset = to_usize(offset);
         let page = memory.page_at(block, offset);
         let mut data = [0; TARGET_PAGE_BYTES];
         // Reading also maps a page where none was: a zero page that has arrived must not be missing later.

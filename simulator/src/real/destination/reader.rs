@@ -6,6 +6,7 @@ use crate::real::guest::histogram;
 use crate::real::memory::TARGET_PAGE_BYTES;
 use crate::real::vcpus::Access;
 use crate::rng::Rng;
+use crate::size::to_usize;
 use hdrhistogram::Histogram;
 use migration_stream::name_text;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,10 +44,7 @@ impl Reader {
         let expected = digest.map(|digest| {
             let blocks = shared.memory.blocks().iter();
             let page = |name: &[u8], number: u64| {
-                digest.page(
-                    name,
-                    usize::try_from(number).unwrap_or(usize::MAX).saturating_mul(TARGET_PAGE_BYTES),
-                )
+                digest.page(name, to_usize(number).saturating_mul(TARGET_PAGE_BYTES))
             };
             blocks.flat_map(|block| (0..block.pages()).map(|number| page(&block.name, number))).collect()
         });

@@ -5,6 +5,7 @@ use crate::real::channel::Breaker;
 use crate::real::error::{Error, at};
 use crate::real::guest::histogram;
 use crate::real::memory::{GuestMemory, TARGET_PAGE_BYTES};
+use crate::size::to_usize;
 use background_snapshot::{Region, Userfault};
 use hdrhistogram::Histogram;
 use migration_stream::name_text;
@@ -25,12 +26,12 @@ pub(super) struct PageBits(Box<[AtomicU64]>);
 
 impl PageBits {
     pub(super) fn new(pages: u64) -> Self {
-        let words = usize::try_from(pages.div_ceil(64)).unwrap_or(0);
+        let words = to_usize(pages.div_ceil(64));
         Self((0..words).map(|_| AtomicU64::new(0)).collect())
     }
 
     fn word(&self, page: u64) -> (&AtomicU64, u64) {
-        (&self.0[usize::try_from(page / 64).unwrap_or(usize::MAX)], 1 << (page % 64))
+        (&self.0[to_usize(page / 64)], 1 << (page % 64))
     }
 
     pub(super) fn has(&self, page: u64) -> bool {

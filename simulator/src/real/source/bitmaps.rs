@@ -2,6 +2,7 @@
 
 use super::wire::{BITMAPS, footer};
 use crate::rng::{Rng, mix};
+use crate::size::to_usize;
 use migration_stream::{
     ChunkKind, DirtyBitmapChunk, put_dirty_bitmap_chunk, put_section_end, put_section_part,
 };
@@ -97,10 +98,10 @@ fn put_chunks(out: &mut Vec<u8>, bitmap: &SourceBitmap) {
     let mut first = 0;
     while first < bitmap.bits() {
         let end = (first + bits_per_chunk).min(bitmap.bits());
-        let bytes = usize::try_from((end - first).div_ceil(8).next_multiple_of(32)).unwrap_or(0);
+        let bytes = to_usize((end - first).div_ceil(8).next_multiple_of(32));
         let mut bits = vec![0u8; bytes];
         for number in (first..end).filter(|&number| bitmap.bit(number)) {
-            bits[usize::try_from((number - first) / 8).unwrap_or(0)] |= 1 << ((number - first) % 8);
+            bits[to_usize((number - first) / 8)] |= 1 << ((number - first) % 8);
         }
         let set = bits.iter().any(|&byte| byte != 0);
         let sectors = (end * sectors_per_bit).min(disk_sectors) - first * sectors_per_bit;

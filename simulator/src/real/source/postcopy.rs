@@ -14,6 +14,7 @@ use crate::real::devices::Devices;
 use crate::real::error::{Error, at};
 use crate::real::faults::{Fault, Faults};
 use crate::real::memory::{GuestMemory, TARGET_PAGE_BYTES};
+use crate::size::to_usize;
 use migration_stream::{Command, DiscardRange, QEMU_VM_EOF, put_command};
 use std::io;
 use std::sync::Arc;
@@ -112,7 +113,7 @@ impl Source<'_> {
         (0..sent.blocks()).for_each(|block| drop(memory.take_dirty(block)));
         for block in 0..sent.blocks() {
             let count = sent.pages(block) as u64 * percent.min(100) / 100;
-            for page in 0..usize::try_from(count).unwrap_or(0) {
+            for page in 0..to_usize(count) {
                 send_pages(sender, &memory, block, target_pages(&memory, block, page))?;
                 sent.set(block, page, true);
             }

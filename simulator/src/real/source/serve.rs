@@ -3,6 +3,7 @@
 use crate::real::channel::Input;
 use crate::real::error::{Error, at};
 use crate::real::memory::{GuestMemory, TARGET_PAGE_BYTES};
+use crate::size::to_usize;
 use migration_stream::name_text;
 use migration_stream::protocol::ReceivedBitmap;
 use migration_stream::return_path::{ReturnPathMessage, return_path_message};
@@ -227,7 +228,7 @@ fn requested(
     }
     let end = start.checked_add(u64::from(length)).filter(|&end| end <= used);
     let end = end.ok_or_else(|| wrong(&format!("the block has {used} bytes")))?;
-    let number = |bytes: u64| usize::try_from(bytes / page).unwrap_or(usize::MAX);
+    let number = |bytes: u64| to_usize(bytes / page);
     Ok(number(start)..number(end))
 }
 

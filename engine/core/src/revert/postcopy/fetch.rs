@@ -11,6 +11,7 @@ use crate::revert::metadata::Image;
 use crate::revert::plan::pieces;
 use crate::revert::ring::SlicePage;
 use crate::revert::wrong;
+use crate::size::to_usize;
 use snapshot_image::{HostOffset, Lookup, PresentPage};
 use std::collections::VecDeque;
 
@@ -89,17 +90,14 @@ pub(crate) fn look(
     let present: Vec<SlicePage> = found
         .iter()
         .filter(|page| wanted.binary_search(&host_page(page)).is_ok())
-        .map(|page| SlicePage {
-            at: u32::try_from(page.page - base).unwrap_or(u32::MAX),
-            checksum: page.checksum,
-        })
+        .map(|page| SlicePage { at: page.page - base, checksum: page.checksum })
         .collect();
     let guest = snapshot_image::GuestOffset(start_guest.0 + skipped);
     let pieces = match pieces(&present, page_bytes, guest, &mut image.reader).map_err(wrong)? {
         Lookup::Need(at, length) => return Ok(Looked::Need(at, length)),
         Lookup::Ready(pieces) => pieces,
     };
-    let buffer = pool.take(usize::try_from((last.0 - first.0 + 1) * bytes).unwrap_or(usize::MAX))?;
+    let buffer = pool.take(to_usize((last.0 - first.0 + 1) * bytes))?;
     for page in &wanted {
         claimed.insert(page.0)?;
     }
@@ -185,11 +183,11 @@ impl Fetch {
         let name = &layout.blocks()[block].name;
         let base = layout.page(layout.guest(self.block, self.offset));
         let in_host_page = pages.of_block(block).bytes / page_bytes;
-        let first = u32::try_from((start - self.offset) / page_bytes).unwrap_or(u32::MAX);
+        let first = (start - self.offset) / page_bytes;
         let from = self.present.partition_point(|page| page.at < first);
         let mut present = self.present[from..].iter().peekable();
         for number in 0..in_host_page {
-            let found = present.next_if(|page| u64::from(page.at) == u64::from(first) + number);
+            let found = present.next_if(|page| page.at == first + number);
             if let Some(page) = found {
                 verify(page, base, self.buffer, layout, with.pool)?;
             }

@@ -91,7 +91,7 @@ impl HotSet {
         }
         let be = |bytes: &[u8]| bytes.iter().fold(0u64, |value, byte| value << 8 | u64::from(*byte));
         let runs = chunks.map(|run| Run {
-            block: u32::try_from(be(&run[..4])).unwrap_or(u32::MAX),
+            block: run[..4].iter().fold(0, |value, byte| value << 8 | u32::from(*byte)),
             offset: be(&run[4..12]),
             length: be(&run[12..]),
         });

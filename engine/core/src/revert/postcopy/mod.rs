@@ -425,7 +425,9 @@ impl Postcopy {
             record.seen.insert(page)?;
             let (block, offset) = self.pages.locate(HostPage(page));
             let length = self.pages.of_block(block).bytes;
-            record.hot.add(u32::try_from(block).unwrap_or(u32::MAX), offset, length);
+            // A block list has far fewer.
+            let Ok(block) = u32::try_from(block) else { return Ok(()) };
+            record.hot.add(block, offset, length);
             at = page + 1;
         }
         Ok(())

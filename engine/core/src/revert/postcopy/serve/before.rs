@@ -28,8 +28,8 @@ impl Serve {
         self.share_pages = match percent {
             100.. => u64::MAX,
             percent => {
-                let share = u128::from(self.nonzero_pages) * u128::from(percent);
-                u64::try_from(share.div_ceil(100)).unwrap_or(u64::MAX)
+                let (hundreds, rest) = (self.nonzero_pages / 100, self.nonzero_pages % 100);
+                hundreds * u64::from(percent) + (rest * u64::from(percent)).div_ceil(100)
             }
         };
         for run in hot.iter().flat_map(|hot| &hot.runs) {
