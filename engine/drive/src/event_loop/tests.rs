@@ -1,10 +1,12 @@
 use super::*;
 use crate::block_options::{Aio, ImageSpec};
 use crate::channel::Uri;
-use snapshot_engine::machine::Piece;
+use crate::event_loop::input::{IDLE_DELAY, idle_delay};
+use snapshot_engine::Lane;
+use snapshot_engine::machine::{Body, Header, Piece};
 use snapshot_image::HostOffset;
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::thread::JoinHandle;
 
@@ -234,16 +236,16 @@ fn input_pipe_is_resized_when_that_is_possible() {
 
 #[test]
 fn the_more_can_pile_up_the_more_a_read_waits_for() {
-    let shortest = Some(LEAVE_ALONE.start);
+    let shortest = Some(IDLE_DELAY.start);
     for (last, bytes, most, expected) in [
         (None, 20_000, 1 << 16, shortest),
         (None, 40_000, 1 << 16, None),
         (shortest, 20_000, 1 << 16, shortest),
         (shortest, 20_000, 1 << 18, shortest.map(|time| 2 * time)),
         (shortest, 40_000, 1 << 16, None),
-        (Some(LEAVE_ALONE.end), 20_000, 1 << 20, Some(LEAVE_ALONE.end)),
+        (Some(IDLE_DELAY.end), 20_000, 1 << 20, Some(IDLE_DELAY.end)),
     ] {
-        assert_eq!(leave_alone(last, bytes, most), expected, "{last:?}, {bytes} of {most}");
+        assert_eq!(idle_delay(last, bytes, most), expected, "{last:?}, {bytes} of {most}");
     }
 }
 
