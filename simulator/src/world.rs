@@ -4,6 +4,8 @@
 //! machine breaks is a panic that names the event. Operations complete in an order of the seed's;
 //! input comes and output goes in pieces of any size; and a [`Fault`] may strike at any action.
 
+mod disk_actions;
+
 use crate::checks::{Violation, no_eternal_wait};
 use crate::destination::Destination;
 use crate::disk::SimFile;
@@ -11,7 +13,6 @@ use crate::rng::Rng;
 use crate::size::to_usize;
 use crate::trace::Trace;
 use migration_stream::protocol::IncomingState;
-use snapshot_engine::machine::Piece;
 use snapshot_engine::{Action, Buffer, BufferId, Completed, Event, IoError, IoId, Lane, Machine, Pool};
 use std::collections::VecDeque;
 use std::io::Read;
@@ -101,8 +102,22 @@ pub struct World {
     wake: Option<u64>,
 }
 
-/// The choice of what happens next that means the clock.
-const CLOCK: usize = 6;
+/// What can happen next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Choice {
+    /// An operation of the disk ends.
+    Complete,
+    /// Output leaves.
+    Leave(Lane),
+    /// Input arrives, or ends.
+    Input,
+    /// The destination answers.
+    Answer,
+    /// The destination's guest or loader goes on.
+    Destination,
+    /// The time comes for which the machine waits.
+    Clock,
+}
 
 /// Sent by the machine, not taken by the peer.
 type Unsent = [VecDeque<u8>; 2];
@@ -238,18 +253,20 @@ impl World {
     ) {
         let answering = !self.answers_ended
             && self.destination.as_mut().is_some_and(|it| !it.answers().is_empty() || it.is_done());
+        // Seeds mean what they mean by this order.
         let choices = [
-            !pending.is_empty(),
-            !unsent[0].is_empty(),
-            reading.is_some(),
-            !unsent[1].is_empty(),
-            answering,
-            self.destination.as_ref().is_some_and(Destination::can_step),
+            (!pending.is_empty(), Choice::Complete),
+            (!unsent[0].is_empty(), Choice::Leave(Lane::Main)),
+            (reading.is_some(), Choice::Input),
+            (!unsent[1].is_empty(), Choice::Leave(Lane::Preempt)),
+            (answering, Choice::Answer),
+            (self.destination.as_ref().is_some_and(Destination::can_step), Choice::Destination),
         ];
-        let mut possible: Vec<usize> = (0..choices.len()).filter(|&choice| choices[choice]).collect();
+        let mut possible: Vec<Choice> =
+            choices.into_iter().filter(|(possible, _)| *possible).map(|(_, choice)| choice).collect();
         // Time passes when nothing else happens.
         if possible.is_empty() && self.wake.is_some() {
-            possible.push(CLOCK);
+            possible.push(Choice::Clock);
         }
         let who = || {
             let destination = self.destination.as_ref().map(Destination::describe);
@@ -260,25 +277,24 @@ impl World {
             return;
         }
         match possible[self.rng.index(possible.len())] {
-            0 => {
+            Choice::Complete => {
                 let Pending { id, buffer, result } = pending.swap_remove(self.rng.index(pending.len()));
                 if let Some((name, buffer)) = buffer {
                     pool.give_back(name, buffer);
                 }
                 machine.handle(Event::Done { id, result }, pool);
             }
-            1 => self.output_leaves(Lane::Main, machine, pool, unsent),
-            3 => self.output_leaves(Lane::Preempt, machine, pool, unsent),
-            4 => self.answer(machine, pool),
-            CLOCK => {
+            Choice::Leave(lane) => self.output_leaves(lane, machine, pool, unsent),
+            Choice::Answer => self.answer(machine, pool),
+            Choice::Clock => {
                 self.now_ms = self.wake.take().unwrap_or(0).max(self.now_ms);
                 machine.handle(Event::Tick { now_ms: self.now_ms }, pool);
             }
-            5 => {
+            Choice::Destination => {
                 let stepped = self.destination.as_mut().map_or(Ok(()), Destination::step);
                 self.violation = stepped.err();
             }
-            _ => {
+            Choice::Input => {
                 let Some((buffer, range)) = reading.take() else { return };
                 if self.input.is_empty() {
                     assert!(!self.input_ended, "event {event}: read behind the end of the input");
@@ -354,128 +370,6 @@ impl World {
         machine.handle(Event::Answer(&bytes), pool);
     }
 
-    fn file(&mut self) -> &mut SimFile {
-        self.temporary.as_mut().or(self.image.as_mut()).expect("an operation on a file that is not there")
-    }
-
-    /// Carries out a disk action at once; its completion comes later.
-    fn disk_action(&mut self, action: Action, pool: &mut Pool) -> Pending {
-        let at = self.actions - 1;
-        let dead = matches!(self.fault, Fault::Dead(from) if from <= at);
-        let failing = dead || self.fault == Fault::Error(at);
-        let torn = self.fault == Fault::Torn(at);
-        let full = matches!(self.fault, Fault::Full(from) if from <= at);
-        if full && self.full_at.is_none() {
-            self.full_at = Some(self.temporary.as_ref().or(self.image.as_ref()).map_or(0, SimFile::length));
-        }
-        let eio = || Err(IoError::from_raw_os_error(5));
-        let enospc = || Err(IoError::from_raw_os_error(28));
-        let plain = Ok(Completed::Plain);
-        let pending = |id, buffer, result| Pending { id, buffer, result };
-        match action {
-            Action::Read { id, buffer, pieces } => {
-                check_pieces(&pieces);
-                let mut lent = pool.lend(buffer);
-                for piece in &pieces {
-                    self.file().read(piece.at.0, &mut lent.bytes_mut()[piece.range.clone()]);
-                }
-                pending(id, Some((buffer, lent)), if failing || torn { eio() } else { plain })
-            }
-            Action::Write { id, buffer, pieces } => {
-                check_pieces(&pieces);
-                let lent = pool.lend(buffer);
-                let limit = self.full_at;
-                let mut result = if failing || torn { eio() } else { plain };
-                let done = if failing {
-                    0
-                } else if torn {
-                    pieces.len() / 2
-                } else {
-                    pieces.len()
-                };
-                for piece in &pieces[..done] {
-                    let bytes = &lent.bytes()[piece.range.clone()];
-                    let length = bytes.len() as u64;
-                    let fits = match limit {
-                        None => true,
-                        Some(_) if self.copy_on_write => length <= self.given_back,
-                        Some(limit) => piece.at.0 + length <= limit,
-                    };
-                    if !fits {
-                        result = enospc();
-                        break;
-                    }
-                    self.given_back = self.given_back.saturating_sub(length);
-                    self.file().write(piece.at.0, bytes);
-                }
-                pending(id, Some((buffer, lent)), result)
-            }
-            Action::SetLength { id, length_bytes } => {
-                if failing || torn {
-                    return pending(id, None, eio());
-                }
-                // A file becomes longer on a full disk, too: it is its content that needs space.
-                self.file().set_length(length_bytes);
-                pending(id, None, plain)
-            }
-            Action::Flush { id } => {
-                if failing || torn {
-                    return pending(id, None, eio());
-                }
-                self.file().flush();
-                pending(id, None, plain)
-            }
-            Action::NextData { id, from } => {
-                let data = self.file().next_data(from.0);
-                pending(id, None, if failing { eio() } else { Ok(Completed::Data(data)) })
-            }
-            Action::CreateTemporary { id } => {
-                if failing {
-                    return pending(id, None, eio());
-                }
-                self.temporary = Some(SimFile::default());
-                pending(id, None, plain)
-            }
-            Action::Ballast { id, bytes } => {
-                if failing || torn {
-                    return pending(id, None, eio());
-                }
-                if self.full_at.is_some() {
-                    if bytes > self.ballast {
-                        return pending(id, None, enospc());
-                    }
-                    self.given_back += self.ballast - bytes;
-                }
-                self.ballast = bytes;
-                self.given_back_at = (bytes == 0).then_some(at);
-                pending(id, None, plain)
-            }
-            Action::ProbeReplace { id } => {
-                self.claimed_at = Some(at);
-                pending(id, None, if failing || torn { eio() } else { plain })
-            }
-            // Torn: the name is there, the directory could not be synced, and the name could not be
-            // taken away.
-            Action::Link { id } | Action::Replace { id } => {
-                if failing {
-                    return pending(id, None, eio());
-                }
-                self.claimed_at.get_or_insert(at);
-                self.image = self.temporary.take();
-                pending(id, None, if torn { eio() } else { plain })
-            }
-            Action::Unlink { id } => {
-                if failing || torn {
-                    return pending(id, None, eio());
-                }
-                // What is written from now on goes to a file without a name.
-                self.temporary = self.image.take();
-                pending(id, None, plain)
-            }
-            other => panic!("not a disk action: {other:?}"),
-        }
-    }
-
     fn cut_power(&mut self) {
         self.lost_power = true;
         // A file without its name is nothing.
@@ -489,12 +383,4 @@ impl World {
 /// Moves what is at the front of a queue, which holds as much.
 fn take(queue: &mut VecDeque<u8>, to: &mut [u8]) {
     queue.read_exact(to).expect("taken no more than there is");
-}
-
-fn check_pieces(pieces: &[Piece]) {
-    for piece in pieces {
-        let aligned =
-            [piece.at.0, piece.range.start as u64, piece.range.end as u64].iter().all(|n| n % 4096 == 0);
-        assert!(aligned && !piece.range.is_empty(), "a piece that O_DIRECT would refuse: {piece:?}");
-    }
 }
