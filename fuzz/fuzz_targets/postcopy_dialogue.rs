@@ -144,12 +144,12 @@ fuzz_target!(|input: &[u8]| {
     let mut input = Unstructured::new(input);
     let Ok(setting) = Setting::arbitrary(&mut input) else { return };
     let (scenario, image, pages) = &SAMPLES[usize::from(setting.sample) % SAMPLES.len()];
-    let postcopy = PostcopyConfig {
-        percent: setting.percent % 101,
-        preempt: setting.preempt,
-        record_ms: setting.record_ms.map(u64::from).filter(|_| !setting.recovers),
-        ..if setting.recovers { scenario.recovery() } else { scenario.postcopy().clone() }
-    };
+    let postcopy =
+        (if setting.recovers { scenario.recovery() } else { scenario.postcopy().clone() }).with(|config| {
+            config.percent = setting.percent % 101;
+            config.preempt = setting.preempt;
+            config.record_ms = setting.record_ms.map(u64::from).filter(|_| !setting.recovers);
+        });
     let mut config = scenario.revert_config(image, Some(postcopy));
     config.timeout_ms = setting.timeout_ms.map(|ms| u64::from(ms) + 1);
     let mut dialogue = Dialogue::new(scenario.vm(), pages, image, config);

@@ -109,7 +109,10 @@ pub enum Milestone {
 }
 
 /// What a machine wants done.
+///
+/// A driver answers an operation that it does not know ([`Action::id`]) with an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Action {
     /// Read what has arrived, at least one byte, into `range` of `buffer`; answered by [`Event::Input`],
     /// [`Event::InputEnd`] or [`Event::InputFailed`]. Never reads ahead of what it was asked for.
@@ -306,6 +309,7 @@ impl From<&io::Error> for IoError {
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Event<'a> {
     /// The driver's clock; the first event of every run.
     Tick {

@@ -183,6 +183,10 @@ impl Run<'_> {
             }
             Action::WakeAt { tick_ms } => self.wake = tick_ms,
             Action::Announce(_) | Action::Finish => {}
+            unknown => {
+                let refused = |id| (id, Err(IoError::new("this program does not know the operation")));
+                self.done.extend(unknown.id().map(refused));
+            }
         }
     }
 

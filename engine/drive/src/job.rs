@@ -104,45 +104,37 @@ pub fn refuse_peer(revert: bool) {
 
 fn save_config(cli: &Cli, uuid: [u8; 16], live: bool, can_answer: bool) -> SaveConfig {
     let created_unix_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-    SaveConfig {
-        stream: stream_options(cli),
-        no_vmdesc: cli.no_vmdesc,
-        existing_length_bytes: None,
-        create: None,
-        overwrite: cli.overwrite,
-        live,
-        can_answer,
-        identity: Identity { uuid, created_unix_s },
-        memory_bytes: to_usize(cli.memory),
-        timeout_ms: cli.timeout.map(|seconds| seconds.saturating_mul(1000)),
-    }
+    SaveConfig::new(Identity { uuid, created_unix_s }).with(|config| {
+        config.stream = stream_options(cli);
+        config.no_vmdesc = cli.no_vmdesc;
+        config.overwrite = cli.overwrite;
+        config.live = live;
+        config.can_answer = can_answer;
+        config.memory_bytes = to_usize(cli.memory);
+        config.timeout_ms = cli.timeout.map(|seconds| seconds.saturating_mul(1000));
+    })
 }
 
 fn revert_config(cli: &Cli) -> RevertConfig {
-    RevertConfig {
-        image_length_bytes: 0,
-        stream: stream_options(cli),
-        allow_unverified: cli.unverified,
-        fresh_ram: cli.fresh_ram,
-        timeout_ms: cli.timeout.map(|seconds| seconds.saturating_mul(1000)),
-        loading_timeout_ms: None,
-        postcopy: None,
-    }
+    RevertConfig::new(0).with(|config| {
+        config.stream = stream_options(cli);
+        config.allow_unverified = cli.unverified;
+        config.fresh_ram = cli.fresh_ram;
+        config.timeout_ms = cli.timeout.map(|seconds| seconds.saturating_mul(1000));
+    })
 }
 
 /// What the command line says of postcopy, if that is wanted.
 fn postcopy_config(cli: &Cli, channel: &Channel) -> Option<PostcopyConfig> {
     let percent = cli.postcopy.or(cli.recover.map(|_| 0))?;
-    Some(PostcopyConfig {
-        percent,
-        host_page_bytes: rustix::param::page_size() as u64,
-        host_pages: cli.host_page.clone(),
-        preempt: cli.preempt,
-        hot_set: None,
-        record_ms: cli.record_hot_set.map(|seconds| seconds.saturating_mul(1000)),
-        can_answer: channel.can_be_answered(),
-        recover: cli.recover,
-    })
+    Some(PostcopyConfig::new(rustix::param::page_size() as u64).with(|config| {
+        config.percent = percent;
+        config.host_pages = cli.host_page.clone();
+        config.preempt = cli.preempt;
+        config.record_ms = cli.record_hot_set.map(|seconds| seconds.saturating_mul(1000));
+        config.can_answer = channel.can_be_answered();
+        config.recover = cli.recover;
+    }))
 }
 
 /// Saves the stream of the channel into the image; `warn` is told what killed saves left.

@@ -117,6 +117,7 @@ fn of_action(action: &Action) -> (&'static str, String) {
         Action::WakeAt { tick_ms: Some(tick_ms) } => ("wake_at", format!("{tick_ms} ms")),
         Action::WakeAt { tick_ms: None } => ("wake_at", "never".to_owned()),
         Action::Finish => ("finish", id),
+        _ => ("unknown_action", id),
     }
 }
 
@@ -142,6 +143,7 @@ fn of_event(event: &Event<'_>) -> (&'static str, String) {
         Event::AnotherPeer => ("another_peer", String::new()),
         Event::Broken => ("broken", String::new()),
         Event::Interrupted => ("interrupted", String::new()),
+        _ => ("unknown_event", String::new()),
     }
 }
 

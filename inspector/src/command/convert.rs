@@ -206,18 +206,13 @@ fn image(
     uuid[6] = uuid[6] & 0x0f | 0x40;
     uuid[8] = uuid[8] & 0x3f | 0x80;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let config = SaveConfig {
-        stream: options.stream(),
-        no_vmdesc: contents.vmdesc.is_none(),
-        existing_length_bytes: None,
-        create: Some(NewImage::Fitting),
-        overwrite: false,
-        live: false,
-        can_answer: false,
-        identity: Identity { uuid, created_unix_s: now.map_or(0, |since| since.as_secs()) },
-        memory_bytes: SAVE_MEMORY_BYTES,
-        timeout_ms: None,
-    };
+    let config = SaveConfig::new(Identity { uuid, created_unix_s: now.map_or(0, |since| since.as_secs()) })
+        .with(|config| {
+            config.stream = options.stream();
+            config.no_vmdesc = contents.vmdesc.is_none();
+            config.create = Some(NewImage::Fitting);
+            config.memory_bytes = SAVE_MEMORY_BYTES;
+        });
     let what = || format!("{} into an image", contents.name);
     let mut metered = Metered { stream, done: 0, meter: Meter::new("writing") };
     let saved = machines::save(&mut metered, file, config);

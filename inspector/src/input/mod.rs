@@ -299,16 +299,13 @@ fn finish(mut opened: Opened, stage: Stage, at: u64, options: &OpenOptions) -> R
 fn open_image(mut opened: Opened, file: FileRange, options: &OpenOptions) -> Result<Opened, Error> {
     opened.image = Some(file.clone());
     let Some(qcow2) = Qcow2::open(&opened.name, &file)? else {
-        let config = RevertConfig {
-            image_length_bytes: 0,
-            stream: options.stream(),
-            allow_unverified: options.allow_unverified,
+        let config = RevertConfig::new(0).with(|config| {
             // An image of 15 TiB with a few pages costs what these do.
-            fresh_ram: !options.every_page,
-            timeout_ms: None,
-            loading_timeout_ms: None,
-            postcopy: None,
-        };
+            config.stream = options.stream();
+            config.allow_unverified = options.allow_unverified;
+            // An image of 15 TiB with a few pages costs what these do.
+            config.fresh_ram = !options.every_page;
+        });
         let stream = ImageStream::new(Box::new(file), config, options.reading());
         opened.leaves_zeros_out = !options.every_page;
         opened.source = Box::new(stream.map_err(|error: ImageReadError| error.of_file(&opened.name))?);

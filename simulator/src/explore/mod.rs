@@ -15,7 +15,7 @@ use crate::rng::Rng;
 use crate::trace::Trace;
 use crate::world::{Fault, Planted, World};
 use migration_stream::protocol::IncomingState;
-use snapshot_engine::{PostcopyConfig, RevertMachine, SaveConfig, SaveMachine, error_text};
+use snapshot_engine::{PostcopyConfig, RevertMachine, SaveMachine, error_text};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Servers that may die before the world heals.
@@ -119,7 +119,9 @@ impl Run {
     fn overwrite(&mut self, scenario: &Scenario, old: &SimFile) -> Result<(), String> {
         let new = Scenario::new(self.seed ^ 0x00d1_d4e5, Size::SMALL);
         let fault = self.fault();
-        let config = SaveConfig { overwrite: true, ..new.save_config(Some(old)) };
+        let config = new.save_config(Some(old)).with(|config| {
+            config.overwrite = true;
+        });
         let mut machine = SaveMachine::new(config);
         let stream = new.stream().to_vec();
         let mut world = World::new(self.rng.next_u64(), Some(old.clone()), stream, fault);

@@ -61,16 +61,12 @@ impl Scenario {
         let names = vm.config().blocks.iter().map(|(name, _)| name.clone());
         let mut uuid = [0; 16];
         uuid[..8].copy_from_slice(&rng.next_u64().to_be_bytes());
-        let postcopy = PostcopyConfig {
-            percent: [0, 0, 1, 30, 60, 99, 100][rng.index(7)],
-            host_page_bytes: 4096,
-            host_pages: names.zip(host_page_bytes.iter().copied()).collect(),
-            preempt,
-            hot_set: None,
-            record_ms: rng.chance(30).then_some(1000),
-            can_answer: true,
-            recover: None,
-        };
+        let postcopy = PostcopyConfig::new(4096).with(|config| {
+            config.percent = [0, 0, 1, 30, 60, 99, 100][rng.index(7)];
+            config.host_pages = names.zip(host_page_bytes.iter().copied()).collect();
+            config.preempt = preempt;
+            config.record_ms = rng.chance(30).then_some(1000);
+        });
         let destination = DestinationConfig {
             seed,
             host_page_bytes,
@@ -112,7 +108,10 @@ impl Scenario {
     /// The same after a server has died.
     #[must_use]
     pub fn recovery(&self) -> PostcopyConfig {
-        PostcopyConfig { recover: Some(self.uuid), record_ms: None, ..self.postcopy.clone() }
+        self.postcopy.clone().with(|config| {
+            config.recover = Some(self.uuid);
+            config.record_ms = None;
+        })
     }
 
     /// What its destination is like.
@@ -134,31 +133,23 @@ impl Scenario {
     /// A save, over what an earlier one left: nothing, or an interrupted save.
     #[must_use]
     pub fn save_config(&self, left: Option<&SimFile>) -> SaveConfig {
-        SaveConfig {
-            stream: self.options(),
-            no_vmdesc: !self.vm.config().vmdesc,
-            existing_length_bytes: left.map(SimFile::length),
-            create: Some(self.geometry.into()),
-            overwrite: false,
-            live: self.uuid[0].is_multiple_of(2),
-            can_answer: self.uuid[0].is_multiple_of(3),
-            identity: Identity { uuid: self.uuid, created_unix_s: 1 },
-            memory_bytes: 4 << 20,
-            timeout_ms: None,
-        }
+        SaveConfig::new(Identity { uuid: self.uuid, created_unix_s: 1 }).with(|config| {
+            config.stream = self.options();
+            config.no_vmdesc = !self.vm.config().vmdesc;
+            config.existing_length_bytes = left.map(SimFile::length);
+            config.create = Some(self.geometry.into());
+            config.live = self.uuid[0].is_multiple_of(2);
+            config.can_answer = self.uuid[0].is_multiple_of(3);
+            config.memory_bytes = 4 << 20;
+        })
     }
 
     /// A revert of this image.
     #[must_use]
     pub fn revert_config(&self, image: &SimFile, postcopy: Option<PostcopyConfig>) -> RevertConfig {
-        RevertConfig {
-            image_length_bytes: image.length(),
-            stream: self.options(),
-            allow_unverified: false,
-            fresh_ram: false,
-            timeout_ms: None,
-            loading_timeout_ms: None,
-            postcopy,
-        }
+        RevertConfig::new(image.length()).with(|config| {
+            config.stream = self.options();
+            config.postcopy = postcopy;
+        })
     }
 }

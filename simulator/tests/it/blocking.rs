@@ -2,7 +2,7 @@
 
 use crate::bed::{expected_ram, load, save_config, stream_of};
 use snapshot_engine::blocking::{self, Io, Stalled};
-use snapshot_engine::{PostcopyConfig, RevertConfig, RevertMachine, SaveConfig, SaveMachine};
+use snapshot_engine::{PostcopyConfig, RevertConfig, RevertMachine, SaveMachine};
 use std::io::{self, Read};
 use vm_simulator::VmConfig;
 
@@ -62,15 +62,7 @@ impl Io for Memory {
 }
 
 fn revert_config(image: &[u8]) -> RevertConfig {
-    RevertConfig {
-        image_length_bytes: image.len() as u64,
-        stream: migration_stream::Options::default(),
-        allow_unverified: false,
-        fresh_ram: false,
-        timeout_ms: None,
-        loading_timeout_ms: None,
-        postcopy: None,
-    }
+    RevertConfig::new(image.len() as u64)
 }
 
 #[test]
@@ -80,7 +72,9 @@ fn what_it_saves_it_reverts() {
         let (vm, stream) = stream_of(&config);
         let most = [7, 4096, 1 << 20][usize::try_from(seed % 3).unwrap()];
         let mut io = Memory { input: io::Cursor::new(stream), most, ..Memory::default() };
-        let mut machine = SaveMachine::new(SaveConfig { can_answer: false, ..save_config(&config, None) });
+        let mut machine = SaveMachine::new(save_config(&config, None).with(|config| {
+            config.can_answer = false;
+        }));
         blocking::run(&mut machine, &mut io).unwrap();
         machine.outcome().unwrap_or_else(|failure| panic!("seed {seed}: {failure}"));
         assert!(io.flushes > 0, "seed {seed}");
@@ -124,21 +118,16 @@ fn a_postcopy_without_its_destination_does_not_wait_for_ever() {
     let mut io = Memory { input: io::Cursor::new(stream), most: 1 << 20, ..Memory::default() };
     let mut machine = SaveMachine::new(save_config(&config, None));
     blocking::run(&mut machine, &mut io).unwrap();
-    let postcopy = PostcopyConfig {
-        percent: 0,
-        host_page_bytes: 4096,
-        host_pages: Vec::new(),
-        preempt: false,
-        hot_set: None,
-        record_ms: None,
-        can_answer: true,
-        recover: None,
-    };
-    let config = RevertConfig { postcopy: Some(postcopy), ..revert_config(&io.image) };
+    let postcopy = PostcopyConfig::new(4096);
+    let config = revert_config(&io.image).with(|config| {
+        config.postcopy = Some(postcopy);
+    });
     let mut machine = RevertMachine::new(config.clone());
     assert_eq!(blocking::run(&mut machine, &mut io), Err(Stalled));
     // With a limit the machine ends its wait itself.
-    let mut machine = RevertMachine::new(RevertConfig { loading_timeout_ms: Some(5000), ..config });
+    let mut machine = RevertMachine::new(config.with(|config| {
+        config.loading_timeout_ms = Some(5000);
+    }));
     blocking::run(&mut machine, &mut io).unwrap();
     let text = machine.outcome().unwrap_err().to_string();
     assert!(text.contains("took and said nothing for 5 s"), "{text}");

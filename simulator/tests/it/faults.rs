@@ -2,7 +2,7 @@
 //! no end mark.
 
 use crate::bed::{check_holds, load, revert, save, save_config, stream_of};
-use snapshot_engine::{Failure, NewImage, SaveConfig, SaveMachine, SaveSummary};
+use snapshot_engine::{Failure, NewImage, SaveMachine, SaveSummary};
 use vm_simulator::{Fault, SimFile, VmConfig, World};
 
 fn small(seed: u64) -> VmConfig {
@@ -64,7 +64,9 @@ fn save_without_overwrite(
     seed: u64,
     fault: Fault,
 ) -> (World, Option<Result<SaveSummary, Failure>>) {
-    let config = SaveConfig { overwrite: false, ..save_config(config, left.as_ref()) };
+    let config = save_config(config, left.as_ref()).with(|config| {
+        config.overwrite = false;
+    });
     let mut machine = SaveMachine::new(config);
     let mut world = World::new(seed, left, stream.to_vec(), fault);
     world.run(&mut machine);

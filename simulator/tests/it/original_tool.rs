@@ -2,7 +2,6 @@
 //! what another program did to an image of ours.
 
 use crate::bed::{check_holds, expected_ram, load, save, save_config, stream_of};
-use migration_stream::Options;
 use snapshot_engine::{RevertConfig, RevertMachine, RevertSummary};
 use snapshot_image::{Geometry, Verification};
 use vm_simulator::{Fault, SimFile, Vm, VmConfig, World};
@@ -35,15 +34,9 @@ fn change_header(image: &SimFile, change: impl Fn(&mut [u8])) -> SimFile {
 }
 
 fn revert(image: &SimFile, allow_unverified: bool) -> (Vec<u8>, Result<RevertSummary, String>) {
-    let config = RevertConfig {
-        image_length_bytes: image.length(),
-        stream: Options::default(),
-        allow_unverified,
-        fresh_ram: false,
-        timeout_ms: None,
-        loading_timeout_ms: None,
-        postcopy: None,
-    };
+    let config = RevertConfig::new(image.length()).with(|config| {
+        config.allow_unverified = allow_unverified;
+    });
     let mut machine = RevertMachine::new(config);
     let mut world = World::new(3, Some(image.clone()), Vec::new(), Fault::None);
     world.run(&mut machine);

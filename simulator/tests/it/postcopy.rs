@@ -5,8 +5,7 @@
 use migration_stream::protocol::IncomingState;
 use migration_stream::{Command, Entry, Options, PageSize, Record, SliceReader};
 use snapshot_engine::{
-    Class, Failure, HotSet, PostcopyConfig, RevertConfig, RevertMachine, RevertSummary, SaveMachine,
-    error_text,
+    Class, Failure, HotSet, PostcopyConfig, RevertMachine, RevertSummary, SaveMachine, error_text,
 };
 use vm_simulator::explore::{Scenario, Size};
 use vm_simulator::{Destination, Fault, Rng, SimFile, VmConfig, World};
@@ -105,11 +104,16 @@ fn a_recorded_hot_set_is_never_requested_again() {
     let mut recorded = 0;
     for seed in 0..seeds() / 5 {
         let bed = bed(seed);
-        let recording = PostcopyConfig { record_ms: Some(1000), ..bed.postcopy() };
+        let recording = bed.postcopy().with(|config| {
+            config.record_ms = Some(1000);
+        });
         let (_, hot, first) = bed.revert(recording);
         let hot = hot.unwrap();
         let hot = HotSet::parse(&hot.to_bytes()).unwrap();
-        let using = PostcopyConfig { hot_set: Some(hot), record_ms: None, ..bed.postcopy() };
+        let using = bed.postcopy().with(|config| {
+            config.hot_set = Some(hot);
+            config.record_ms = None;
+        });
         let (.., second) = bed.revert(using);
         // One host page is always held back: the last one.
         let last = bed.vm().blocks.len() - 1;
@@ -130,8 +134,14 @@ fn a_hot_set_begins_with_a_discard() {
     let mut pages = 0;
     for seed in 0..seeds() / 20 {
         let bed = bed(seed);
-        let (_, hot, _) = bed.revert(PostcopyConfig { record_ms: Some(1000), ..bed.postcopy() });
-        let using = PostcopyConfig { hot_set: hot, record_ms: None, percent: 0, ..bed.postcopy() };
+        let (_, hot, _) = bed.revert(bed.postcopy().with(|config| {
+            config.record_ms = Some(1000);
+        }));
+        let using = bed.postcopy().with(|config| {
+            config.hot_set = hot;
+            config.record_ms = None;
+            config.percent = 0;
+        });
         let (.., world) = bed.serve(using, &bed.image, bed.destination(), seed, Fault::None);
         let options = Options::default().with_page_size(PageSize::new(bed.vm().page_size.into()));
         let mut reader = SliceReader::new(&world.output, options);
@@ -158,14 +168,23 @@ fn a_hot_set_is_used_for_its_snapshot_only_and_not_while_another_is_recorded() {
     let mut recorded = 0;
     for seed in 0..seeds() / 20 {
         let (bed, other) = (bed(seed), bed(seed + 1));
-        let recording = |hot_set| PostcopyConfig { record_ms: Some(1000), hot_set, ..bed.postcopy() };
+        let recording = |hot_set| {
+            bed.postcopy().with(|config| {
+                config.record_ms = Some(1000);
+                config.hot_set = hot_set;
+            })
+        };
         let (plain, hot, first) = bed.revert(recording(None));
         let (again, hot_again, _) = bed.revert(recording(hot.clone()));
         assert_eq!((&plain, &hot), (&again, &hot_again), "seed {seed}");
         recorded += first.requested.len();
-        let unused = PostcopyConfig { record_ms: None, ..other.postcopy() };
+        let unused = other.postcopy().with(|config| {
+            config.record_ms = None;
+        });
         let (without, ..) = other.revert(unused.clone());
-        let (with, ..) = other.revert(PostcopyConfig { hot_set: hot, ..unused });
+        let (with, ..) = other.revert(unused.with(|config| {
+            config.hot_set = hot;
+        }));
         assert_eq!(without, with, "seed {seed}: a profile of another snapshot was used");
     }
     assert!(recorded > 20, "{recorded} recorded: no use");
@@ -291,7 +310,9 @@ fn a_destination_that_goes_away_is_noticed() {
 #[test]
 fn only_the_same_snapshot_recovers() {
     let bed = bed(3);
-    let other = PostcopyConfig { recover: Some([0xee; 16]), ..bed.postcopy() };
+    let other = bed.postcopy().with(|config| {
+        config.recover = Some([0xee; 16]);
+    });
     let (_, machine, world) = bed.serve(other, &bed.image, bed.destination(), 1, Fault::None);
     let text = machine.outcome().unwrap_err().to_string();
     assert!(text.contains("two guests must not mix"), "{text}");
@@ -302,7 +323,9 @@ fn only_the_same_snapshot_recovers() {
 #[test]
 fn postcopy_needs_a_return_path() {
     let bed = bed(1);
-    let mute = PostcopyConfig { can_answer: false, ..bed.postcopy() };
+    let mute = bed.postcopy().with(|config| {
+        config.can_answer = false;
+    });
     let mut machine = bed.machine(mute);
     let mut world = World::new(1, Some(bed.image.clone()), Vec::new(), Fault::None);
     world.run(&mut machine);
@@ -315,11 +338,14 @@ fn postcopy_needs_a_return_path() {
 #[test]
 fn a_silent_destination_is_given_up() {
     let bed = bed(2);
-    let postcopy = PostcopyConfig { preempt: false, record_ms: None, ..bed.postcopy() };
-    let mut machine = RevertMachine::new(RevertConfig {
-        timeout_ms: Some(3000),
-        ..bed.scenario.revert_config(&bed.image, Some(postcopy))
+    let postcopy = bed.postcopy().with(|config| {
+        config.preempt = false;
+        config.record_ms = None;
     });
+    let mut machine =
+        RevertMachine::new(bed.scenario.revert_config(&bed.image, Some(postcopy)).with(|config| {
+            config.timeout_ms = Some(3000);
+        }));
     let mut world = World::new(2, Some(bed.image.clone()), Vec::new(), Fault::None);
     world.run(&mut machine);
     let text = machine.outcome().unwrap_err().to_string();

@@ -15,18 +15,11 @@ fn stream(name: &str) -> Vec<u8> {
 
 /// Saves a stream of 4 KiB pages; the image, or why there is none.
 fn save(stream: Vec<u8>, no_vmdesc: bool, seed: u64) -> (Option<SimFile>, Result<(), Failure>) {
-    let config = SaveConfig {
-        stream: Options::default(),
-        no_vmdesc,
-        existing_length_bytes: None,
-        create: Some(Geometry::new(64 << 10, 16).unwrap().into()),
-        overwrite: false,
-        live: false,
-        can_answer: false,
-        identity: Identity { uuid: [7; 16], created_unix_s: 1 },
-        memory_bytes: 4 << 20,
-        timeout_ms: None,
-    };
+    let config = SaveConfig::new(Identity { uuid: [7; 16], created_unix_s: 1 }).with(|config| {
+        config.no_vmdesc = no_vmdesc;
+        config.create = Some(Geometry::new(64 << 10, 16).unwrap().into());
+        config.memory_bytes = 4 << 20;
+    });
     let mut machine = SaveMachine::new(config);
     // The second of the world's piece sizes: the others are too small, or the whole stream at once.
     let mut world = World::new(seed * 3 + 1, None, stream, Fault::None);

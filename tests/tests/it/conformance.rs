@@ -25,15 +25,7 @@ fn run(arguments: &[&str], input: Stdio) -> Vec<u8> {
 }
 
 fn revert_config(image_length_bytes: u64) -> RevertConfig {
-    RevertConfig {
-        image_length_bytes,
-        stream: migration_stream::Options::default(),
-        allow_unverified: false,
-        fresh_ram: false,
-        timeout_ms: None,
-        loading_timeout_ms: None,
-        postcopy: None,
-    }
+    RevertConfig::new(image_length_bytes)
 }
 
 fn simulated(image: &Path) -> Vec<u8> {

@@ -5,6 +5,7 @@ use snapshot_image::Verification;
 
 /// Configuration of a revert.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct RevertConfig {
     /// Length in bytes of the image file.
     pub image_length_bytes: u64,
@@ -21,6 +22,29 @@ pub struct RevertConfig {
     pub loading_timeout_ms: Option<u64>,
     /// The guest runs before all its pages are there.
     pub postcopy: Option<PostcopyConfig>,
+}
+
+impl RevertConfig {
+    /// A verified precopy revert from an image of this length, which waits for its destination as long as that takes.
+    #[must_use]
+    pub fn new(image_length_bytes: u64) -> Self {
+        Self {
+            image_length_bytes,
+            stream: migration_stream::Options::default(),
+            allow_unverified: false,
+            fresh_ram: false,
+            timeout_ms: None,
+            loading_timeout_ms: None,
+            postcopy: None,
+        }
+    }
+
+    /// The same with what `change` does to it.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
 }
 
 /// What was sent.

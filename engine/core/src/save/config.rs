@@ -18,7 +18,19 @@ impl From<Geometry> for NewImage {
 }
 
 /// Configuration of a save.
+///
+/// ```
+/// # use snapshot_engine::{NewImage, SaveConfig};
+/// # use snapshot_image::Identity;
+/// let identity = Identity { uuid: [7; 16], created_unix_s: 1_764_000_000 };
+/// let config = SaveConfig::new(identity).with(|config| {
+///     config.create = Some(NewImage::Fitting);
+///     config.live = true;
+/// });
+/// # assert!(config.live && !config.overwrite);
+/// ```
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct SaveConfig {
     /// Page size and limits.
     pub stream: migration_stream::Options,
@@ -40,6 +52,32 @@ pub struct SaveConfig {
     pub memory_bytes: usize,
     /// The longest wait for the source, in milliseconds.
     pub timeout_ms: Option<u64>,
+}
+
+impl SaveConfig {
+    /// A save of a stream that is no live source's; 64 MiB for slabs.
+    #[must_use]
+    pub fn new(identity: Identity) -> Self {
+        Self {
+            stream: migration_stream::Options::default(),
+            no_vmdesc: false,
+            existing_length_bytes: None,
+            create: None,
+            overwrite: false,
+            live: false,
+            can_answer: false,
+            identity,
+            memory_bytes: 64 << 20,
+            timeout_ms: None,
+        }
+    }
+
+    /// The same with what `change` does to it.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
 }
 
 /// What was saved.

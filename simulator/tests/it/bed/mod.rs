@@ -20,18 +20,17 @@ pub(crate) fn stream_of(config: &VmConfig) -> (Vm, Vec<u8>) {
 
 pub(crate) fn save_config(config: &VmConfig, existing: Option<&SimFile>) -> SaveConfig {
     let geometry = Geometry::new((64 << 10) << (config.seed % 6), 1 << (config.seed / 6 % 7)).unwrap();
-    SaveConfig {
-        stream: Options::default().with_page_size(PageSize::new(config.page_size.into())),
-        no_vmdesc: !config.vmdesc,
-        existing_length_bytes: existing.map(SimFile::length),
-        create: Some(geometry.into()),
-        overwrite: existing.is_some(),
-        live: config.seed.is_multiple_of(2),
-        can_answer: config.seed.is_multiple_of(3),
-        identity: Identity { uuid: [u8::try_from(config.seed % 251).unwrap(); 16], created_unix_s: 1 },
-        memory_bytes: 4 << 20,
-        timeout_ms: None,
-    }
+    SaveConfig::new(Identity { uuid: [u8::try_from(config.seed % 251).unwrap(); 16], created_unix_s: 1 })
+        .with(|save| {
+            save.stream = Options::default().with_page_size(PageSize::new(config.page_size.into()));
+            save.no_vmdesc = !config.vmdesc;
+            save.existing_length_bytes = existing.map(SimFile::length);
+            save.create = Some(geometry.into());
+            save.overwrite = existing.is_some();
+            save.live = config.seed.is_multiple_of(2);
+            save.can_answer = config.seed.is_multiple_of(3);
+            save.memory_bytes = 4 << 20;
+        })
 }
 
 /// Saves; what the disk holds in the end, and how it ended (nothing if the power went).
@@ -55,15 +54,7 @@ pub(crate) fn revert(
     world_seed: u64,
     fault: Fault,
 ) -> (World, Result<RevertSummary, Failure>) {
-    let config = RevertConfig {
-        image_length_bytes: image.length(),
-        stream: Options::default(),
-        allow_unverified: false,
-        fresh_ram: false,
-        timeout_ms: None,
-        loading_timeout_ms: None,
-        postcopy: None,
-    };
+    let config = RevertConfig::new(image.length());
     let mut machine = RevertMachine::new(config);
     let mut world = World::new(world_seed, Some(image.clone()), Vec::new(), fault);
     world.run(&mut machine);

@@ -36,6 +36,7 @@
 //! every host page has been looked up and the two are equal.
 
 mod answers;
+mod config;
 mod context;
 mod discards;
 mod fetch;
@@ -58,6 +59,7 @@ use crate::machine::{Action, Header, IoId, Lane, Milestone};
 use crate::memory::OutOfMemory;
 use crate::pool::Pool;
 use answers::{Answer, Answers};
+pub use config::{PostcopyConfig, PostcopySummary};
 use context::Context;
 use discards::Discards;
 use host_pages::{HostPage, HostPages};
@@ -72,37 +74,6 @@ use snapshot_image::Lookup;
 const PING_LOADED: u32 = 3;
 /// The driver has no more than this of the discards.
 const UNSENT_DISCARD_BYTES: u64 = 256 << 10;
-
-/// How a postcopy revert is to be.
-#[derive(Debug, Clone)]
-pub struct PostcopyConfig {
-    /// How many of 100 non-zero pages are sent before the guest runs.
-    pub percent: u8,
-    /// Host page size of the destination in bytes, where nothing else is known.
-    pub host_page_bytes: u64,
-    /// Host page sizes of single blocks at the destination: name, bytes.
-    pub host_pages: Vec<(Vec<u8>, u64)>,
-    /// Requested pages go through a second connection.
-    pub preempt: bool,
-    /// Sent before the guest runs, if it is one of this snapshot, and not while a new one is recorded.
-    pub hot_set: Option<HotSet>,
-    /// For how long after the guest's start requests are recorded, in milliseconds. Nothing that is not requested is sent
-    /// for so long.
-    pub record_ms: Option<u64>,
-    /// The destination can answer.
-    pub can_answer: bool,
-    /// Go on with an interrupted postcopy of the snapshot with this UUID.
-    pub recover: Option<[u8; 16]>,
-}
-
-/// What happened in postcopy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct PostcopySummary {
-    /// Requests of the destination.
-    pub requests: u64,
-    /// Host pages that were sent because they were requested.
-    pub requested_host_pages: u64,
-}
 
 #[derive(Debug)]
 enum Stage {
