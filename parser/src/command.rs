@@ -2,6 +2,7 @@
 
 use crate::error::ErrorKind;
 use crate::page_size::PageSize;
+use crate::prelude::*;
 use crate::section::{QEMU_VM_COMMAND, length32, put_str8, str8};
 use crate::span::{Parsed, Span, take};
 use nom::Parser;

@@ -2,6 +2,7 @@
 
 use crate::error::ErrorKind;
 use crate::page_size::PageSize;
+use crate::prelude::*;
 use crate::section::str8;
 use crate::span::{Parsed, Span, take};
 use nom::Parser;

@@ -1,8 +1,10 @@
 //! The `dirty-bitmap` section: which clusters of which disks a backup has to copy.
 
 use crate::error::ErrorKind;
+use crate::prelude::*;
 use crate::section::{put_str8, str8};
 use crate::span::{Parsed, Span, take};
+use crate::width::to_usize;
 use nom::Parser;
 use nom::number::streaming::{be_u8, be_u32, be_u64};
 
@@ -119,7 +121,7 @@ pub(crate) fn dirty_bitmap_chunk(input: Span<'_>) -> Parsed<'_, DirtyBitmapChunk
                     let (found, limit) = (size, BITS_LIMIT_BYTES);
                     return Err(rest.reject(ErrorKind::Limit { what: "bitmap piece size", found, limit }));
                 }
-                let (after, bits) = take(after, usize::try_from(size).unwrap_or(usize::MAX))?;
+                let (after, bits) = take(after, to_usize(size))?;
                 (after, Some(bits))
             } else {
                 (rest, None)

@@ -17,9 +17,9 @@ use crate::section::{
     SectionId, section_header, str8,
 };
 use crate::span::{Parsed, Span};
+use core::ops::Range;
 use nom::Parser;
 use nom::number::streaming::be_u64;
-use std::ops::Range;
 
 /// Resumes where it stopped for want of bytes: a long search is not begun anew with each of them.
 #[derive(Debug, Default)]
@@ -189,6 +189,7 @@ fn list_end(input: Span<'_>, context: BlockListContext) -> Parsed<'_, bool> {
 mod tests {
     use super::*;
     use crate::page_size::PageSize;
+    use crate::prelude::*;
     use crate::ram::block::RamBlock;
 
     fn listed_in(blocks: &[RamBlock]) -> impl Fn(&[u8]) -> Option<u64> + use<> {

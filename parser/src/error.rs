@@ -1,6 +1,7 @@
 //! What can be wrong with a stream, and where.
 
-use std::fmt;
+use crate::prelude::*;
+use core::fmt;
 
 /// Names are untrusted: bytes that are not printable ASCII are escaped.
 #[must_use]
@@ -29,7 +30,7 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {}
+impl core::error::Error for Error {}
 
 impl ErrorKind {
     /// Whether this can be wrong only because of the page size, which the stream does not state: with another

@@ -1,8 +1,10 @@
 //! Other iterables whose bodies have a known grammar: `block`, `spapr/htab`, `s390-storage_attributes`.
 
 use crate::error::ErrorKind;
+use crate::prelude::*;
 use crate::section::{put_str8, str8};
 use crate::span::{Parsed, Span, take};
+use crate::width::to_usize;
 use nom::Parser;
 use nom::number::streaming::{be_u16, be_u32, be_u64};
 
@@ -215,7 +217,7 @@ pub(crate) fn storage_attributes(input: Span<'_>) -> Parsed<'_, StorageAttribute
                 let (found, limit) = (count, ATTRIBUTES_LIMIT);
                 return Err(rest.reject(ErrorKind::Limit { what: "attribute count", found, limit }));
             }
-            let (rest, values) = take(after, usize::try_from(count).unwrap_or(usize::MAX))?;
+            let (rest, values) = take(after, to_usize(count))?;
             Ok((rest, StorageAttributes::Values { frame, values }))
         }
         0x8 if frame == 0 => Ok((rest, StorageAttributes::Done)),
@@ -251,7 +253,7 @@ mod tests {
     type Parser<T> = fn(Span<'static>) -> Parsed<'static, T>;
 
     /// What is written is read back, and every cut of it waits.
-    fn check<T: PartialEq + std::fmt::Debug>(parse: Parser<T>, put: fn(&mut Vec<u8>, &T), record: &T) {
+    fn check<T: PartialEq + core::fmt::Debug>(parse: Parser<T>, put: fn(&mut Vec<u8>, &T), record: &T) {
         let mut bytes = Vec::new();
         put(&mut bytes, record);
         let bytes: &'static [u8] = bytes.leak();

@@ -1,7 +1,8 @@
 //! JSON as QEMU writes it: keys may be given twice in one object, and their order says what belongs together.
 
+use crate::prelude::*;
+use core::fmt;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use std::fmt;
 
 /// A JSON value whose objects keep all their keys, in order. Nesting is limited by the reader (128 levels).
 #[derive(Debug, Clone, PartialEq)]

@@ -37,8 +37,8 @@
 //! assert_eq!(pages["pc.bios"], 16);
 //!
 //! let error = count_pages(&b"\x1f\x8b\x08\x00"[..]).unwrap_err();
-//! assert_eq!(error.to_string(), "offset 0x0: not a migration stream: magic 0x1f8b0800 (gzip), expected
-//! 0x5145564d");
+//! let text = "offset 0x0: not a migration stream: magic 0x1f8b0800 (gzip), expected 0x5145564d";
+//! assert_eq!(error.to_string(), text);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
@@ -53,7 +53,21 @@
 //!
 //! The channels of multifd carry no names of devices and no order: putting the pages of several channels
 //! together is the caller's business.
+//! # Features
+//!
+//! The crate is `no_std` and needs `alloc`. `std` adds [`StreamReader`]; `vmdesc` adds what cuts device tails
+//! ([`Vmdesc::parse`](device::Vmdesc::parse), [`device_tail::cut`]), and the readers, which need it; `compress`
+//! unpacks pages that are compressed with zlib. All are on by default.
+#![no_std]
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    not(all(feature = "std", feature = "vmdesc")),
+    allow(dead_code, unused_imports, reason = "only the readers use them")
+)]
+
+extern crate alloc;
+#[cfg(any(feature = "std", test))]
+extern crate std;
 
 mod command;
 mod configuration;
@@ -64,15 +78,19 @@ mod dirty_bitmap;
 mod early;
 mod error;
 mod iterable;
+#[cfg(feature = "vmdesc")]
 mod json;
 mod page_size;
+mod prelude;
 pub mod protocol;
 pub mod ram;
+#[cfg(feature = "vmdesc")]
 mod reader;
 mod record;
 pub mod return_path;
 mod section;
 mod span;
+mod width;
 
 pub use command::{Command, DiscardRange, PostcopyAdvise, put_command};
 pub use configuration::{Configuration, put_configuration, put_file_header};
@@ -92,7 +110,10 @@ pub use ram::{
     RAM_SECTION_VERSION, compressed, put_compressed_page, put_end_of_section, put_multifd_flush,
     put_page_header, put_xbzrle_page, put_zero_page, xbzrle,
 };
-pub use reader::{Entry, ReadError, SliceReader, StreamReader};
+#[cfg(feature = "vmdesc")]
+pub use reader::{Entry, SliceReader};
+#[cfg(all(feature = "std", feature = "vmdesc"))]
+pub use reader::{ReadError, StreamReader};
 pub use record::Record;
 pub use section::{
     FOOTER_BYTES, QEMU_VM_EOF, SectionHeader, SectionId, VMDESC_HEADER_BYTES, put_section_end,

@@ -1,6 +1,6 @@
 //! The size of a target page.
 
-use std::fmt;
+use core::fmt;
 
 /// Size of a page of the guest ("target page"): a power of two from 1 KiB to 64 KiB (`TARGET_PAGE_BITS`, 10
 /// to 16 among all targets of QEMU).
@@ -66,6 +66,7 @@ impl From<PageSize> for usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::prelude::*;
 
     #[test]
     fn powers_of_two_from_1_to_64_kib_are_page_sizes() {

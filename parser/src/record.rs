@@ -6,6 +6,7 @@ use crate::dirty_bitmap::{DirtyBitmapChunk, put_dirty_bitmap_chunk};
 use crate::iterable::{
     BlockMigration, Htab, StorageAttributes, put_block_migration, put_htab, put_storage_attributes,
 };
+use crate::prelude::*;
 use crate::ram::block::{BlockList, RamBlock, put_ram_blocks};
 use crate::ram::page::{Page, put_page};
 use crate::ram::{put_end_of_section, put_multifd_flush};

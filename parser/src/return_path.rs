@@ -1,7 +1,9 @@
 //! The return path: what the destination tells the source.
 
 use crate::error::{Error, ErrorKind};
+use crate::prelude::*;
 use crate::section::put_str8;
+use crate::width::to_usize;
 
 /// A message (`enum mig_rp_message_type`, migration/migration.h).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,7 +133,7 @@ pub fn received_bitmap(input: &[u8], offset: u64) -> Result<Option<(usize, &[u8]
     if !size.is_multiple_of(8) {
         return Err(fail(0, ErrorKind::Value { what, found, expected: "a multiple of 8" }));
     }
-    let length = usize::try_from(size).unwrap_or(usize::MAX);
+    let length = to_usize(size);
     let Some((bits, rest)) = rest.split_at_checked(length) else { return Ok(None) };
     let Some((mark, _)) = rest.split_first_chunk::<8>() else { return Ok(None) };
     let found = u64::from_be_bytes(*mark);

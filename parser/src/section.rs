@@ -1,6 +1,7 @@
 //! Sections: their headers, footers, and the table of ids.
 
 use crate::error::ErrorKind;
+use crate::prelude::*;
 use crate::span::{Parsed, Span, take};
 use nom::Parser;
 use nom::number::streaming::{be_u8, be_u32};

@@ -1,6 +1,7 @@
 //! Bytes that know where in the stream they stand.
 
 use crate::error::ErrorKind;
+use crate::prelude::*;
 use nom::{Err, IResult, Needed};
 
 /// A piece of the stream with the offset of its first byte.
@@ -46,8 +47,8 @@ impl<'a> Span<'a> {
 
 impl<'a> nom::Input for Span<'a> {
     type Item = u8;
-    type Iter = std::iter::Copied<std::slice::Iter<'a, u8>>;
-    type IterIndices = std::iter::Enumerate<Self::Iter>;
+    type Iter = core::iter::Copied<core::slice::Iter<'a, u8>>;
+    type IterIndices = core::iter::Enumerate<Self::Iter>;
 
     fn input_len(&self) -> usize {
         self.bytes.len()

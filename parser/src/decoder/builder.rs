@@ -3,8 +3,9 @@
 use super::{Decoder, Grammar, Known, SectionType, State};
 use crate::early;
 use crate::page_size::PageSize;
+use crate::prelude::*;
 use crate::section::SectionId;
-use std::collections::BTreeMap;
+use alloc::collections::BTreeMap;
 
 /// RAM beyond this is refused unless an option says otherwise: 16 TiB.
 pub const DEFAULT_MAX_RAM_BYTES: u64 = 16 << 40;

@@ -8,12 +8,13 @@ use crate::configuration::Configuration;
 use crate::early;
 use crate::error::{Error, ErrorKind, name_text};
 use crate::page_size::PageSize;
+use crate::prelude::*;
 use crate::ram::block::RamBlock;
 use crate::record::Record;
 use crate::section::SectionId;
 use crate::span::{Reject, Span};
+use alloc::collections::BTreeMap;
 pub use builder::{ChannelKind, DEFAULT_MAX_RAM_BYTES, DecoderBuilder, Options};
-use std::collections::BTreeMap;
 
 /// Length of a block that is not listed: a recovery connection and a preempt channel only name them.
 pub const UNKNOWN_LENGTH: u64 = u64::MAX;

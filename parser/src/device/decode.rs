@@ -2,8 +2,10 @@
 
 use super::elements::{Elements, MARKER_NULL, MARKER_VALID, POINTER_MARKER, Place};
 use super::vmdesc::{Array, Field, State};
-use std::collections::HashMap;
-use std::ops::Range;
+use crate::prelude::*;
+use crate::width::to_usize;
+use alloc::collections::BTreeMap;
+use core::ops::Range;
 
 /// The most fields of one device that are named; the rest stays bytes. A description can claim more than any
 /// device has.
@@ -92,7 +94,7 @@ pub fn decode<'a>(body: &'a [u8], state: &'a State) -> Decoded<'a> {
 /// like paths (`channels[0].next_transition_time` of `i8254` is an element's field, and again a field of that
 /// name behind the array).
 fn number_equal_paths(fields: &mut [DecodedField<'_>]) {
-    let mut seen: HashMap<String, usize> = HashMap::with_capacity(fields.len());
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     for field in fields {
         let Some(times) = seen.get(&field.path).copied() else {
             seen.insert(field.path.clone(), 1);
@@ -101,7 +103,7 @@ fn number_equal_paths(fields: &mut [DecodedField<'_>]) {
         let free = |number: &usize| !seen.contains_key(&format!("{}#{number}", field.path));
         let number = (times + 1..).find(free).unwrap_or(usize::MAX);
         let path = format!("{}#{number}", field.path);
-        seen.insert(std::mem::replace(&mut field.path, path.clone()), number);
+        seen.insert(core::mem::replace(&mut field.path, path.clone()), number);
         seen.insert(path, 1);
     }
 }
@@ -113,10 +115,6 @@ struct FieldDecoder<'a> {
 
 fn join(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
-}
-
-fn size_of(bytes: u64) -> usize {
-    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 impl<'a> FieldDecoder<'a> {
@@ -179,7 +177,7 @@ impl<'a> FieldDecoder<'a> {
 
     /// Decodes a field whose bytes are all there.
     fn field(&mut self, field: &'a Field, place: Place, path: &str, at: usize, depth: usize) -> usize {
-        let size = size_of(field.size);
+        let size = to_usize(field.size);
         if size == 0 {
             return at;
         }
@@ -191,7 +189,7 @@ impl<'a> FieldDecoder<'a> {
             self.element(field, &path, at, at + size, depth);
             return at + size;
         };
-        let (count, end) = (size_of(count), at + size * size_of(count));
+        let (count, end) = (to_usize(count), at + size * to_usize(count));
         let is_list = field.nested.is_empty() && is_scalar(&field.type_name);
         match place {
             _ if count == 0 => {}
@@ -209,7 +207,7 @@ impl<'a> FieldDecoder<'a> {
 
     /// Decodes elements of one size, of which the first has the index `first`.
     fn elements(&mut self, field: &'a Field, first: u64, path: &str, range: Range<usize>, depth: usize) {
-        let size = size_of(field.size);
+        let size = to_usize(field.size);
         for (number, from) in range.clone().step_by(size).enumerate() {
             let number = first.saturating_add(number as u64);
             if self.is_full() {
@@ -363,5 +361,5 @@ fn value(type_name: &str, bytes: &[u8]) -> Value {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "vmdesc"))]
 mod tests;

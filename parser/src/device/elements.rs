@@ -87,6 +87,7 @@ impl<'a> Elements<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::prelude::*;
 
     fn places(fields: &[(&str, &str, Array)], bytes: &[u8]) -> Vec<Option<u64>> {
         let fields: Vec<Field> = fields

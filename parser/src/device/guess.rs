@@ -4,11 +4,12 @@
 //! command or the end; where the first such place is, the section ends, most likely. Bodies stay bytes.
 
 use crate::command::{Command, command};
+use crate::prelude::*;
 use crate::section::{
     QEMU_VM_COMMAND, QEMU_VM_EOF, QEMU_VM_SECTION_FULL, SectionHeader, put_section_footer, section_header,
 };
 use crate::span::Span;
-use std::ops::Range;
+use core::ops::Range;
 
 /// A part; ranges count from the start of what was cut.
 #[derive(Debug, Clone, PartialEq, Eq)]

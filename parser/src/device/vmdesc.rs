@@ -19,7 +19,9 @@
 //!   empty then; `array_len`, `index`.
 //! * **Keys with other names** are passed over.
 
+#[cfg(feature = "vmdesc")]
 use crate::json::Json;
+use crate::prelude::*;
 
 /// A whole vmdesc.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -89,6 +91,7 @@ impl Field {
     }
 }
 
+#[cfg(feature = "vmdesc")]
 impl Vmdesc {
     /// Reads a vmdesc; `None` if it is no JSON, or describes no devices.
     #[must_use]
@@ -103,6 +106,7 @@ impl Vmdesc {
     }
 }
 
+#[cfg(feature = "vmdesc")]
 fn device(json: &Json) -> Option<Device> {
     Some(Device {
         idstr: json.get("name")?.as_str()?.to_owned(),
@@ -111,6 +115,7 @@ fn device(json: &Json) -> Option<Device> {
     })
 }
 
+#[cfg(feature = "vmdesc")]
 fn state(json: &Json) -> Option<State> {
     let list = |key| json.get(key).map_or(&[][..], Json::list);
     Some(State {
@@ -121,6 +126,7 @@ fn state(json: &Json) -> Option<State> {
     })
 }
 
+#[cfg(feature = "vmdesc")]
 fn field(json: &Json) -> Option<Field> {
     let Json::Object(entries) = json else { return None };
     let number = |key| json.get(key).map(|value| value.as_u64().ok_or(()));
@@ -138,6 +144,7 @@ fn field(json: &Json) -> Option<Field> {
     })
 }
 
+#[cfg(feature = "vmdesc")]
 /// What is nested in a field: under `struct`, or (types `tmp`, `vstruct`, queues and trees) straight in the
 /// field's object, where each element of a queue writes the same keys again.
 fn nested(json: &Json, entries: &[(String, Json)]) -> Option<Vec<State>> {
@@ -196,7 +203,7 @@ impl State {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "vmdesc"))]
 mod tests {
     use super::*;
 

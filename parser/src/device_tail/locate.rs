@@ -3,7 +3,7 @@
 use crate::decoder::VMDESC_LIMIT_BYTES;
 use crate::error::ErrorKind;
 use crate::section::{QEMU_VM_EOF, QEMU_VM_SECTION_FOOTER, QEMU_VM_VMDESCRIPTION, VMDESC_HEADER_BYTES};
-use std::ops::Range;
+use core::ops::Range;
 
 /// The end of a tail that has a vmdesc.
 #[derive(Debug, Clone, PartialEq, Eq)]

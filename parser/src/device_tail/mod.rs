@@ -17,9 +17,10 @@ use crate::decoder::Decoder;
 use crate::device::Vmdesc;
 use crate::error::{Error, ErrorKind};
 use crate::page_size::PageSize;
+use crate::prelude::*;
 use crate::section::{FOOTER_BYTES, QEMU_VM_EOF, QEMU_VM_SECTION_FOOTER, SectionHeader, section_header};
 use crate::span::{Reject, Span};
-use std::ops::Range;
+use core::ops::Range;
 
 /// How a tail ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,6 +102,7 @@ pub fn end(tail: &[u8], offset: u64, decoder: &Decoder) -> Result<(usize, Traile
     Ok((eof, Trailer::Vmdesc(vmdesc)))
 }
 
+#[cfg(feature = "vmdesc")]
 /// Cuts `tail`, which begins at stream offset `offset`, behind what `decoder` has walked.
 ///
 /// # Errors
@@ -126,6 +128,7 @@ pub fn cut<'a>(tail: &'a [u8], offset: u64, decoder: &Decoder) -> Result<Tail<'a
     }
 }
 
+#[cfg(feature = "vmdesc")]
 /// Cuts device sections, all of which have to be as the vmdesc describes them, those before RAM as well.
 fn sections<'a>(
     bytes: &'a [u8],
@@ -165,11 +168,12 @@ fn check_begin(sections: &[u8], offset: u64) -> Result<(), Error> {
     Err(Error { offset: offset + 1, path: String::new(), kind: ErrorKind::TrailingBytes })
 }
 
+#[cfg(feature = "vmdesc")]
 /// The page size in the vmdesc of a whole stream.
 #[must_use]
 pub(crate) fn page_size(stream: &[u8]) -> Option<PageSize> {
     PageSize::new(Vmdesc::parse(&stream[locate(stream)?.vmdesc])?.page_size?)
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "vmdesc"))]
 mod tests;

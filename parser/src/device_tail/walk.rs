@@ -2,13 +2,15 @@
 
 use crate::device::Device;
 use crate::error::{Error, ErrorKind, name_text};
+use crate::prelude::*;
 use crate::section::{
     FOOTER_BYTES, FULL_HEADER_BYTES, QEMU_VM_SECTION_FOOTER, QEMU_VM_SECTION_FULL, SectionHeader,
     put_section_footer, section_header,
 };
 use crate::span::Span;
-use std::collections::BTreeMap;
-use std::ops::Range;
+use crate::width::to_usize;
+use alloc::collections::BTreeMap;
+use core::ops::Range;
 
 /// Sections of one tail whose end is searched for: each search reads all that is left. QEMU describes one
 /// section wrongly, on s390x.
@@ -230,7 +232,7 @@ fn devices_within(devices: &[Device], length: usize, footers: bool) -> Option<us
 
 /// Where the body of a device ends that begins at `start`; `None` where the description does not add up.
 fn described_end(device: &Device, start: usize) -> Option<usize> {
-    usize::try_from(device.state.payload_bytes()?).ok()?.checked_add(start)
+    to_usize(device.state.payload_bytes()?).checked_add(start)
 }
 
 fn path(number: usize, device: &Device) -> String {
@@ -291,5 +293,5 @@ fn anchored_end(bytes: &[u8], start: usize, footer: &[u8], next: Option<&Device>
     ends.next().is_none().then_some(end)
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "vmdesc"))]
 mod tests;

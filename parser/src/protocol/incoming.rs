@@ -2,7 +2,8 @@
 //! and the `loadvm_postcopy_handle_*` functions of migration/savevm.c).
 
 use crate::command::Command;
-use std::fmt;
+use crate::prelude::*;
+use core::fmt;
 
 /// How far a destination is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -2,6 +2,8 @@
 //! without a frame (`ramblock_recv_bitmap_send`, migration/ram.c): length (be64), bits (little-endian, one
 //! per target page, up to a multiple of 64), end mark (be64).
 
+use crate::prelude::*;
+
 /// `RAMBLOCK_RECV_BITMAP_ENDING` (migration/ram.c).
 const END_MARK: u64 = 0x0123_4567_89ab_cdef;
 

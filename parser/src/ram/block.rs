@@ -2,11 +2,12 @@
 
 use crate::error::{ErrorKind, RAM_SIZE};
 use crate::page_size::PageSize;
+use crate::prelude::*;
 use crate::section::{put_str8, str8};
 use crate::span::{Parsed, Span};
+use alloc::collections::BTreeSet;
 use nom::Parser;
 use nom::number::streaming::be_u64;
-use std::collections::BTreeSet;
 
 use super::RAM_SAVE_FLAG_MEM_SIZE;
 

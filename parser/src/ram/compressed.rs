@@ -1,10 +1,15 @@
 //! Pages compressed with zlib (capability compress, up to QEMU 9.0).
 
 use crate::error::ErrorKind;
+#[cfg(feature = "compress")]
+use crate::prelude::*;
+#[cfg(feature = "compress")]
 use miniz_oxide::inflate::TINFLStatus;
+#[cfg(feature = "compress")]
 use miniz_oxide::inflate::core::inflate_flags::{
     TINFL_FLAG_COMPUTE_ADLER32, TINFL_FLAG_PARSE_ZLIB_HEADER, TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF,
 };
+#[cfg(feature = "compress")]
 use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 
 /// Inflates one zlib stream (RFC 1950) that holds exactly one page.
@@ -13,6 +18,7 @@ use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 ///
 /// When it is damaged, longer or shorter than a page, or followed by other bytes; the page is unspecified
 /// then.
+#[cfg(feature = "compress")]
 pub fn inflate(data: &[u8], page: &mut [u8]) -> Result<(), ErrorKind> {
     let flags =
         TINFL_FLAG_PARSE_ZLIB_HEADER | TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF | TINFL_FLAG_COMPUTE_ADLER32;
@@ -28,13 +34,23 @@ pub fn inflate(data: &[u8], page: &mut [u8]) -> Result<(), ErrorKind> {
     }
 }
 
+/// Inflates nothing: the crate was built without feature `compress`.
+///
+/// # Errors
+///
+/// Always.
+#[cfg(not(feature = "compress"))]
+pub fn inflate(_: &[u8], _: &mut [u8]) -> Result<(), ErrorKind> {
+    Err(ErrorKind::Compressed("this program cannot unpack zlib"))
+}
+
 /// The longest zlib stream that a page of `page_size` bytes can have (zlib's `compressBound`).
 #[must_use]
 pub fn bound(page_size: u32) -> u32 {
     page_size + (page_size >> 12) + (page_size >> 14) + (page_size >> 25) + 13
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "compress"))]
 mod tests {
     use super::*;
     use miniz_oxide::deflate::compress_to_vec_zlib;

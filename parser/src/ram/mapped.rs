@@ -12,6 +12,7 @@
 use super::RAM_SAVE_FLAG_MEM_SIZE;
 use super::block::RamBlock;
 use crate::error::{Error, ErrorKind};
+use crate::prelude::*;
 use crate::section::put_str8;
 
 /// `MAPPED_RAM_HDR_VERSION`.

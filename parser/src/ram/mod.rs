@@ -12,6 +12,7 @@ pub(crate) mod page;
 pub mod page_size;
 pub mod xbzrle;
 
+use crate::prelude::*;
 use crate::section::put_str8;
 
 /// Zero page: fill byte follows.

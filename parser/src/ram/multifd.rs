@@ -6,6 +6,7 @@
 //! KiB worth of pages (be64 each), the normal ones first. Data follows if there are normal pages.
 
 use crate::error::{Error, ErrorKind};
+use crate::prelude::*;
 
 /// `MULTIFD_MAGIC`.
 pub const MULTIFD_MAGIC: u32 = 0x1122_3344;
@@ -217,7 +218,7 @@ impl Channel {
             return Err(self.fail(20, "data length", u64::from(data_bytes), "at most 16 MiB"));
         }
         let offset = |index: u32| be64(header, HEADER_BYTES + 8 * index as usize);
-        let offsets = |range: std::ops::Range<u32>| range.map(offset).collect::<Vec<_>>();
+        let offsets = |range: core::ops::Range<u32>| range.map(offset).collect::<Vec<_>>();
         let (normal, zero) = (offsets(0..normal), offsets(normal..normal + zero));
         let mask = u64::from(self.page_size) - 1;
         if let Some(&wrong) = normal.iter().chain(&zero).find(|&&offset| offset & mask != 0) {

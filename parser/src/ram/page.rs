@@ -2,6 +2,7 @@
 
 use super::{compressed, put_compressed_page, put_page_header, put_xbzrle_page, put_zero_page, xbzrle};
 use crate::error::ErrorKind;
+use crate::prelude::*;
 
 /// A page of RAM, as one record of the stream carries it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,8 +7,9 @@ use super::{
     RAM_SAVE_FLAG_CONTINUE, RAM_SAVE_FLAG_EOS, RAM_SAVE_FLAG_PAGE, RAM_SAVE_FLAG_XBZRLE, RAM_SAVE_FLAG_ZERO,
 };
 use crate::page_size::PageSize;
+use crate::prelude::*;
 use crate::ram::block::RamBlock;
-use std::collections::BTreeMap;
+use alloc::collections::BTreeMap;
 
 const DEFAULT_BYTES: u32 = PageSize::DEFAULT.bytes();
 /// The page sizes of QEMU's targets, the default first.
@@ -125,16 +126,16 @@ mod tests {
             for zero in [false, true] {
                 let expected = (size != DEFAULT_BYTES).then_some(size);
                 let bytes = body(size, zero);
-                assert_eq!(guess_bytes(&bytes, std::slice::from_ref(&block)), expected, "{size} {zero}");
+                assert_eq!(guess_bytes(&bytes, core::slice::from_ref(&block)), expected, "{size} {zero}");
                 // A part of it is enough.
                 let part = &bytes[..bytes.len() / 2];
-                assert_eq!(guess_bytes(part, std::slice::from_ref(&block)), expected, "{size} {zero}");
+                assert_eq!(guess_bytes(part, core::slice::from_ref(&block)), expected, "{size} {zero}");
             }
         }
         // Wherever they end, pages of 64 KiB are no smaller ones.
         let bytes = body(1 << 16, false);
         for cut in 0..30 {
-            let found = guess_bytes(&bytes[..cut], std::slice::from_ref(&block));
+            let found = guess_bytes(&bytes[..cut], core::slice::from_ref(&block));
             assert!(found.is_none(), "cut at {cut}: {found:?}");
         }
         assert_eq!(guess_bytes(b"", &[block]), None);
@@ -233,7 +234,7 @@ mod tests {
         put_end_of_section(&mut bytes);
         assert_eq!(guess_bytes(&bytes, &blocks()), Some(1 << 13));
         let small = RamBlock { used_length: 1 << 10, ..blocks()[0].clone() };
-        assert_eq!(guess_bytes(&zero(Some(b"ram"), 0), std::slice::from_ref(&small)), Some(1 << 10));
+        assert_eq!(guess_bytes(&zero(Some(b"ram"), 0), core::slice::from_ref(&small)), Some(1 << 10));
         assert_eq!(guess_bytes(b"", &[small]), None);
     }
 }

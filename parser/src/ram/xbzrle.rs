@@ -1,6 +1,7 @@
 //! XBZRLE: a page as the difference to its content before.
 
 use crate::error::ErrorKind;
+use crate::prelude::*;
 
 /// Applies `delta` to `page` (`xbzrle_decode_buffer`, migration/xbzrle.c): pairs of a run of unchanged bytes
 /// and a run of new ones, lengths as ULEB128 of at most two bytes.

@@ -1,7 +1,7 @@
 //! A record apart from the buffer that it was read into.
 
 use crate::record::Record;
-use std::ops::Range;
+use core::ops::Range;
 
 /// The most byte strings in one record: node, bitmap and bits of a dirty-bitmap chunk.
 const PARTS: usize = 3;
@@ -43,6 +43,7 @@ impl Detached {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::prelude::*;
     use crate::section::{SectionHeader, SectionId};
     use crate::{
         BlockMigration, ChunkKind, Command, DirtyBitmapChunk, Htab, Page, PageContent, StorageAttributes,

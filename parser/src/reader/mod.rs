@@ -1,7 +1,9 @@
 //! Readers: the walk over a whole stream, from anything that can be read, or from memory.
 
+#[cfg(feature = "std")]
 mod detached;
 mod pieces;
+#[cfg(feature = "std")]
 mod stream;
 
 use crate::decoder::{Decoder, Options, Step};
@@ -10,11 +12,13 @@ use crate::error::Error;
 use crate::page_size::PageSize;
 use crate::ram::block::RamBlock;
 use crate::record::Record;
+use crate::width::to_usize;
 use pieces::Pieces;
+#[cfg(feature = "std")]
 pub use stream::{ReadError, StreamReader};
 
 /// A record, and what is known of the stream where it is. `'reader` is the time until the next
-/// [`advance`](StreamReader::advance), `'bytes` that of the bytes which the record borrows.
+/// [`advance`](SliceReader::advance), `'bytes` that of the bytes which the record borrows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Entry<'reader, 'bytes> {
@@ -88,7 +92,7 @@ impl<'a> SliceReader<'a> {
             return Ok(pieces.next(tail));
         }
         let at = self.decoder.offset();
-        let start = usize::try_from(at).unwrap_or(usize::MAX).min(self.bytes.len());
+        let start = to_usize(at).min(self.bytes.len());
         let rest = &self.bytes[start..];
         match self.decoder.step(rest)? {
             Step::Incomplete { .. } => self.decoder.finish(rest).map(|()| None),

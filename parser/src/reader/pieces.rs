@@ -5,8 +5,8 @@ use crate::device_tail::{self, Trailer};
 use crate::error::Error;
 use crate::record::Record;
 use crate::section::{FOOTER_BYTES, VMDESC_HEADER_BYTES};
-use std::collections::VecDeque;
-use std::ops::Range;
+use alloc::collections::VecDeque;
+use core::ops::Range;
 
 /// What is left of a tail.
 #[derive(Debug)]

@@ -5,10 +5,11 @@ use super::pieces::Pieces;
 use super::{Entry, entry};
 use crate::decoder::{Decoder, Options, Step};
 use crate::error::{Error, ErrorKind};
+use crate::prelude::*;
 use crate::ram::block::RamBlock;
 use crate::record::Record;
+use core::ops::Range;
 use std::io::{self, Read};
-use std::ops::Range;
 
 /// The longest device tail that is kept in memory.
 const TAIL_LIMIT_BYTES: usize = 256 << 20;

@@ -2,6 +2,7 @@
 
 mod captures;
 mod damaged;
+mod examples;
 mod malformed;
 mod readers;
 mod rules;

@@ -475,9 +475,10 @@ fn a_vmdesc_may_be_announced_up_to_its_limit() {
     let mut decoder = Decoder::new(Options::default());
     feed(&mut decoder, &[&stream[..], &[0]].concat());
     let announced = |length: u32| [&[6][..], &length.to_be_bytes()].concat();
-    assert!(
-        matches!(decoder.step(&announced(16 << 20)), Ok(Step::Incomplete { needed }) if needed == (16 << 20) + 5)
-    );
+    assert!(matches!(
+        decoder.step(&announced(16 << 20)),
+        Ok(Step::Incomplete { needed }) if needed == (16 << 20) + 5
+    ));
     let error = decoder.step(&announced((16 << 20) + 1)).unwrap_err().to_string();
     assert!(error.ends_with(": vmdesc length is 16777217, the limit is 16777216"), "{error}");
 }

@@ -183,9 +183,10 @@ fn without_footers_the_description_alone_tells_where_sections_end() {
     let bare: Vec<u8> = bytes.chunks(24).flat_map(|section| &section[..19]).copied().collect();
     let walked = walker(&description, false).walk(&bare, 0);
     assert_eq!((walked.findings, walked.pieces.len()), (Vec::new(), 3));
-    assert!(
-        matches!(&walked.pieces[1], Piece::Device { body, footer, .. } if *body == (34..38) && *footer == (38..38))
-    );
+    assert!(matches!(
+        &walked.pieces[1],
+        Piece::Device { body, footer, .. } if *body == (34..38) && *footer == (38..38)
+    ));
     let damaged = [&bare[..19], &[0], &bare[20..]].concat();
     let walked = walker(&description, false).walk(&damaged, 0);
     assert_eq!(names(&walked), ["0", "skipped 19..57"]);
