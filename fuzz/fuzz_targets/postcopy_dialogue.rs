@@ -10,7 +10,7 @@ use dialogue::{Dialogue, Pages};
 use libfuzzer_sys::fuzz_target;
 use migration_stream::protocol::put_received_bitmap;
 use migration_stream::return_path::{ReturnPathMessage, put_return_path_message};
-use snapshot_engine::{Event, Lane, PostcopyConfig, SaveMachine};
+use snapshot_engine::{Event, Lane, SaveMachine};
 use std::sync::LazyLock;
 use vm_simulator::explore::{Scenario, Size};
 use vm_simulator::{Fault, SimFile, World};
