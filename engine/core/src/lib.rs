@@ -1,12 +1,15 @@
 //! Sans-IO machines that save a migration stream to an image and revert a guest from it.
 //!
-//! [`SaveMachine`] and [`RevertMachine`] are [`Machine`]s: a driver tells them what happened ([`Event`]) and carries
-//! out what they want done ([`Action`]). They perform no I/O, read no clock and know no file: everything that differs
-//! between production, tests and a simulation under one seed is in the driver.
+//! [`SaveMachine`] and [`RevertMachine`] are [`Machine`]s: a driver tells them what happened
+//! ([`Event`]) and carries out what they want done ([`Action`]). They perform no I/O, read no clock
+//! and know no file: everything that differs between production, tests and a simulation under one
+//! seed is in the driver.
 //!
-//! * To save or revert for real, use the crate `qemu-snapshot`, which drives these machines with io_uring or threads.
+//! * To save or revert for real, use the crate `qemu-snapshot`, which drives these machines with
+//!   io_uring or threads.
 //! * To run one from a file to a file, implement [`blocking::Io`] and call [`blocking::run`].
-//! * To drive them yourself, read [`machine`] for the rules, take a [`Pool`], and run the loop that it describes.
+//! * To drive them yourself, read [`machine`] for the rules, take a [`Pool`], and run the loop that
+//!   it describes.
 //!
 //! The wire format is the business of `migration-stream`, the file format that of `snapshot-image`.
 #![forbid(unsafe_code)]

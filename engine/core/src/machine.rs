@@ -356,7 +356,7 @@ pub enum Event<'a> {
 
 /// A job that a driver can run.
 pub trait Machine {
-    /// Takes note of what happened.
+    /// Takes in one event.
     fn handle(&mut self, event: Event<'_>, pool: &mut Pool);
     /// The next thing to be done; `None` until the next event.
     fn poll(&mut self, pool: &mut Pool) -> Option<Action>;

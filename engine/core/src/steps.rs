@@ -12,8 +12,9 @@ const WRITE_BYTES: usize = 1 << 20;
 /// The most writes under way at once.
 const WRITES_IN_FLIGHT: usize = 8;
 
-/// Runs a list of [`Step`]s: everything before a step that is no [`Step::Write`] is complete before it starts,
-/// and it is complete before anything behind it starts. That is what makes the commit protocol hold.
+/// Runs a list of [`Step`]s: everything before a step that is no [`Step::Write`] is complete before
+/// it starts, and it is complete before anything behind it starts. That is what makes the commit
+/// protocol hold.
 #[derive(Default)]
 pub(crate) struct StepRunner {
     steps: Option<Box<dyn Iterator<Item = Step> + Send>>,

@@ -1,8 +1,9 @@
 //! Space of the file system that is kept for what will be written a second time.
 //!
-//! On a copy-on-write file system (btrfs; XFS where extents are shared) a block that is overwritten needs a new place first. So space
-//! that was "reserved by writing it" is not there if another program fills the disk meanwhile. The ballast lies behind the
-//! end of the image, belongs to it, and so goes with it if the process is killed.
+//! On a copy-on-write file system (btrfs; XFS where extents are shared) a block that is overwritten
+//! needs a new place first. So space that was "reserved by writing it" is not there if another
+//! program fills the disk meanwhile. The ballast lies behind the end of the image, belongs to it,
+//! and so goes with it if the process is killed.
 
 use crate::size::to_usize;
 use rustix::fs::FallocateFlags;
@@ -51,7 +52,8 @@ impl Ballast {
     }
 }
 
-/// Writes what cannot be compressed. The file is longer then, until the ballast is given back: `length` is its length without it.
+/// Writes what cannot be compressed. The file is longer then, until the ballast is given back:
+/// `length` is its length without it.
 fn write_behind(file: &File, length: u64, bytes: u64) -> io::Result<()> {
     let mut memory = vec![0; WRITE_BYTES + to_usize(BLOCK_BYTES)];
     // O_DIRECT wants it aligned.

@@ -23,8 +23,8 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What a machine works with.
 ///
-/// The order of the fields is that of their end: operations are waited for, then the image is unlocked, and only then does
-/// the peer see us go.
+/// The order of the fields is that of their end: operations are waited for, then the image is
+/// unlocked, and only then does the peer see us go.
 #[derive(Debug)]
 pub(crate) struct Driver {
     pub(crate) disk: DiskQueue,
@@ -107,8 +107,8 @@ pub(crate) fn run<M: Machine>(
                 }
                 Action::Announce(milestone) => announce(milestone),
                 action @ Action::Read { .. } if run.driver.listens => {
-                    // From the page cache it is read before this returns. The peer may wait for what is ready to leave, and
-                    // ask for more meanwhile.
+                    // From the page cache it is read before this returns. The peer may wait for
+                    // what is ready to leave, and ask for more meanwhile.
                     run.write_outputs(machine, [run.limiting.is_none(), true]);
                     run.start(action);
                     more = true;
@@ -199,8 +199,8 @@ impl Run<'_> {
         self.done.push_back((id, result.map(|()| Completed::Plain)));
     }
 
-    /// A pipe cannot get smaller than what is in it, and would not be emptier while it is kept full: until then nothing
-    /// is written. The peer has more to read than it would have otherwise.
+    /// A pipe cannot get smaller than what is in it, and would not be emptier while it is kept
+    /// full: until then nothing is written. The peer has more to read than it would have otherwise.
     fn limit_output(&mut self) {
         self.limiting = self.limiting.filter(|bytes| !self.driver.channel.limit_output(*bytes));
     }

@@ -45,7 +45,8 @@ fn image_hint(error: &ImageError) -> Option<String> {
     })
 }
 
-/// Whether bytes of a snapshot are not what was written; any other error is about an image that is whole, or something else.
+/// Whether bytes of a snapshot are not what was written; any other error is about an image that is
+/// whole, or something else.
 pub(crate) fn is_damage(error: &ImageError) -> bool {
     matches!(
         error,

@@ -59,7 +59,8 @@ fn check_kind(path: &Path, kind: FileType) -> Result<(), OpenError> {
 }
 
 fn open(path: &Path, direct: bool, how: Use) -> Result<File, OpenError> {
-    // Asked before it is opened, which alone does something to many a device, and after, for it may have changed.
+    // Asked before it is opened, which alone does something to many a device, and after, for it may
+    // have changed.
     check_kind(path, std::fs::metadata(path).map_err(|error| fail(path, error))?.file_type())?;
     let flags = if direct { OFlags::DIRECT } else { OFlags::empty() };
     // Not blocking: a FIFO would wait for its other end before it could be refused.
@@ -197,8 +198,9 @@ impl ImageFile {
     ///
     /// # Errors
     ///
-    /// The operating system's; another file lies there now. The image's name means what it meant before. If it was the directory
-    /// that could not be synced, it is unknown which of the two survives a crash.
+    /// The operating system's; another file lies there now. The image's name means what it meant
+    /// before. If it was the directory that could not be synced, it is unknown which of the two
+    /// survives a crash.
     pub(crate) fn replace(&mut self) -> io::Result<()> {
         let old = self.replaced_id()?;
         let (new, folder) = self.new_in()?;
@@ -261,9 +263,10 @@ impl Drop for ImageFile {
 
 /// Closes a file that has no name any more, and lets the kernel free its blocks when we are gone.
 ///
-/// That takes seconds where the file system tells the disk of each extent (ext4 with `discard`: 1.7 s per GiB), and QEMU waits for
-/// the end of what `exec:` started with its guest standing still. A file that is registered with a ring goes with the ring, which
-/// the kernel takes apart behind the back of whoever closes it (io_uring_register(2)); without io_uring it is closed here and now.
+/// That takes seconds where the file system tells the disk of each extent (ext4 with `discard`: 1.7
+/// s per GiB), and QEMU waits for the end of what `exec:` started with its guest standing still. A
+/// file that is registered with a ring goes with the ring, which the kernel takes apart behind the
+/// back of whoever closes it (io_uring_register(2)); without io_uring it is closed here and now.
 pub(crate) fn close_behind(file: Arc<File>) {
     if let Ok(ring) = IoUring::new(1) {
         let _ = ring.submitter().register_files(&[file.as_raw_fd()]);

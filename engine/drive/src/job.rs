@@ -27,7 +27,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// How long a source that is really one takes until its stream begins: QEMU writes the header at once.
 const USAGE_ERROR_WAIT: Duration = Duration::from_secs(2);
 
-/// A destination that loads takes or says something all the time; one that waits for other channels (multifd) never does.
+/// A destination that loads takes or says something all the time; one that waits for other channels
+/// (multifd) never does.
 const LOADING_TIMEOUT_MS: u64 = 60_000;
 
 fn stream_options(cli: &Cli) -> migration_stream::Options {
@@ -65,8 +66,9 @@ fn disk_queue(aio: Option<Aio>) -> Result<DiskQueue, Failure> {
 
 /// Lets the peer on stdin and stdout see that the command line was wrong, as it would see any other error.
 ///
-/// A source that finds nobody at its pipe any more may lose its guest (QEMU 7.2 does), and a destination to which nothing
-/// was sent waits for ever. Says nothing; `revert` is whether the command line asked for that.
+/// A source that finds nobody at its pipe any more may lose its guest (QEMU 7.2 does), and a
+/// destination to which nothing was sent waits for ever. Says nothing; `revert` is whether the
+/// command line asked for that.
 pub fn refuse_peer(revert: bool) {
     let job = if revert { &["qemu-snapshot", "--revert", "-"][..] } else { &["qemu-snapshot", "-"] };
     let Ok(cli) = Cli::try_parse_from(job) else { return };
@@ -156,7 +158,8 @@ pub fn save(cli: &Cli, warn: impl FnMut(&str)) -> Result<SaveSummary, Failure> {
     uuid[8] = uuid[8] & 0x3f | 0x80;
     let mut config = save_config(cli, uuid, channel.is_live(), channel.can_answer());
     let socket = channel.is_socket();
-    // Nothing from here on may end the process before the machine has run: the source's guest would pay for it.
+    // Nothing from here on may end the process before the machine has run: the source's guest would
+    // pay for it.
     let (image, disk, mut machine) = match open_for_save(cli, &mut config, warn) {
         Ok((image, disk)) => (Some(image), disk, SaveMachine::new(config)),
         Err(failure) => (None, disk_queue(None)?, SaveMachine::refusing(config, failure)),
@@ -187,7 +190,8 @@ fn open_for_save(
     Ok((image, disk))
 }
 
-/// Sends the image's snapshot to the channel; `announce` is told of milestones, with the time since the start.
+/// Sends the image's snapshot to the channel; `announce` is told of milestones, with the time since
+/// the start.
 ///
 /// # Errors
 ///
@@ -199,8 +203,8 @@ pub fn revert(
 ) -> Result<RevertSummary, Failure> {
     let start = Instant::now();
     if let (Some(uuid), Some(_)) = (&cli.recover, &cli.uri) {
-        // QEMU 7.2 ends, and the guest with it, when a recovery connection breaks before it has resumed: what can be known
-        // to be wrong must be known before there is a connection.
+        // QEMU 7.2 ends, and the guest with it, when a recovery connection breaks before it has
+        // resumed: what can be known to be wrong must be known before there is a connection.
         check_recovery(cli, uuid)?;
     }
     let signals = Signals::new().map_err(Failure::refused)?;

@@ -1,8 +1,9 @@
-//! Saves a running QEMU VM into one image, and reverts it: the machines of `snapshot-engine` on a real disk and a real
-//! channel.
+//! Saves a running QEMU VM into one image, and reverts it: the machines of `snapshot-engine` on a
+//! real disk and a real channel.
 //!
-//! [`save`] and [`revert`] are the whole jobs of the program `qemu-snapshot`; [`Cli`] is its command line. One thread
-//! runs one machine; disk operations are carried out by io_uring, Linux AIO or worker threads.
+//! [`save`] and [`revert`] are the whole jobs of the program `qemu-snapshot`; [`Cli`] is its
+//! command line. One thread runs one machine; disk operations are carried out by io_uring, Linux
+//! AIO or worker threads.
 
 mod ballast;
 mod block_options;

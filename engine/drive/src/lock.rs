@@ -1,7 +1,9 @@
-//! QEMU's image locking: bytes of the file that say who uses it how (`block/file-posix.c`, "raw_handle_perm_lock").
+//! QEMU's image locking: bytes of the file that say who uses it how (`block/file-posix.c`,
+//! "raw_handle_perm_lock").
 //!
-//! Byte 100 + n is locked by whoever uses permission n, byte 200 + n by whoever does not want others to. All locks are
-//! shared OFD locks: conflicts are found by asking whether an exclusive one would be granted.
+//! Byte 100 + n is locked by whoever uses permission n, byte 200 + n by whoever does not want
+//! others to. All locks are shared OFD locks: conflicts are found by asking whether an exclusive
+//! one would be granted.
 
 use nix::fcntl::{FcntlArg, fcntl};
 use std::fs::File;
@@ -58,8 +60,9 @@ fn byte(at: i64, kind: libc::c_short) -> libc::flock {
 
 /// Gives all locks back.
 ///
-/// Closing the file does so too, but later than we are gone: the kernel may keep the file of an io_uring request open for
-/// some milliseconds after the process has ended, and who opens the image next would find it in use.
+/// Closing the file does so too, but later than we are gone: the kernel may keep the file of an
+/// io_uring request open for some milliseconds after the process has ended, and who opens the image
+/// next would find it in use.
 pub(crate) fn unlock_image(file: &File) {
     let mut all = byte(USED_BASE, UNLOCK);
     all.l_len = 2 * (UNSHARED_BASE - USED_BASE);
@@ -81,11 +84,13 @@ pub(crate) enum NameLock {
 const NAME_LOCK_ATTEMPTS: u32 = 4;
 const NAME_LOCK_PAUSE: Duration = Duration::from_millis(20);
 
-/// Locks a name in a directory, for as long as the descriptor is open: a byte of the *directory*, whose place is the hash of the
-/// name. It leaves nothing behind, goes with the process even if that is killed, and needs no file that others would see.
+/// Locks a name in a directory, for as long as the descriptor is open: a byte of the *directory*,
+/// whose place is the hash of the name. It leaves nothing behind, goes with the process even if
+/// that is killed, and needs no file that others would see.
 ///
-/// A directory cannot be opened for writing, so there is no exclusive lock on it. As with images, the lock is a shared one, and
-/// whoever finds that an exclusive one would not be granted gives way. If two do so at once, one of them comes back first.
+/// A directory cannot be opened for writing, so there is no exclusive lock on it. As with images,
+/// the lock is a shared one, and whoever finds that an exclusive one would not be granted gives
+/// way. If two do so at once, one of them comes back first.
 ///
 /// # Errors
 ///
@@ -126,7 +131,8 @@ fn hash(name: &[u8]) -> i64 {
 ///
 /// # Errors
 ///
-/// `WouldBlock` when another process, a running QEMU for instance, uses the file in a way that does not go along.
+/// `WouldBlock` when another process, a running QEMU for instance, uses the file in a way that does
+/// not go along.
 pub(crate) fn lock_image(file: &File, how: Use) -> io::Result<()> {
     let own = how.used().iter().map(|n| USED_BASE + i64::from(*n));
     let own = own.chain(how.unshared().iter().map(|n| UNSHARED_BASE + i64::from(*n)));

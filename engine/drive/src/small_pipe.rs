@@ -1,9 +1,11 @@
 //! Makes a pipe small that its writer keeps full.
 //!
-//! A pipe cannot become smaller than what is in it (`F_SETPIPE_SZ`: EBUSY), and a writer that waits for room is woken by the
-//! read that makes some: it may have filled the pipe again before the reader makes its next system call. So another thread asks for
-//! the size all the time: it waits for the lock that the read holds (`pipe->mutex`, fs/pipe.c), and has it before the writer is
-//! awake. Where there is no processor for that thread, and the writer was faster, the pipe becomes as small as it can.
+//! A pipe cannot become smaller than what is in it (`F_SETPIPE_SZ`: EBUSY), and a writer that waits
+//! for room is woken by the read that makes some: it may have filled the pipe again before the
+//! reader makes its next system call. So another thread asks for the size all the time: it waits
+//! for the lock that the read holds (`pipe->mutex`, fs/pipe.c), and has it before the writer is
+//! awake. Where there is no processor for that thread, and the writer was faster, the pipe becomes
+//! as small as it can.
 
 use crate::size::to_usize;
 use rustix::pipe::{fcntl_getpipe_size, fcntl_setpipe_size};
@@ -57,8 +59,9 @@ fn shrink(pipe: BorrowedFd<'_>, bytes: usize) -> bool {
     false
 }
 
-/// Takes what there is, without waiting for more, and asks for the size with the very next system call: the writer that this
-/// read wakes needs longer to arrive, even if it finds a processor at once.
+/// Takes what there is, without waiting for more, and asks for the size with the very next system
+/// call: the writer that this read wakes needs longer to arrive, even if it finds a processor at
+/// once.
 fn take(pipe: BorrowedFd<'_>, bytes: usize, place: &mut [u8]) -> io::Result<usize> {
     let waiting = to_usize(rustix::io::ioctl_fionread(pipe)?).min(place.len());
     // The rest of this time slice may be too short for both calls.

@@ -1,8 +1,9 @@
 //! Why a job failed, and which exit status that is.
 //!
-//! Each error says its own part only and names what caused it by [`source`](std::error::Error::source);
-//! [`error_text`](crate::error_text) writes all of it in one line. What a user can do about a failure depends on the program, so no
-//! text here names an option of one.
+//! Each error says its own part only and names what caused it by
+//! [`source`](std::error::Error::source); [`error_text`](crate::error_text) writes all of it in one
+//! line. What a user can do about a failure depends on the program, so no text here names an option
+//! of one.
 
 mod return_path;
 mod unsupported;
@@ -48,7 +49,8 @@ pub enum Failure {
         /// The snapshot's UUID, where it has one.
         uuid: Option<[u8; 16]>,
     },
-    /// The image holds what an interrupted save left, but the header says that another program has written to it since.
+    /// The image holds what an interrupted save left, but the header says that another program has
+    /// written to it since.
     #[error("the image holds an interrupted save, and another program has written to it since")]
     InterruptedThenWritten,
     /// An operation of the driver failed.
@@ -111,7 +113,8 @@ pub enum Failure {
     /// The host page sizes of the destination do not fit the snapshot.
     #[error(transparent)]
     HostPages(#[from] HostPagesError),
-    /// A recovery from another snapshot than the one whose postcopy was interrupted, or from one that may be another one.
+    /// A recovery from another snapshot than the one whose postcopy was interrupted, or from one
+    /// that may be another one.
     #[error("recovery of snapshot {}: {}; two guests must not mix", uuid_text(.wanted), what_is_there(.found.as_ref()))]
     OtherSnapshot {
         /// UUID of the snapshot whose postcopy was interrupted.

@@ -58,7 +58,8 @@ pub enum Unsupported {
 }
 
 impl Unsupported {
-    /// The stream is none of a background snapshot, which alone has to be drained: QEMU refuses the two together.
+    /// The stream is none of a background snapshot, which alone has to be drained: QEMU refuses the
+    /// two together.
     pub(crate) fn rules_out_background_snapshot(&self) -> bool {
         matches!(self, Self::Multifd | Self::Postcopy { .. } | Self::Colo { .. })
     }

@@ -17,15 +17,16 @@ pub struct RevertConfig {
     pub fresh_ram: bool,
     /// The longest wait for the destination, in milliseconds.
     pub timeout_ms: Option<u64>,
-    /// Where there is no such limit: the longest wait for a destination whose guest does not run yet, in milliseconds. Not
-    /// for one that is being recovered.
+    /// Where there is no such limit: the longest wait for a destination whose guest does not run
+    /// yet, in milliseconds. Not for one that is being recovered.
     pub loading_timeout_ms: Option<u64>,
     /// The guest runs before all its pages are there.
     pub postcopy: Option<PostcopyConfig>,
 }
 
 impl RevertConfig {
-    /// A verified precopy revert from an image of this length, which waits for its destination as long as that takes.
+    /// A verified precopy revert from an image of this length, which waits for its destination as
+    /// long as that takes.
     #[must_use]
     pub fn new(image_length_bytes: u64) -> Self {
         Self {

@@ -47,8 +47,8 @@ impl Emitter {
         (self.normal_pages, self.zero_pages)
     }
 
-    /// The block's name, if the next record of the main channel has to give it. The preempt channel's records stand for
-    /// themselves.
+    /// The block's name, if the next record of the main channel has to give it. The preempt
+    /// channel's records stand for themselves.
     fn name<'a>(&mut self, lane: Lane, block: usize, idstr: &'a [u8]) -> Option<&'a [u8]> {
         let named = lane == Lane::Preempt || self.current_block.replace(block) != Some(block);
         named.then_some(idstr)
@@ -135,8 +135,8 @@ impl Emitter {
         Ok(())
     }
 
-    /// The page's place in the buffer; none if it turns out to be zero, which only an image without a page index can
-    /// leave open.
+    /// The page's place in the buffer; none if it turns out to be zero, which only an image without
+    /// a page index can leave open.
     pub(crate) fn body(&self, page: &SlicePage, buffer: BufferId, pool: &Pool) -> Option<Body> {
         let start = to_usize(page.at) * self.page_bytes;
         let range = start..start + self.page_bytes;
@@ -145,7 +145,8 @@ impl Emitter {
     }
 }
 
-/// The page is what was saved, as far as that is known. `first_page` is the number of the buffer's first page.
+/// The page is what was saved, as far as that is known. `first_page` is the number of the buffer's
+/// first page.
 pub(crate) fn verify(
     page: &SlicePage,
     first_page: u64,

@@ -4,15 +4,16 @@
 //!
 //! 1. *Open*: the image is verified as far as that does not grow with RAM, and the leader is understood.
 //! 2. *Leader*, as it was saved.
-//! 3. *RAM*, in the order of the block list ([`precopy`]): slices are read ahead through the ring ([`ring`]), every page is
-//!    verified before it leaves ([`emit`]).
-//! 4. *Close*: the rest of the image's metadata is verified; third region and device tail follow, and with them the
-//!    end mark.
+//! 3. *RAM*, in the order of the block list ([`precopy`]): slices are read ahead through the ring
+//!    ([`ring`]), every page is verified before it leaves ([`emit`]).
+//! 4. *Close*: the rest of the image's metadata is verified; third region and device tail follow,
+//!    and with them the end mark.
 //!
 //! A postcopy revert goes another way behind its leader: [`postcopy`].
 //!
-//! The first error is sticky: nothing is sent after it, so the destination never sees an end mark. If nothing has been
-//! sent yet, one byte that is no stream makes QEMU refuse at once; it would wait for ever otherwise.
+//! The first error is sticky: nothing is sent after it, so the destination never sees an end mark.
+//! If nothing has been sent yet, one byte that is no stream makes QEMU refuse at once; it would
+//! wait without end otherwise.
 
 mod config;
 mod emit;
@@ -39,8 +40,8 @@ use postcopy::hot_set::HotSet;
 use precopy::Precopy;
 use snapshot_image::{HostOffset, ImageError, Lookup, Opener, ReadOptions, Verification};
 
-/// Blocks up to this size may be a device's or the firmware's, filled by the destination before it loads: their zero
-/// pages are sent even to fresh RAM.
+/// Blocks up to this size may be a device's or the firmware's, filled by the destination before it
+/// loads: their zero pages are sent even to fresh RAM.
 const FIRMWARE_BLOCK_BYTES: u64 = 32 << 20;
 /// No migration stream begins with it: QEMU refuses at once.
 const NOT_A_STREAM: &[u8] = b"X";
@@ -210,7 +211,7 @@ impl RevertMachine {
             Phase::Postcopy(image, postcopy) => postcopy.advance(image, output, pool),
             Phase::Drain(_) => {
                 let failed = self.failure.is_some();
-                // A destination that has seen nothing would wait for ever.
+                // A destination that has seen nothing would wait without end.
                 let noticed = self.output.sent_bytes() > 0 || self.output.gone || self.recovers();
                 let all_sent = self.output.is_all_sent() || self.output.gone;
                 if self.in_flight > 0 || (!failed && !all_sent) || (failed && !noticed) {

@@ -9,15 +9,15 @@ use crate::size::to_usize;
 use snapshot_image::{GuestOffset, HostOffset, ImageError, Lookup, SnapshotReader};
 use std::ops::Range;
 
-/// The longest range of RAM that one slice covers with pages in it: what is read, verified and sent stays in a processor's
-/// cache.
+/// The longest range of RAM that one slice covers with pages in it: what is read, verified and sent
+/// stays in a processor's cache.
 const SLICE_BYTES: u64 = 256 << 10;
 /// The longest run of zero pages in one slice, in pages.
 const ZERO_RUN_PAGES: u64 = 1 << 16;
 /// Zero pages in between are read along if there are no more than this many bytes of them.
 const GAP_BYTES: u64 = 32 << 10;
 
-/// Where the walk stands.
+/// Where the walk is.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
     block: usize,
@@ -101,7 +101,8 @@ impl Plan {
         let least = pages.max(1);
         let (mut run, mut step) = (pages, least);
         while run < end {
-            // Doubling the step keeps the number of look-ups small in a long run. Its end is searched in single steps again.
+            // Doubling the step keeps the number of look-ups small in a long run. Its end is
+            // searched in single steps again.
             let more = step.min((end - run).next_multiple_of(least)).min(left - run);
             match reader.present(first + run, more)? {
                 Lookup::Ready(present) if present.is_empty() => {

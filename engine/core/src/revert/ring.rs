@@ -1,7 +1,7 @@
 //! Slices of RAM on their way from the disk to the destination.
 //!
-//! Many reads are under way at once and complete in any order; slices leave in theirs. A slice is a range of one RAM
-//! block, with a buffer that holds its non-zero pages at their places.
+//! Many reads are under way at once and complete in any order; slices leave in theirs. A slice is a
+//! range of one RAM block, with a buffer that holds its non-zero pages at their places.
 
 use crate::machine::IoId;
 use crate::pool::BufferId;
@@ -59,7 +59,8 @@ impl Ring {
         self.entries.push_back(Entry { slice, reading });
     }
 
-    /// Takes note of a completed read, and tells of which block and from which offset it was; none if it is none of these.
+    /// Records a completed read, and tells of which block and from which offset it was; none
+    /// if it is none of these.
     pub(crate) fn done(&mut self, id: IoId) -> Option<(usize, u64)> {
         let entry = self.entries.iter_mut().find(|entry| entry.reading == Some(id))?;
         entry.reading = None;

@@ -38,7 +38,7 @@ impl Coverage {
         })
     }
 
-    /// Takes note of page number `page` (in the virtual disk) of block `block`.
+    /// Records page number `page` (in the virtual disk) of block `block`.
     pub(crate) fn insert(&mut self, block: usize, page: u64) -> Result<(), OutOfMemory> {
         if self.seen.insert(page)? {
             self.per_block[block] += 1;

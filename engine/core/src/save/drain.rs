@@ -1,8 +1,9 @@
 //! The states after a failure: the source is drained, and what the save has left is taken back.
 //!
-//! QEMU never looks at an exit status, and 7.2 freezes the guest if the reader dies in the middle of a background snapshot. So a
-//! live stream is understood and dropped up to the first device section, where the end of this machine makes the source's migration
-//! fail and does not hurt its guest.
+//! QEMU never looks at an exit status, and 7.2 freezes the guest if the reader dies in the middle
+//! of a background snapshot. So a live stream is understood and dropped up to the first device
+//! section, where the end of this machine makes the source's migration fail and does not hurt its
+//! guest.
 
 use super::State;
 use super::intake::{INPUT_BYTES, Intake};
@@ -74,8 +75,8 @@ impl Draining {
     }
 }
 
-/// The machine panicked, and what it was told then is lost, a completion or bytes of the stream. Nothing is stored any more, and
-/// nothing understood: a live source is drained to its end.
+/// The machine panicked, and what it was told then is lost, a completion or bytes of the stream.
+/// Nothing is stored any more, and nothing understood: a live source is drained to its end.
 #[derive(Debug)]
 pub(super) struct Dropping {
     failure: Failure,

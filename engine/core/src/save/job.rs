@@ -85,7 +85,8 @@ impl Job {
         }
     }
 
-    /// Shrinks the input pipe as the end of RAM approaches, so that the source never has more buffered than is still missing.
+    /// Shrinks the input pipe as the end of RAM approaches, so that the source never has more
+    /// buffered than is still missing.
     pub(super) fn limit_writer(&mut self) {
         let ahead = self.coverage.as_ref().and_then(|(coverage, _)| coverage.pages_ahead());
         if let Some(ahead) = ahead.filter(|_| self.config.live) {
@@ -98,7 +99,8 @@ impl Job {
         self.decoder.configuration().is_some_and(|c| c.has_capability("x-ignore-shared"))
     }
 
-    /// After this failure the source is not drained: it is no live one, it has ended, or its guest runs whatever happens.
+    /// After this failure the source is not drained: it is no live one, it has ended, or its guest
+    /// runs whatever happens.
     pub(super) fn cannot_drain(&self, failure: &Failure) -> bool {
         !self.config.live
             || self.intake.ended

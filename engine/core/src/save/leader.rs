@@ -24,7 +24,7 @@ pub(crate) struct Leader {
     pub(crate) bytes: Vec<u8>,
     /// PART and END sections of iterables other than `ram`.
     pub(crate) third: Vec<u8>,
-    /// Where the RAM section's START stands in `bytes`.
+    /// Where the RAM section's START is in `bytes`.
     pub(crate) ram_start: Option<u64>,
     /// The RAM section's START is the last thing in `bytes`.
     pub(crate) ram_start_is_last: bool,
@@ -44,7 +44,7 @@ impl Leader {
         }
     }
 
-    /// Takes note of a record, whose bytes are `raw`.
+    /// Records a record, whose bytes are `raw`.
     pub(crate) fn record(&mut self, record: &Record<'_>, raw: &[u8]) -> Result<(), Failure> {
         match record {
             Record::SectionStart(header) => {
@@ -77,7 +77,8 @@ impl Leader {
         Ok(self.check_limits()?)
     }
 
-    /// What the image keeps of it. `normal_pages` is the number of PAGE records; `decoder` has walked the stream.
+    /// What the image keeps of it. `normal_pages` is the number of PAGE records; `decoder` has
+    /// walked the stream.
     pub(crate) fn vm_state(&mut self, decoder: &Decoder, normal_pages: u64) -> VmState {
         VmState {
             leader: std::mem::take(&mut self.bytes),

@@ -2,25 +2,32 @@
 //!
 //! # The states of a save
 //!
-//! Each has a struct with what belongs to it only, and goes on by itself ([`state`]); what all share is the [`job`].
+//! Each has a struct with what belongs to it only, and goes on by itself ([`state`]); what all
+//! share is the [`job`].
 //!
 //! ```text
-//! Inspecting -> Creating -> Preamble -> Ram -> Settling -> Reserving -> Claiming -> TakingTail -> Sealing -> Replacing
-//!                              \________/            \___________________________________________________/      |
-//!                                  |  a failure                       |  a failure                              v
-//!                               Draining -------------------------> Undoing ----------------------> Answering -> Finished
+//! Inspecting -> Creating -> Preamble -> Ram -> Settling -> Reserving -> Claiming
+//!                                                                          |
+//!            Finished <- Answering <- Replacing <- Sealing <- TakingTail <-'
+//!
+//! a failure up to Ram:   -> Draining -> Undoing -> Answering -> Finished
+//! a failure behind Ram:  -> Undoing -> Answering -> Finished
+//! a panic:               -> Dropping -> Undoing -> Answering -> Finished
 //! ```
 //!
 //! 1. [`begin`]: what does the image hold? ([`target`]) A new file is created, unless the image is empty.
-//! 2. [`ram`]: leader and third region are kept ([`leader`]), pages gather in slabs and go to disk ([`store`], [`slabs`],
-//!    [`stage`]). With the block list the layout is known, and the image is marked "save in progress".
-//! 3. [`settle`], at the first device section: RAM is complete. The input is not read while every page is written, the VM
-//!    state's space is reserved by writing it, and all is made durable. A full disk shows here at the latest, while the source
-//!    still has bytes to send, so that it sees the failure. So does whatever is wrong with the name: a new file gets it now, or
-//!    it is found out whether it can replace the old one.
-//! 4. [`taking_tail`]: device sections, EOF and vmdesc arrive, and are verified when the stream ends ([`tail`]).
-//! 5. [`commit`]: tail, root, headers; the commit protocol is the image's. A new file then replaces the old snapshot, if there
-//!    is one.
+//! 2. [`ram`]: leader and third region are kept ([`leader`]), pages gather in slabs and go to disk
+//!    ([`store`], [`slabs`], [`stage`]). With the block list the layout is known, and the image is
+//!    marked "save in progress".
+//! 3. [`settle`], at the first device section: RAM is complete. The input is not read while every
+//!    page is written, the VM state's space is reserved by writing it, and all is made durable. A
+//!    full disk shows here at the latest, while the source still has bytes to send, so that it sees
+//!    the failure. So does whatever is wrong with the name: a new file gets it now, or it is found
+//!    out whether it can replace the old one.
+//! 4. [`taking_tail`]: device sections, EOF and vmdesc arrive, and are verified when the stream
+//!    ends ([`tail`]).
+//! 5. [`commit`]: tail, root, headers; the commit protocol is the image's. A new file then replaces
+//!    the old snapshot, if there is one.
 //! 6. SHUT is sent on the return path, if the source opened one; then the job ends.
 //!
 //! After a failure a live source is drained, and what was begun is taken back ([`drain`]).
@@ -32,7 +39,7 @@
 //! poll -> next_action     State::advance
 //!   Ram::advance          Ram::read
 //!     Job::read_records   Decoder::step cuts a record from the buffer; a page becomes a PageUpdate
-//!       Store::apply      is it zero? else Slabs::place finds room in a slab or in the Stage, and it is copied there
+//!       Store::apply      is it zero? else Slabs::place finds room in a slab or the Stage, and it goes there
 //!                         no room: the page is `deferred`, and nothing more is read until a write has ended
 //!   State::poll_disk      Slabs::poll: full slabs, and those whose room is needed, become Action::Write
 //! Event::Done             State::page_done: the slab's buffer is free again
@@ -90,8 +97,8 @@ impl SaveMachine {
         Self { job: Job::new(config), state }
     }
 
-    /// A save that has failed already, for an error found before it could begin: drains the source, so that it does
-    /// not hurt the guest, and reports `failure`.
+    /// A save that has failed already, for an error found before it could begin: drains the source,
+    /// so that it does not hurt the guest, and reports `failure`.
     #[must_use]
     pub fn refusing(config: SaveConfig, failure: Failure) -> Self {
         let state = match config.live {

@@ -1,20 +1,22 @@
 //! How much of the stream may pile up in the pipe.
 //!
-//! What is in the pipe is written, as far as the source knows: with all of the rest in there, it takes a save for done that can
-//! still fail. But to be woken up for a few pages costs more than the pages do, and far more where others want the processor, too. So
-//! much piles up while the end is far, and less and less as it comes nearer.
+//! What is in the pipe is written, as far as the source knows: with all of the rest in there, it
+//! takes a save for done that can still fail. But to be woken up for a few pages costs more than
+//! the pages do, and far more where others want the processor, too. So much piles up while the end
+//! is far, and less and less as it comes nearer.
 //!
-//! A pipe cannot become smaller than what is in it (`F_SETPIPE_SZ`: EBUSY), and a source that is faster than we are has it full most of
-//! the time. So each read takes all there is, the pipe is resized before the source has been woken up, and each size is asked for
-//! so early that several attempts can come too late.
+//! A pipe cannot become smaller than what is in it (`F_SETPIPE_SZ`: EBUSY), and a source that is
+//! faster than we are has it full most of the time. So each read takes all there is, the pipe is
+//! resized before the source has been woken up, and each size is asked for so early that several
+//! attempts can come too late.
 
 use super::intake::INPUT_BYTES;
 use crate::machine::Action;
 use crate::size::to_usize;
 use std::ops::RangeInclusive;
 
-/// What may pile up for each page that is still to come. Even a zero page is 9 bytes, so there is room for a read that has just
-/// emptied a larger pipe, and for attempts that failed.
+/// What may pile up for each page that is still to come. Even a zero page is 9 bytes, so there is
+/// room for a read that has just emptied a larger pipe, and for attempts that failed.
 const BYTES_A_PAGE: u64 = 2;
 /// One page; and what one read takes, whatever was left of the last one.
 const BYTES: RangeInclusive<usize> = 4096..=INPUT_BYTES / 2;
@@ -79,8 +81,8 @@ mod tests {
         assert_eq!(pile.before(1 << 20), None, "held back for good");
     }
 
-    /// A source that sends nothing but zero pages, and writes faster than we read: the pipe is full whenever we look. Every
-    /// second attempt to make it smaller comes too late.
+    /// A source that sends nothing but zero pages, and writes faster than we read: the pipe is full
+    /// whenever we look. Every second attempt to make it smaller comes too late.
     #[test]
     fn the_end_is_never_in_the_pipe_even_if_attempts_fail() {
         for pages in [1 << 15, 100_000, 1 << 17, 1 << 20, 1 << 23_u64] {

@@ -37,7 +37,8 @@ impl Preamble {
             Ok(Read::Wait | Read::NoMemory) => Advance::wait(State::Preamble(self)),
             Ok(Read::On) => Advance::on(State::Preamble(self)),
             Ok(Read::Blocks(layout)) => self.lay_out(layout, job),
-            // The decoder takes no device section for one before RAM has ended, and no RAM for one without blocks.
+            // The decoder takes no device section for one before RAM has ended, and no RAM for one
+            // without blocks.
             Ok(Read::DeviceSections { .. }) => {
                 Advance::fail(State::Preamble(self), Unsupported::NoRam.into())
             }

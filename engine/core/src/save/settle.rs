@@ -105,8 +105,9 @@ impl Reserving {
     }
 }
 
-/// The new file gets the image's name, or it is found out whether it can replace the image: what can fail because of a name or
-/// a directory is to fail now, while the source still has bytes to send.
+/// The new file gets the image's name, or it is found out whether it can replace the image: what
+/// can fail because of a name or a directory is to fail now, while the source still has bytes to
+/// send.
 #[derive(Debug)]
 pub(super) struct Claiming {
     pub(super) id: IoId,

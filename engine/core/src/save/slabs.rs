@@ -1,10 +1,12 @@
 //! Pages gathered into slabs before they are written.
 //!
-//! QEMU sends pages one by one, in any order and any number of times; a disk wants few and large writes. A *slab* is a
-//! range of the virtual disk of one cluster, at least [`MIN_SLAB_BYTES`]. Pages collect in a slab's buffer; a full
-//! slab is written at once, others when room is needed. Slabs are open where QEMU's walk through RAM is; pages from
-//! elsewhere wait in the [`Stage`] until the walk reaches their slab, or until they are many. What a slab wrote can be
-//! read back: an XBZRLE delta needs the page before it, and pages smaller than a disk block share theirs with neighbours.
+//! QEMU sends pages one by one, in any order and any number of times; a disk wants few and large
+//! writes. A *slab* is a range of the virtual disk of one cluster, at least [`MIN_SLAB_BYTES`].
+//! Pages collect in a slab's buffer; a full slab is written at once, others when room is needed.
+//! Slabs are open where QEMU's walk through RAM is; pages from elsewhere wait in the [`Stage`]
+//! until the walk reaches their slab, or until they are many. What a slab wrote can be read back:
+//! an XBZRLE delta needs the page before it, and pages smaller than a disk block share theirs with
+//! neighbours.
 
 use super::could_not;
 use super::stage::Stage;
@@ -188,7 +190,8 @@ impl Slabs {
         Ok(Place::Ready(slab.buffer, range))
     }
 
-    /// A place for a page that has no open slab. Where there is none left, the slab with the most waiting pages goes.
+    /// A place for a page that has no open slab. Where there is none left, the slab with the most
+    /// waiting pages goes.
     fn place_alone(&mut self, pool: &mut Pool, number: u64, page: usize) -> Result<Place, OutOfMemory> {
         if let Some((buffer, range)) = self.stage.add(pool, number, page)? {
             return Ok(Place::Ready(buffer, range));
@@ -206,8 +209,8 @@ impl Slabs {
         })
     }
 
-    /// Opens a slab, with the pages that wait for it, if there is room; else, and when room gets short, sends the
-    /// longest unused one to disk.
+    /// Opens a slab, with the pages that wait for it, if there is room; else, and when room gets
+    /// short, sends the longest unused one to disk.
     fn open(&mut self, pool: &mut Pool, number: u64) -> Result<bool, OutOfMemory> {
         let open = self.cached.values().filter(|slab| slab.state == State::Open).count();
         if open > self.limit / 2
@@ -306,8 +309,9 @@ impl Slabs {
             let Some(slab) = self.cached.get(&number) else { continue };
             let id = ids.next();
             let action = if let State::Loading(buffer) = slab.state {
-                // Every cluster of a slab on disk that was never written reads as the zeros it stands for; asking for
-                // its place allocates it, which small pages and XBZRLE (old, rare) can afford.
+                // Every cluster of a slab on disk that was never written reads as the zeros it
+                // stands for; asking for its place allocates it, which small pages and XBZRLE (old,
+                // rare) can afford.
                 let pieces =
                     pieces(writer, number * self.slab_bytes, self.cluster_bytes, Some(0..self.slab_len()))
                         .map_err(could_not)?;
@@ -329,7 +333,7 @@ impl Slabs {
         Ok(None)
     }
 
-    /// Takes note of a completion that went well; false if the operation is not one of these.
+    /// Records a completion that went well; false if the operation is not one of these.
     pub(crate) fn done(&mut self, id: IoId, pool: &mut Pool) -> bool {
         let Some(number) = self.in_flight.remove(&id) else { return false };
         let page_bytes = self.page_bytes;
@@ -354,7 +358,8 @@ impl Slabs {
     }
 }
 
-/// The byte ranges of a slab's buffer to be written: the valid pages, and the zero pages between them where the gap is small.
+/// The byte ranges of a slab's buffer to be written: the valid pages, and the zero pages between
+/// them where the gap is small.
 fn runs(
     valid: &PageSet,
     page_bytes: usize,
@@ -372,7 +377,8 @@ fn runs(
             _ => runs.push(start..start + page_bytes),
         }
     }
-    // The rest of a disk block belongs to pages that have not come: where one had, the slab would have been read back.
+    // The rest of a disk block belongs to pages that have not come: where one had, the slab would
+    // have been read back.
     for run in &mut runs {
         let whole =
             run.start - run.start % BUFFER_ALIGNMENT_BYTES..run.end.next_multiple_of(BUFFER_ALIGNMENT_BYTES);

@@ -40,7 +40,7 @@ pub(crate) struct PageUpdate {
     pub(crate) offset: u64,
     pub(crate) content: Content,
     pub(crate) data: Range<usize>,
-    /// Where the record stands in the stream.
+    /// Where the record is in the stream.
     pub(crate) at: u64,
 }
 
@@ -136,7 +136,8 @@ impl Store {
     /// Memory that the VM state's place and the image's tables take while they are written, at the most.
     pub(crate) fn reserve_bytes(&self, leader: &Leader) -> usize {
         let tables = to_usize(self.layout.total_bytes() / self.writer.cluster_size());
-        // Written as one area, and cut into writes; an entry of 8 bytes a cluster, and what refers to a leaf of checksums.
+        // Written as one area, and cut into writes; an entry of 8 bytes a cluster, and what refers
+        // to a leaf of checksums.
         2 * (leader.length() + FIRST_CAPACITY) + tables.saturating_mul(16) + MORE_BYTES
     }
 
@@ -166,7 +167,7 @@ impl Store {
         self.slabs.poll(pool, &mut self.writer, &self.index, ids)
     }
 
-    /// Takes note of a completion, good or bad; false if the operation is not one of these.
+    /// Records a completion, good or bad; false if the operation is not one of these.
     pub(crate) fn done(&mut self, id: IoId, pool: &mut Pool) -> bool {
         self.slabs.done(id, pool)
     }

@@ -77,8 +77,8 @@ impl Job {
         self.intake.held().map(|(input, _)| input)
     }
 
-    /// Understands records until something has to be waited for. `page` stores a page, or returns false if that has to wait;
-    /// the save has `failed` if the source is only drained.
+    /// Understands records until something has to be waited for. `page` stores a page, or returns
+    /// false if that has to wait; the save has `failed` if the source is only drained.
     pub(super) fn read_records(
         &mut self,
         pool: &mut Pool,
@@ -134,9 +134,10 @@ impl Job {
         }
     }
 
-    /// Reads no further than to the end of the next record: the save fails at the first device section, or may, and nothing
-    /// of what follows may have been taken then. What QEMU has left for its end must not fit into the pipe. Before the block
-    /// list no one knows how much will arrive.
+    /// Reads no further than to the end of the next record: the save fails at the first device
+    /// section, or may, and nothing of what follows may have been taken then. What QEMU has left
+    /// for its end must not fit into the pipe. Before the block list no one knows how much will
+    /// arrive.
     fn reads_exactly(&self, failed: bool) -> bool {
         let may_fail = failed || self.ignores_shared();
         self.config.live && (self.coverage.is_none() || self.pile.is_at_its_least() && may_fail)

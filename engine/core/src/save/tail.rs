@@ -53,8 +53,8 @@ impl Tail {
         (needed > self.capacity).then(|| needed.next_multiple_of(FIRST_CAPACITY_BYTES) * 2)
     }
 
-    /// What has come looks like the whole of it. A source that waits for an answer never closes its side, so there the
-    /// content has to tell.
+    /// What has come looks like the whole of it. A source that waits for an answer never closes its
+    /// side, so there the content has to tell.
     pub(crate) fn looks_whole(&mut self) -> bool {
         if self.expected_end.is_none() {
             self.expected_end = expected_end(&self.bytes, self.searched);

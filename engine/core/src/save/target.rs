@@ -98,7 +98,7 @@ impl TargetFinder {
         }))
     }
 
-    /// Takes note of a completion; false if the operation is not this one. `what` is `None` after an error.
+    /// Records a completion; false if the operation is not this one. `what` is `None` after an error.
     pub(crate) fn done(&mut self, id: IoId, what: Option<Completed>, pool: &mut Pool) -> bool {
         let Some((_, asked)) = self.reading.take_if(|(reading, _)| *reading == id) else { return false };
         match (asked, what) {

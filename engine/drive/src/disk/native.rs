@@ -1,7 +1,7 @@
 //! Disk operations by Linux AIO (io_submit(2)); the interface is `linux/aio_abi.h`.
 //!
-//! The kernel carries out requests on files opened with `O_DIRECT` only behind our back; on others `io_submit` would
-//! block, so `file.aio=native` needs `cache.direct=on`.
+//! The kernel carries out requests on files opened with `O_DIRECT` only behind our back; on others
+//! `io_submit` would block, so `file.aio=native` needs `cache.direct=on`.
 
 use super::operations::{Call, DEPTH, Kind, Operations};
 use super::{Finished, Work, wake};
@@ -64,7 +64,8 @@ fn check(result: libc::c_long) -> io::Result<usize> {
 impl Native {
     /// # Errors
     ///
-    /// `EAGAIN` if the system's limit (`/proc/sys/fs/aio-max-nr`) is reached, `ENOSYS` if the kernel has no AIO.
+    /// `EAGAIN` if the system's limit (`/proc/sys/fs/aio-max-nr`) is reached, `ENOSYS` if the
+    /// kernel has no AIO.
     pub(super) fn new(signal: &Arc<OwnedFd>) -> io::Result<Self> {
         let mut context: libc::c_ulong = 0;
         // SAFETY: the kernel writes one word to `context`, which must hold zero before and does.
@@ -90,9 +91,10 @@ impl Native {
         let mut taken = 0;
         while taken < calls.len() {
             let rest = &mut pointers[taken..];
-            // SAFETY: `rest` points to as many control blocks, which outlive the call. The bytes that they name stay valid
-            // and untouched until the answer is reported (`Call` promises it), which happens in `take_answers` after
-            // the kernel's completion event; `Drop` waits for those that are still to come.
+            // SAFETY: `rest` points to as many control blocks, which outlive the call. The bytes
+            // that they name stay valid and untouched until the answer is reported (`Call` promises
+            // it), which happens in `take_answers` after the kernel's completion event; `Drop`
+            // waits for those that are still to come.
             let result = check(unsafe {
                 libc::syscall(libc::SYS_io_submit, self.context, rest.len(), rest.as_mut_ptr())
             });
@@ -153,7 +155,8 @@ impl Native {
         let mut events = [CompletionEvent::default(); DEPTH as usize];
         let no_time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         let timeout = if wait { null() } else { &raw const no_time };
-        // SAFETY: the kernel writes at most `events.len()` events to `events`, and reads `no_time`; both outlive the call.
+        // SAFETY: the kernel writes at most `events.len()` events to `events`, and reads `no_time`;
+        // both outlive the call.
         let count = check(unsafe {
             libc::syscall(
                 libc::SYS_io_getevents,

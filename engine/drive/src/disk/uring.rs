@@ -45,7 +45,8 @@ impl std::fmt::Debug for Uring {
 impl Uring {
     /// # Errors
     ///
-    /// The kernel has no io_uring, or does not allow it: a filter can refuse each of its system calls by itself.
+    /// The kernel has no io_uring, or does not allow it: a filter can refuse each of its system
+    /// calls by itself.
     pub(super) fn new(signal: &Arc<OwnedFd>) -> io::Result<Self> {
         // Since Linux 6.1; an older kernel refuses flags that it does not know.
         let deferring = IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(DEPTH);
@@ -78,8 +79,9 @@ impl Uring {
     /// Hands waiting requests to the kernel, as many as there is room for.
     fn push(&mut self) {
         while let Some(call) = self.operations.next_call() {
-            // SAFETY: `Call` promises that its bytes stay valid and untouched until the answer is reported, which happens
-            // in `finished` when the kernel has completed this entry, and in `Drop`, which waits for that.
+            // SAFETY: `Call` promises that its bytes stay valid and untouched until the answer is
+            // reported, which happens in `finished` when the kernel has completed this entry, and
+            // in `Drop`, which waits for that.
             let pushed = unsafe { self.ring.submission().push(&entry(&call)) };
             if pushed.is_err() {
                 // Full only while the kernel has not taken what was submitted before.
@@ -94,7 +96,8 @@ impl Uring {
                     self.offered.drain(..taken.min(self.offered.len()));
                     self.refused_since = None;
                 }
-                // Interrupted, or out of memory for now: the entries stay in the queue and go with the next call.
+                // Interrupted, or out of memory for now: the entries stay in the queue and go with
+                // the next call.
                 Err(_) => {
                     let since = *self.refused_since.get_or_insert_with(Instant::now);
                     self.given_up = since.elapsed() >= PATIENCE;
@@ -165,13 +168,15 @@ fn try_out(ring: &mut IoUring) -> io::Result<()> {
     result.and_then(|_| Err(io::Error::other("a request is never answered")))
 }
 
-/// Carries a request out here and now that the kernel has given back: it needs a thread for one that blocks, and none may be
-/// made for this user any more (`RLIMIT_NPROC`). Returns what the kernel would have answered.
+/// Carries a request out here and now that the kernel has given back: it needs a thread for one
+/// that blocks, and none may be made for this user any more (`RLIMIT_NPROC`). Returns what the
+/// kernel would have answered.
 fn carry_out(call: &Call) -> i64 {
     let (length, at) = (call.length as usize, call.at.cast_signed());
     let done = match call.kind {
-        // SAFETY: The kernel has answered the request, so it has let go of its bytes; `Call` promises that `length` bytes are
-        // valid and touched by no one else until this answer is reported, and the operation keeps the file open.
+        // SAFETY: The kernel has answered the request, so it has let go of its bytes; `Call`
+        // promises that `length` bytes are valid and touched by no one else until this answer is
+        // reported, and the operation keeps the file open.
         Kind::Read => unsafe { libc::pread(call.file, call.address.cast(), length, at) },
         // SAFETY: As above.
         Kind::Write => unsafe { libc::pwrite(call.file, call.address.cast(), length, at) },

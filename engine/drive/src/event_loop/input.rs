@@ -8,9 +8,10 @@ use std::io::Read;
 use std::ops::Range;
 use std::time::Duration;
 
-/// A source writes few pages at a time, and a wake-up costs more than moving them does: input is left alone for so long
-/// that reads find about this many 64ths of what can pile up. A pipe of 64 KiB is full with ten pages and their headers,
-/// 40 KiB: each second header takes a page of the pipe's.
+/// A source writes few pages at a time, and a wake-up costs more than moving them does: input is
+/// left alone for so long that reads find about this many 64ths of what can pile up. A pipe of 64
+/// KiB is full with ten pages and their headers, 40 KiB: each second header takes a page of the
+/// pipe's.
 const READ_AIM: Range<usize> = 12..28;
 /// What can pile up as long as nothing else is known: what a pipe has from the beginning.
 pub(super) const INPUT_BYTES: usize = 64 << 10;
@@ -45,8 +46,9 @@ impl Run<'_> {
         }
     }
 
-    /// Empties the input pipe and makes it small at once: a machine that reads little at a time would always leave too much in
-    /// it. What is in it has been written as far as the writer knows, so nothing is lost by taking it.
+    /// Empties the input pipe and makes it small at once: a machine that reads little at a time
+    /// would always leave too much in it. What is in it has been written as far as the writer
+    /// knows, so nothing is lost by taking it.
     pub(super) fn empty_input(&mut self) {
         let Some(bytes) = self.limiting_input.filter(|_| !self.emptied) else { return };
         if let Some(input) = self.driver.channel.input()

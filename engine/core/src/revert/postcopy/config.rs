@@ -16,8 +16,8 @@ pub struct PostcopyConfig {
     pub preempt: bool,
     /// Sent before the guest runs, if it is one of this snapshot, and not while a new one is recorded.
     pub hot_set: Option<HotSet>,
-    /// For how long after the guest's start requests are recorded, in milliseconds. Nothing that is not requested is sent
-    /// for so long.
+    /// For how long after the guest's start requests are recorded, in milliseconds. Nothing that is
+    /// not requested is sent for so long.
     pub record_ms: Option<u64>,
     /// The destination can answer.
     pub can_answer: bool,
@@ -26,7 +26,8 @@ pub struct PostcopyConfig {
 }
 
 impl PostcopyConfig {
-    /// A postcopy that sends nothing before the guest runs, to a destination that can answer and has host pages of this size.
+    /// A postcopy that sends nothing before the guest runs, to a destination that can answer and
+    /// has host pages of this size.
     #[must_use]
     pub fn new(host_page_bytes: u64) -> Self {
         Self {

@@ -40,13 +40,13 @@ impl HotSet {
         self.uuid
     }
 
-    /// Its ranges in the order in which they were requested: number of the block in the block list, offset and length in
-    /// bytes.
+    /// Its ranges in the order in which they were requested: number of the block in the block list,
+    /// offset and length in bytes.
     pub fn ranges(&self) -> impl Iterator<Item = (u32, u64, u64)> + '_ {
         self.runs.iter().map(|run| (run.block, run.offset, run.length))
     }
 
-    /// Takes note of a range; a full profile stays as it is.
+    /// Records a range; a full profile stays as it is.
     pub(crate) fn add(&mut self, block: u32, offset: u64, length: u64) {
         if let Some(last) = self.runs.last_mut()
             && last.block == block

@@ -3,14 +3,17 @@
 //! # The way of a postcopy revert
 //!
 //! 1. *Advise*: the leader, page sizes, and the return path is opened.
-//! 2. *Before*: the hot set and the chosen share of non-zero pages are sent. One host page is always held back; it is
-//!    discarded first if there are only the scattered pages of a hot set.
+//! 2. *Before*: the hot set and the chosen share of non-zero pages are sent. One host page is
+//!    always held back; it is discarded first if there are only the scattered pages of a hot set.
 //! 3. *Tables*: the rest of the image's metadata is verified, while a damage costs no running guest.
-//! 4. *Discards*: third region, then every host page that was not sent is announced to come again ([`discards`]).
-//! 5. *Package*: LISTEN, devices, PING, RUN, as one blob. The destination loads it while it already requests pages.
-//! 6. *Serve*: requested pages first ([`requests`]), their neighbourhood next, the rest in order ([`serve`]), in pieces as
-//!    large as the requests allow ([`pace`]). Zero pages are sent only when requested: what is missing at the end is zero at
-//!    the destination. With preempt there are destinations to which all of them have to be sent ([`preempt`]).
+//! 4. *Discards*: third region, then every host page that was not sent is announced to come again
+//!    ([`discards`]).
+//! 5. *Package*: LISTEN, devices, PING, RUN, as one blob. The destination loads it while it already
+//!    requests pages.
+//! 6. *Serve*: requested pages first ([`requests`]), their neighbourhood next, the rest in order
+//!    ([`serve`]), in pieces as large as the requests allow ([`pace`]). Zero pages are sent only
+//!    when requested: what is missing at the end is zero at the destination. With preempt there are
+//!    destinations to which all of them have to be sent ([`preempt`]).
 //! 7. *End*: all pages are sent, and the PING behind the devices was answered. End mark; SHUT is waited for.
 //!
 //! A *recovery* begins by asking what the destination has ([`recovery`]), and goes on with step 6.
@@ -19,21 +22,24 @@
 //!
 //! ```text
 //! Event::Answer           RevertMachine::handle -> Postcopy::answer
-//!   Answers::next         cuts REQ_PAGES from the return path and checks it against the block list: Answer::Wants
-//!   Serve::request        Requests::push, in the order in which the destination asks; nothing is read yet
+//!   Answers::next         cuts REQ_PAGES from the return path, checks it against the block list
+//!   Serve::request        Requests::push, in the order of the requests; nothing is read yet
 //! poll -> Serve::advance  runs until it has nothing to do:
-//!   take_requests         Requests::pop. A page in a fetch that is under way is marked as wanted there (Fetch::want); a zero
-//!                         page is sent at once; any other gets a fetch of its own (fetch::look), an Action::Read
+//!   take_requests         Requests::pop. A page in a fetch under way is marked as wanted there
+//!                         (Fetch::want); a zero page is sent at once; any other gets a fetch of
+//!                         its own (fetch::look), an Action::Read
 //! Event::Done             Serve::read_done: the fetch is read
 //! poll -> Serve::advance
-//!   send_wanted           Fetch::put verifies the page (emit::verify) and hands it out: Emitter::page, Action::Send
+//!   send_wanted           Fetch::put verifies the page (emit::verify) and hands it out:
+//!                         Emitter::page, Action::Send
 //!   start_background      its neighbourhood is read next (`near`), then the walk goes on
 //! Event::Sent             Output::sent: the buffers whose bytes have left are free again
 //! ```
 //!
-//! No page is sent twice without a discard between (the destination would fail), and none is forgotten (it would not
-//! notice): `claimed` has what was looked up with content, `sent` what was handed out, and the end mark is sent only when
-//! every host page has been looked up and the two are equal.
+//! No page is sent twice without a discard between (the destination would fail), and none is
+//! forgotten (it would not notice): `claimed` has what was looked up with content, `sent` what was
+//! handed out, and the end mark is sent only when every host page has been looked up and the two
+//! are equal.
 
 mod answers;
 mod config;
@@ -70,7 +76,7 @@ use recovery::Recovery;
 use serve::Serve;
 use snapshot_image::Lookup;
 
-/// Value of the PING that stands behind the devices, as QEMU's is.
+/// Value of the PING that follows the devices, as QEMU's is.
 const PING_LOADED: u32 = 3;
 /// The driver has no more than this of the discards.
 const UNSENT_DISCARD_BYTES: u64 = 256 << 10;
@@ -145,7 +151,8 @@ impl Postcopy {
             put_command(&mut out, &Command::OpenReturnPath);
             Stage::Before
         };
-        // A profile of another snapshot says nothing of this one; and a new one has to have all that was in an old one.
+        // A profile of another snapshot says nothing of this one; and a new one has to have all
+        // that was in an old one.
         let fits = |hot: &&HotSet| Some(hot.uuid()) == snapshot.uuid && config.record_ms.is_none();
         let hot = config.hot_set.as_ref().filter(fits).filter(|_| config.recover.is_none());
         let mut discards = Discards::new(&pages);
@@ -321,8 +328,8 @@ impl Postcopy {
         Ok(())
     }
 
-    /// Sends the end mark; false while it has to wait. The destination takes it for complete, even if the preempt channel
-    /// then breaks: so nothing may be on its way there.
+    /// Sends the end mark; false while it has to wait. The destination takes it for complete, even
+    /// if the preempt channel then breaks: so nothing may be on its way there.
     fn send_end(&mut self, output: &mut Output) -> bool {
         if self.preempt_end == Some(PreemptEnd::EveryPageThenMark) && !self.preempt_ended {
             if output.unsent_bytes(Lane::Main) > 0 {

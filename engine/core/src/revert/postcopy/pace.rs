@@ -1,4 +1,4 @@
-//! How much of what nobody waits for may be ahead of a page that is asked for.
+//! How much of what no one waits for may be ahead of a page that is asked for.
 //!
 //! Large pieces bring all of RAM sooner: each one costs a section, a system call and a wake-up at
 //! the destination. Small ones bring a requested page sooner. A guest that goes through its memory
@@ -67,7 +67,7 @@ impl Pace {
         }
     }
 
-    /// So many bytes were sent that nobody waits for.
+    /// So many bytes were sent that no one waits for.
     pub(crate) fn sent(&mut self, bytes: u64) {
         self.quiet = self.quiet.saturating_add(bytes);
         if self.quiet >= QUIET_BYTES {

@@ -24,8 +24,8 @@ const FETCH_BYTES: u64 = 128 << 10;
 const READ_AHEAD_BYTES: usize = 8 << 20;
 /// And while there are fewer than this.
 const FETCHES: usize = 64;
-/// Requested pages are handed out while the driver has less than this: a peer that asks for everything at once does not
-/// fill the memory.
+/// Requested pages are handed out while the driver has less than this: a peer that asks for
+/// everything at once does not fill the memory.
 const URGENT_BYTES: u64 = 1 << 20;
 /// Requested pages that are read at once, for the same reason.
 const URGENT_FETCHES: usize = 32;
@@ -50,7 +50,8 @@ pub(crate) struct Serve {
     /// The walk through all of RAM.
     cursor: u64,
     total: u64,
-    /// To be sent before the guest runs, zero pages too; in the order of RAM, since all of them come before it runs.
+    /// To be sent before the guest runs, zero pages too; in the order of RAM, since all of them
+    /// come before it runs.
     hot: Bits,
     /// The first of these that has not been looked up.
     hot_cursor: u64,

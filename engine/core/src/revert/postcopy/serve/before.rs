@@ -10,8 +10,8 @@ use crate::revert::postcopy::host_pages::{HostPage, HostPages};
 use crate::revert::postcopy::hot_set::HotSet;
 use snapshot_image::{RamLayout, Snapshot};
 
-/// Before the guest runs pages are handed out while the driver has less than this, and up to this much at once. Later
-/// that is [`Pace`]'s.
+/// Before the guest runs pages are handed out while the driver has less than this, and up to this
+/// much at once. Later that is [`Pace`]'s.
 const BEFORE_BYTES: u64 = 2 << 20;
 
 impl Serve {

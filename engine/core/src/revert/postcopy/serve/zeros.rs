@@ -6,7 +6,8 @@ use crate::memory::OutOfMemory;
 use crate::revert::postcopy::context::Context;
 use crate::revert::postcopy::host_pages::HostPage;
 
-/// RAM of zero pages that is handed out at once: 256 records of 9 bytes, a fraction of a millisecond for a destination.
+/// RAM of zero pages that is handed out at once: 256 records of 9 bytes, a fraction of a
+/// millisecond for a destination.
 const BATCH_BYTES: u64 = 1 << 20;
 
 impl Serve {
@@ -23,7 +24,8 @@ impl Serve {
         Ok(())
     }
 
-    /// Sends some of the pages that are left when all others have been sent: they are zero. False if there is none now.
+    /// Sends some of the pages that are left when all others have been sent: they are zero. False
+    /// if there is none now.
     pub(super) fn send_zeros(&mut self, with: &mut Context<'_>) -> Result<bool, OutOfMemory> {
         if self.cursor < self.total || !self.fetches.is_empty() || !self.requests.is_empty() {
             return Ok(false);
