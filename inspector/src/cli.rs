@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 
 /// Show, check, compare and convert QEMU migration streams and snapshot images.
 ///
-/// A FILE is recognised by its content: a migration stream (also mapped-ram, and behind other bytes), an image of
-/// qemu-snapshot or of the original tool, a qcow2 image with internal snapshots, a libvirt save image, a recorded multifd
-/// channel, return path, postcopy recovery connection or preempt channel; any of them packed with gzip, bzip2, xz, lzop
-/// or zstd. - is stdin.
+/// A FILE is recognised by its content: a migration stream (also mapped-ram, and behind other
+/// bytes), an image of qemu-snapshot or of the original tool, a qcow2 image with internal
+/// snapshots, a libvirt save image, a recorded multifd channel, return path, postcopy recovery
+/// connection or preempt channel; any of them packed with gzip, bzip2, xz, lzop or zstd. - is
+/// stdin.
 #[derive(Debug, Parser)]
 #[command(name = "snapinspect", version, after_help = EXIT_STATUS)]
 pub struct Cli {
@@ -201,7 +202,8 @@ pub struct InputArgs {
     /// The most that unpacking may give, in bytes or with K, M, G, T
     #[arg(long, value_name = "BYTES", default_value = "64G", value_parser = parse_bytes)]
     pub max_unpacked: u64,
-    /// A recorded multifd channel of FILE, to be put together with it; once for each (of two files: of the first)
+    /// A recorded multifd channel of FILE, to be put together with it; once for each (of two files:
+    /// of the first)
     #[arg(long, value_name = "FILE")]
     pub channel: Vec<PathBuf>,
     /// Read images whose checksums are gone or do not count any more
@@ -391,8 +393,8 @@ pub struct MapArgs {
     /// Replace the output file if it exists (never an input)
     #[arg(long)]
     pub force: bool,
-    /// Show as hot, beside pages that came more than once, those that a guest requested: a hot set of qemu-snapshot, or a
-    /// recorded return path
+    /// Show as hot, beside pages that came more than once, those that a guest requested: a hot set
+    /// of qemu-snapshot, or a recorded return path
     #[arg(long, value_name = "FILE")]
     pub hot: Option<PathBuf>,
     /// Show what changed against this file
@@ -474,7 +476,8 @@ pub struct ConvertArgs {
     /// What to convert to
     #[arg(long, value_enum)]
     pub to: Target,
-    /// Take RAM from a mapped-ram file that background-snapshot left without bitmaps: each page from its place
+    /// Take RAM from a mapped-ram file that background-snapshot left without bitmaps: each page
+    /// from its place
     #[arg(long)]
     pub salvage: bool,
     #[command(flatten)]

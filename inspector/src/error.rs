@@ -1,4 +1,5 @@
-//! What stops a command. An error says what was done to what; its cause is its [`source`](std::error::Error::source).
+//! What stops a command. An error says what was done to what; its cause is its
+//! [`source`](std::error::Error::source).
 
 use snapshot_engine::{Class, Failure};
 use std::io;

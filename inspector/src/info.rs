@@ -101,7 +101,8 @@ pub(crate) struct Info {
     pub(crate) page_size: u32,
     pub(crate) ram_bytes: u64,
     pub(crate) blocks: Vec<Block>,
-    /// Records of pages with content, in whatever form, and of zero pages; of an image, none: they are not read.
+    /// Records of pages with content, in whatever form, and of zero pages; of an image, none: they
+    /// are not read.
     pub(crate) normal_pages: Option<u64>,
     pub(crate) zero_pages: Option<u64>,
     /// Names of device sections in their order, escaped; several instances have one entry each.
@@ -116,7 +117,8 @@ pub(crate) struct Info {
 
 /// The facts about an input.
 ///
-/// An image is not read: its snapshot says what it holds. Anything else is read to its end, without a look at the pages.
+/// An image is not read: its snapshot says what it holds. Anything else is read to its end, without
+/// a look at the pages.
 ///
 /// # Errors
 ///

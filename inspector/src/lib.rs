@@ -1,8 +1,8 @@
 //! Shows, checks, compares and converts QEMU migration streams and snapshot images.
 //!
-//! [`input::open()`] tells by its content what an input is and unwraps it; [`walk::walk()`] goes over it piece by piece, in
-//! constant memory, and hands every piece and every finding to a [`walk::Visitor`]. The commands of the program
-//! `snapinspect` are such visitors.
+//! [`input::open()`] tells by its content what an input is and unwraps it; [`walk::walk()`] goes
+//! over it piece by piece, in constant memory, and hands every piece and every finding to a
+//! [`walk::Visitor`]. The commands of the program `snapinspect` are such visitors.
 #![deny(unsafe_code)]
 
 pub mod check;

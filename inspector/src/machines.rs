@@ -62,7 +62,8 @@ pub(crate) fn open_snapshot(
     SnapshotReader::open_with(file.size_bytes(), options, |at, length| read_part(file, at, length))
 }
 
-/// Sends the snapshot of an image as the stream that a destination would load: read, and verified, as a revert does.
+/// Sends the snapshot of an image as the stream that a destination would load: read, and verified,
+/// as a revert does.
 pub(crate) struct ImageStream {
     revert: Runner<RevertMachine>,
     io: FromImage,

@@ -55,9 +55,9 @@
 //! together is the caller's business.
 //! # Features
 //!
-//! The crate is `no_std` and needs `alloc`. `std` adds [`StreamReader`]; `vmdesc` adds what cuts device tails
-//! ([`Vmdesc::parse`](device::Vmdesc::parse), [`device_tail::cut`]), and the readers, which need it; `compress`
-//! unpacks pages that are compressed with zlib. All are on by default.
+//! The crate is `no_std` and needs `alloc`. `std` adds [`StreamReader`]; `vmdesc` adds what cuts
+//! device tails ([`Vmdesc::parse`](device::Vmdesc::parse), [`device_tail::cut`]), and the readers,
+//! which need it; `compress` unpacks pages that are compressed with zlib. All are on by default.
 #![no_std]
 #![forbid(unsafe_code)]
 #![cfg_attr(

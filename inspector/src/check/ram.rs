@@ -162,7 +162,8 @@ impl Ram {
     }
 }
 
-/// Bits behind the block's last page: QEMU reads whole words and passes over them (`read_ramblock_mapped_ram`).
+/// Bits behind the block's last page: QEMU reads whole words and passes over them
+/// (`read_ramblock_mapped_ram`).
 pub(super) fn mapped_bitmap(
     report: &mut Report<'_>,
     offset: u64,

@@ -143,7 +143,8 @@ fn copy(mut from: Opened, out: &mut dyn Write, name: &str) -> Result<(), Error> 
     }
 }
 
-/// Refuses a form in which RAM that is not in the input would become zeros. `rewritten`: RAM is put to other places.
+/// Refuses a form in which RAM that is not in the input would become zeros. `rewritten`: RAM is put
+/// to other places.
 fn all_there(contents: &Contents, to: Target, rewritten: bool) -> Result<(), Error> {
     for (number, block) in contents.blocks.iter().enumerate() {
         let found = contents.presence(number);
@@ -166,8 +167,9 @@ fn all_there(contents: &Contents, to: Target, rewritten: bool) -> Result<(), Err
     Ok(())
 }
 
-/// Whether pages may be taken from their places: of a mapped-ram file whose RAM was over and whose devices are whole. The
-/// walk has said so already if its bitmaps were written, or something behind RAM is damaged or missing.
+/// Whether pages may be taken from their places: of a mapped-ram file whose RAM was over and whose
+/// devices are whole. The walk has said so already if its bitmaps were written, or something behind
+/// RAM is damaged or missing.
 fn salvageable(contents: &Contents) -> Result<(), Error> {
     let name = &contents.name;
     if !contents.has_capability("mapped-ram") {

@@ -67,7 +67,8 @@ pub(super) fn lines(name: &str, file: &FileRange, options: &OpenOptions) -> Resu
     Ok(lines)
 }
 
-/// Verifies the container, its tables, every checksum and every page, and goes on behind pages that are damaged.
+/// Verifies the container, its tables, every checksum and every page, and goes on behind pages that
+/// are damaged.
 ///
 /// # Errors
 ///

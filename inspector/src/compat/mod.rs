@@ -1,7 +1,7 @@
 //! Would a QEMU that writes one stream load another?
 //!
-//! Both sides are reduced to a [`Shape`]: of a real stream what was sent, of a `-dump-vmstate` file what can be sent. What
-//! cannot be compared is never called safe.
+//! Both sides are reduced to a [`Shape`]: of a real stream what was sent, of a `-dump-vmstate` file
+//! what can be sent. What cannot be compared is never called safe.
 
 mod allow;
 mod cause;

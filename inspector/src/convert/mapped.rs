@@ -61,8 +61,8 @@ pub(crate) fn write_mapped(parts: &Parts, file: &File, name: &str) -> Result<(),
     write(&rest, at)
 }
 
-/// Writes the pages of a block that are not zero to their places, and the parts of the bitmap in which they are marked: the
-/// rest of the file is a hole, which reads as zeros.
+/// Writes the pages of a block that are not zero to their places, and the parts of the bitmap in
+/// which they are marked: the rest of the file is a hole, which reads as zeros.
 fn pages(parts: &Parts, number: usize, place: MappedPlace, file: &File, name: &str) -> Result<(), Error> {
     let page_size = u64::from(parts.page_size);
     let length = parts.blocks[number].used_length;
@@ -115,7 +115,8 @@ impl BitmapPart<'_> {
         Ok(())
     }
 
-    /// Writes what is marked of the part: up to its last page, since the last part of a bitmap may be shorter.
+    /// Writes what is marked of the part: up to its last page, since the last part of a bitmap may
+    /// be shorter.
     fn write(&self) -> Result<(), Error> {
         let used = self.bits.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
         let at = self.at + self.number * PART_BYTES as u64;

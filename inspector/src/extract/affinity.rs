@@ -1,21 +1,25 @@
-//! The ACPI table that says which memory belongs to which NUMA node. QEMU builds it for the guest and keeps it in a block of
-//! its own, so a stream of a machine with nodes, or with memory hot-plug, holds it.
+//! The ACPI table that says which memory belongs to which NUMA node. QEMU builds it for the guest
+//! and keeps it in a block of its own, so a stream of a machine with nodes, or with memory
+//! hot-plug, holds it.
 
 use super::board::{Board, FOUR_GIB, Part, split};
 use crate::contents::{Contents, RamFile};
 use crate::size::to_usize;
 use std::io;
 
-/// The block with QEMU's ACPI tables (`ACPI_BUILD_TABLE_FILE`), and the most bytes it may have (`ACPI_BUILD_TABLE_MAX_SIZE`).
+/// The block with QEMU's ACPI tables (`ACPI_BUILD_TABLE_FILE`), and the most bytes it may have
+/// (`ACPI_BUILD_TABLE_MAX_SIZE`).
 const TABLES_BLOCK: &[u8] = b"/rom@etc/acpi/tables";
 const TABLES_LIMIT_BYTES: u64 = 2 << 20;
-/// A table: signature (4 bytes), length with this header (le32), revision, checksum, and more, 36 bytes in all. A FACS is a
-/// signature and a length, too.
+/// A table: signature (4 bytes), length with this header (le32), revision, checksum, and more, 36
+/// bytes in all. A FACS is a signature and a length, too.
 const SHORTEST_TABLE_BYTES: usize = 36;
-/// The system resource affinity table (SRAT): 12 bytes behind the header, then structures of a type and a length (one byte each).
+/// The system resource affinity table (SRAT): 12 bytes behind the header, then structures of a type
+/// and a length (one byte each).
 const AFFINITY: &[u8] = b"SRAT";
 const STRUCTURES_OFFSET: usize = 48;
-/// Memory affinity: type 1, 40 bytes: node (le32 at 2), base (le64 at 8), length (le64 at 16), flags (le32 at 28).
+/// Memory affinity: type 1, 40 bytes: node (le32 at 2), base (le64 at 8), length (le64 at 16),
+/// flags (le32 at 28).
 const MEMORY_AFFINITY: u8 = 1;
 const MEMORY_AFFINITY_BYTES: usize = 40;
 const ENABLED: u32 = 1;

@@ -10,7 +10,8 @@ const CORE: u16 = 4;
 const LOAD: u32 = 1;
 const NOTE: u32 = 4;
 const READ_WRITE_EXECUTE: u32 = 7;
-/// `PN_XNUM`: there are at least as many program headers; the one section header has their number as `sh_info`.
+/// `PN_XNUM`: there are at least as many program headers; the one section header has their number
+/// as `sh_info`.
 const COUNTED_ELSEWHERE: u16 = 0xffff;
 
 /// A range of memory: its addresses, and the offset of its bytes among those of all RAM in the file.
@@ -44,8 +45,8 @@ impl Words {
         self.bytes.extend_from_slice(&bytes);
     }
 
-    /// A program header: type, flags (le32 each), offset, virtual address, physical address, bytes in the file, bytes in
-    /// memory, alignment (le64 each).
+    /// A program header: type, flags (le32 each), offset, virtual address, physical address, bytes
+    /// in the file, bytes in memory, alignment (le64 each).
     fn program_header(&mut self, kind: u32, load: &Load) {
         self.u32(kind);
         self.u32(if kind == LOAD { READ_WRITE_EXECUTE } else { 0 });

@@ -1,7 +1,7 @@
 //! The note that a guest's kernel has about itself: VMCOREINFO, which says where things are in it.
 //!
-//! With `-device vmcoreinfo` the guest tells QEMU where in its memory that note lies (`hw/misc/vmcoreinfo.c`), and the
-//! device's section has it.
+//! With `-device vmcoreinfo` the guest tells QEMU where in its memory that note lies
+//! (`hw/misc/vmcoreinfo.c`), and the device's section has it.
 
 use super::physical::Physical;
 use crate::contents::Contents;

@@ -1,14 +1,16 @@
-//! Notes of an ELF core, as `dump-guest-memory` writes them (`target/i386/arch_dump.c`): first the general registers of each
-//! processor as `NT_PRSTATUS`, which debuggers read, then all that a kernel debugger wants as QEMU's own note, then the
-//! guest's own note. crash and drgn know by the last two that a core is that of a kernel.
+//! Notes of an ELF core, as `dump-guest-memory` writes them (`target/i386/arch_dump.c`): first the
+//! general registers of each processor as `NT_PRSTATUS`, which debuggers read, then all that a
+//! kernel debugger wants as QEMU's own note, then the guest's own note. crash and drgn know by the
+//! last two that a core is that of a kernel.
 //!
-//! A note is the length of its name with the NUL (le32), the length of its content (le32), a type (le32), the name and the
-//! content, each padded with zeros to a multiple of 4 bytes.
+//! A note is the length of its name with the NUL (le32), the length of its content (le32), a type
+//! (le32), the name and the content, each padded with zeros to a multiple of 4 bytes.
 
 use super::processor::{Processor, SegmentRegister};
 
 const PRSTATUS: u32 = 1;
-/// `struct elf_prstatus` of x86-64: the thread's id (le32 at 32), the registers (from 112 on, le64 each), 336 bytes in all.
+/// `struct elf_prstatus` of x86-64: the thread's id (le32 at 32), the registers (from 112 on, le64
+/// each), 336 bytes in all.
 const STATUS_64: (usize, usize, usize) = (32, 112, 336);
 /// The same of i386: id at 24, registers of 4 bytes from 72 on, 144 bytes in all.
 const STATUS_32: (usize, usize, usize) = (24, 72, 144);
@@ -24,8 +26,8 @@ const GENERAL_32: [usize; 8] = [6, 1, 2, 0, 15, 5, 3, 4];
 const SEGMENTS_32: [usize; 6] = [8, 13, 16, 7, 9, 10];
 const EIP_32: usize = 12;
 const EFLAGS_32: usize = 14;
-/// `struct QEMUCPUState`: a version (le32), its size (le32), 18 registers, 10 segments of 24 bytes, cr0 to cr4, the base of
-/// gs in the kernel (le64 each).
+/// `struct QEMUCPUState`: a version (le32), its size (le32), 18 registers, 10 segments of 24 bytes,
+/// cr0 to cr4, the base of gs in the kernel (le64 each).
 const STATE_VERSION: u32 = 1;
 const STATE_BYTES: u32 = 440;
 

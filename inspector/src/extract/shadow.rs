@@ -1,6 +1,7 @@
-//! What a PC's processor reads between 768 KiB and 1 MiB: RAM, or the ROM that lies over it. The chipset decides it for each
-//! part of 16 KiB by its programmable attribute registers (`pam_update`); firmware switches to RAM when it has copied itself.
-//! Firmware of 64 KiB has a ROM from 960 KiB on only (`pc_isa_bios_init`).
+//! What a PC's processor reads between 768 KiB and 1 MiB: RAM, or the ROM that lies over it. The
+//! chipset decides it for each part of 16 KiB by its programmable attribute registers
+//! (`pam_update`); firmware switches to RAM when it has copied itself. Firmware of 64 KiB has a ROM
+//! from 960 KiB on only (`pc_isa_bios_init`).
 
 use super::board::Board;
 use super::devices::pci_configuration;
@@ -66,7 +67,8 @@ pub(super) fn cover(contents: &Contents, board: Board, segments: &mut Vec<Segmen
     let mut address = START;
     while address < END {
         if !is_ram(registers, address) {
-            // Where there is no ROM either, RAM shows through: the alias of PCI memory that lies over it is empty there.
+            // Where there is no ROM either, RAM shows through: the alias of PCI memory that lies
+            // over it is empty there.
             if let Some((block, offset)) = rom(contents, address) {
                 cut(segments, address);
                 segments.push(Segment { address, block, range: offset..offset + PART_BYTES });

@@ -52,7 +52,8 @@ pub struct OpenOptions {
     pub channels: Vec<PathBuf>,
     /// Take the pages of a mapped-ram file whose bitmaps were never written from their places.
     pub salvage: bool,
-    /// Walk zero pages of an image one by one, as a revert sends them, instead of leaving them out of the walk.
+    /// Walk zero pages of an image one by one, as a revert sends them, instead of leaving them out
+    /// of the walk.
     pub every_page: bool,
 }
 

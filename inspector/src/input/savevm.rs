@@ -1,7 +1,7 @@
 //! The VM state of an internal snapshot in a QCOW2 image (`savevm`).
 //!
-//! The snapshot table has an L1 table for each snapshot. The VM state lies behind the disk in that table's address space,
-//! at the next multiple of what one L1 entry stands for.
+//! The snapshot table has an L1 table for each snapshot. The VM state lies behind the disk in that
+//! table's address space, at the next multiple of what one L1 entry stands for.
 
 use crate::error::Error;
 use crate::size::to_usize;
@@ -70,9 +70,9 @@ impl Qcow2 {
 
     /// All internal snapshots.
     ///
-    /// Fields of an entry: L1 offset (be64), L1 entries (be32), lengths of id and name (be16 each), date (be32, be32),
-    /// guest time (be64), VM-state size (be32), length of extra data (be32); extra data (VM-state size, disk size: be64
-    /// each), id, name, padding to 8.
+    /// Fields of an entry: L1 offset (be64), L1 entries (be32), lengths of id and name (be16 each),
+    /// date (be32, be32), guest time (be64), VM-state size (be32), length of extra data (be32);
+    /// extra data (VM-state size, disk size: be64 each), id, name, padding to 8.
     pub(super) fn list(&self, name: &str, file: &FileRange) -> Result<Vec<InternalSnapshot>, Error> {
         let mut found = Vec::new();
         let mut at = self.snapshots_offset;
@@ -189,7 +189,8 @@ impl VmStateSource {
         Ok(length)
     }
 
-    /// Refuses an entry that leads out of the file, or not to a cluster: what is read there would be zeros that no one saved.
+    /// Refuses an entry that leads out of the file, or not to a cluster: what is read there would
+    /// be zeros that no one saved.
     fn in_file(&self, structure: &str, offset: u64) -> Result<(), SourceError> {
         let wrong = if !offset.is_multiple_of(self.cluster) {
             "not at the start of a cluster"
@@ -212,7 +213,8 @@ impl VmStateSource {
     }
 }
 
-/// QEMU writes every byte of the VM state (`qcow2_co_save_vmstate`), zeros included: a hole is a table that has lost an entry.
+/// QEMU writes every byte of the VM state (`qcow2_co_save_vmstate`), zeros included: a hole is a
+/// table that has lost an entry.
 fn hole(at: u64) -> SourceError {
     SourceError::Damaged(format!("VM state: nothing was ever written at {at:#x} of it"))
 }

@@ -101,7 +101,8 @@ impl Drawing {
         self.result.cells.push(std::mem::take(&mut self.cell));
     }
 
-    /// Pages of which nothing is to be said but that they are zero, of a block with so many; they are not gone over.
+    /// Pages of which nothing is to be said but that they are zero, of a block with so many; they
+    /// are not gone over.
     fn zeros(&mut self, mut range: Range<u64>, pages: u64) {
         let cell_pages = self.result.cell_pages;
         while range.start < range.end {

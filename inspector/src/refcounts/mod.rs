@@ -1,7 +1,8 @@
 //! Whether the refcounts of a QCOW2 image are what its tables refer to, as `qemu-img check` asks.
 //!
-//! References are counted for a window of the file's clusters at a time, and all tables are read once for each window: so
-//! memory is bounded by the window, a table's piece and a refcount block, 18 MiB in all, whatever the image's size.
+//! References are counted for a window of the file's clusters at a time, and all tables are read
+//! once for each window: so memory is bounded by the window, a table's piece and a refcount block,
+//! 18 MiB in all, whatever the image's size.
 
 mod header;
 mod references;
@@ -43,9 +44,10 @@ fn read(file: &dyn RandomAccess, at: u64, length: impl TryInto<usize>) -> Result
     Ok(bytes)
 }
 
-/// Says what of the refcounts of the image in `file` is wrong: too low is an error, for the cluster would be given away while
-/// it is in use; too high is a warning, for it is only lost. Tables that lead out of the file, or to no cluster, are errors
-/// whether or not there are refcounts to compare.
+/// Says what of the refcounts of the image in `file` is wrong: too low is an error, for the cluster
+/// would be given away while it is in use; too high is a warning, for it is only lost. Tables that
+/// lead out of the file, or to no cluster, are errors whether or not there are refcounts to
+/// compare.
 ///
 /// # Errors
 ///

@@ -120,7 +120,8 @@ impl Feed {
         Ok(held as u64 + skipped)
     }
 
-    /// How many of the bytes that come next are a hole of the file that they are in, and so zeros; 0 where that cannot be told.
+    /// How many of the bytes that come next are a hole of the file that they are in, and so zeros;
+    /// 0 where that cannot be told.
     pub(super) fn hole(&self) -> Result<u64, SourceError> {
         match &self.window {
             Window::Buffer { .. } => Ok(0),

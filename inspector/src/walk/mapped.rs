@@ -1,9 +1,10 @@
 //! RAM in a mapped-ram file: the block list with its holes.
 //!
-//! A bitmap says which pages of a block are there. QEMU writes the bitmaps with the END of the RAM section, and a background
-//! snapshot has none (`ram_save_complete`, `bg_migration_thread` in migration/; seen with 10.0 and 11.1): such a file has every
-//! page at its place, and empty bitmaps, so that a destination takes all RAM for zeros. That is an error here, unless the
-//! pages are to be taken from their places ([`OpenOptions::salvage`](crate::input::OpenOptions)).
+//! A bitmap says which pages of a block are there. QEMU writes the bitmaps with the END of the RAM
+//! section, and a background snapshot has none (`ram_save_complete`, `bg_migration_thread` in
+//! migration/; seen with 10.0 and 11.1): such a file has every page at its place, and empty
+//! bitmaps, so that a destination takes all RAM for zeros. That is an error here, unless the pages
+//! are to be taken from their places ([`OpenOptions::salvage`](crate::input::OpenOptions)).
 
 use super::bitmap::MarkedPages;
 use super::event::{Event, Item};
@@ -20,7 +21,8 @@ use migration_stream::{Error, ErrorKind, Page, PageContent, RamBlock, Record};
 const BITMAP_LIMIT_BYTES: u64 = 512 << 20;
 /// What is read of a bitmap at once: 32 GiB of RAM in pages of 4 KiB.
 const BITMAP_PART_BYTES: u64 = 1 << 20;
-/// Blocks that a list can have; QEMU has some tens, and everything behind a block is found through those before.
+/// Blocks that a list can have; QEMU has some tens, and everything behind a block is found through
+/// those before.
 pub(crate) const BLOCK_LIMIT: usize = 4096;
 /// Room for more pages than this is passed over instead of read: with small holes reading is faster.
 const SKIP_BYTES: u64 = 64 << 10;

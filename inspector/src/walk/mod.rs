@@ -1,4 +1,5 @@
-//! Walks over an input, piece by piece, in constant memory; the only place that knows how the kinds of input differ.
+//! Walks over an input, piece by piece, in constant memory; the only place that knows how the kinds
+//! of input differ.
 
 mod answers;
 mod bitmap;
@@ -74,7 +75,8 @@ fn skip_rest(feed: &mut Feed, visitor: &mut dyn Visitor, context: Context<'_>) -
 ///
 /// # Errors
 ///
-/// When the input cannot be read, or the visitor stops. What is wrong with the input goes to the visitor as findings.
+/// When the input cannot be read, or the visitor stops. What is wrong with the input goes to the
+/// visitor as findings.
 pub fn walk(
     opened: Opened,
     options: &OpenOptions,

@@ -87,7 +87,8 @@ pub(super) fn pieces(
                                     NULL pointers); the next section tells the end";
                         (Level::Note, text)
                     } else {
-                        // A destination reads no vmdesc, but it knows the length itself, and looks for the footer there.
+                        // A destination reads no vmdesc, but it knows the length itself, and looks
+                        // for the footer there.
                         let text = "the vmdesc describes another length, and one of the two is wrong: with the length \
                                     of this section a destination may refuse it; the next section tells the end";
                         (Level::Warning, text)
@@ -117,7 +118,8 @@ pub(super) fn trailer(
     go(visitor.item(&Item { offset, length, packaged: false, event }, context))
 }
 
-/// A tail whose vmdesc is longer than is accepted: it is passed over, so device sections are cut by their footers.
+/// A tail whose vmdesc is longer than is accepted: it is passed over, so device sections are cut by
+/// their footers.
 fn oversized(
     visitor: &mut dyn Visitor,
     context: Context<'_>,

@@ -1,5 +1,5 @@
-//! A window on a file that is mapped into memory: most of a stream is page data, which nobody looks at, so not copying
-//! it makes reading five times faster.
+//! A window on a file that is mapped into memory: most of a stream is page data, which nobody looks
+//! at, so not copying it makes reading five times faster.
 
 use crate::size::to_usize;
 use crate::source::{FileRange, read_full};
@@ -112,7 +112,8 @@ impl MappedWindow {
         if self.maps && self.map(length)? {
             return Ok(true);
         }
-        // A byte of a mapping that the disk does not give would end the process with SIGBUS; of a read it is an error.
+        // A byte of a mapping that the disk does not give would end the process with SIGBUS; of a
+        // read it is an error.
         let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
         let read = read_full(self.file.place().0, self.at, &mut bytes)?;
         bytes.truncate(read);
@@ -126,7 +127,8 @@ impl MappedWindow {
         let before = self.at % ALIGNMENT_BYTES;
         let whole = usize::try_from(before + length).map_err(io::Error::other)?;
         let map = map(self.file.place().0, self.at - before, whole)?;
-        // One call instead of a fault for every 64 KiB; and an error where a fault would be SIGBUS (madvise(2)).
+        // One call instead of a fault for every 64 KiB; and an error where a fault would be SIGBUS
+        // (madvise(2)).
         if let Err(error) = map.advise(Advice::PopulateRead) {
             // A kernel that does not know it never will.
             self.maps = error.kind() != io::ErrorKind::InvalidInput;
@@ -139,10 +141,11 @@ impl MappedWindow {
 
 #[allow(unsafe_code, reason = "mapping a file is unsafe whatever the file is")]
 fn map(file: &std::fs::File, offset: u64, length: usize) -> io::Result<Mmap> {
-    // SAFETY: The map is private to this window and only read. Nobody keeps a reference into it beyond the call that
-    // looks at a record, no byte of it is trusted to stay the same between two looks, and every index into it is checked
-    // against the slice's length, which does not change. Its pages are filled before they are looked at. A file that is cut
-    // while it is read, or a disk that fails for a page that was given back meanwhile, ends the process with SIGBUS, which
+    // SAFETY: The map is private to this window and only read. Nobody keeps a reference into it
+    // beyond the call that looks at a record, no byte of it is trusted to stay the same between two
+    // looks, and every index into it is checked against the slice's length, which does not change.
+    // Its pages are filled before they are looked at. A file that is cut while it is read, or a
+    // disk that fails for a page that was given back meanwhile, ends the process with SIGBUS, which
     // the README says.
     let map = unsafe { MmapOptions::new().offset(offset).len(length).map(file)? };
     Ok(map)

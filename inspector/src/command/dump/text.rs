@@ -331,7 +331,8 @@ impl Text {
         self.layout.row(line.offset, 0, "configuration", &words, ", ")
     }
 
-    /// Shows the fields that have gathered: elements of an array of structures one below the other, equal ones once.
+    /// Shows the fields that have gathered: elements of an array of structures one below the other,
+    /// equal ones once.
     fn fields(&mut self, output: &mut Output) -> Result<(), Error> {
         let fields = std::mem::take(&mut self.fields);
         let mut rows: Vec<Row> = Vec::new();
@@ -434,8 +435,8 @@ impl Row {
     }
 }
 
-/// Splits a path into the structure that a field is a member of, and the member: at its first array, or before the last name of
-/// a structure inside of another.
+/// Splits a path into the structure that a field is a member of, and the member: at its first
+/// array, or before the last name of a structure inside of another.
 fn split(path: &str) -> (&str, &str, &str) {
     let Some(start) = path.find('[') else {
         return match path.rsplit_once('.') {
