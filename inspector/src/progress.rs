@@ -84,7 +84,8 @@ impl Meter {
                 Some(_) => "{msg} {bar:40} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left",
                 None => "{msg} {spinner} {binary_bytes}, {binary_bytes_per_sec}",
             };
-            let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            let style = ProgressStyle::with_template(template);
+            let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
             bar.with_style(style).with_message(what)
         });
         bar.set_position(done);

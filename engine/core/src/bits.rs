@@ -133,7 +133,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_a_set(limit in prop_oneof![1u64..300, 32_000u64..100_000], steps in prop::collection::vec((0u8..3, 0u64..100_000, 0u64..100_000), 0..12)) {
+        fn it_is_a_set(
+            limit in prop_oneof![1u64..300, 32_000u64..100_000],
+            steps in prop::collection::vec((0u8..3, 0u64..100_000, 0u64..100_000), 0..12)
+        ) {
             let mut bits = Bits::new(limit).unwrap();
             let mut model = BTreeSet::new();
             for (kind, a, b) in steps {

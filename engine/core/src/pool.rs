@@ -78,7 +78,10 @@ impl Pool {
     /// When more than 2^32 buffers exist.
     pub fn take(&mut self, length_bytes: usize) -> Result<BufferId, OutOfMemory> {
         let length_bytes = length_bytes.next_multiple_of(BUFFER_ALIGNMENT_BYTES);
-        let fits = |id: &BufferId| matches!(&self.slots[id.0 as usize], Slot::Idle(b) if b.bytes().len() == length_bytes);
+        let fits = |id: &BufferId| {
+            let slot = &self.slots[id.0 as usize];
+            matches!(slot, Slot::Idle(b) if b.bytes().len() == length_bytes)
+        };
         let id = if let Some(at) = self.free.iter().rposition(fits) {
             self.free.swap_remove(at)
         } else if let Some(&id) = self.free.last() {

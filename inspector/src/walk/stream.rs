@@ -117,7 +117,8 @@ impl StreamWalk<'_> {
                         }
                         record => {
                             pages_follow = matches!(record, Record::SectionPart(_) | Record::SectionEnd(_));
-                            self.mapped.ended |= matches!(record, Record::SectionEnd(id) if self.decoder.ram_section() == Some(id));
+                            let ram = self.decoder.ram_section();
+                            self.mapped.ended |= matches!(record, Record::SectionEnd(id) if ram == Some(id));
                             go(self.visitor.item(&item(Event::Record(record)), context(&self.decoder)))?;
                         }
                     }

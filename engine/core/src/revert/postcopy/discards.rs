@@ -80,7 +80,9 @@ mod tests {
             let layout = RamLayout::new(blocks, 4096).unwrap();
             let pages = HostPages::new(&layout, 4096, &[]).unwrap();
             let mut sent = Bits::new(pages.total()).unwrap();
-            (0..pages.total()).zip(&seed).filter(|(_, sent)| **sent).for_each(|(page, _)| { sent.insert(page).unwrap(); });
+            for (page, _) in (0..pages.total()).zip(&seed).filter(|(_, sent)| **sent) {
+                sent.insert(page).unwrap();
+            }
             let mut out = Vec::new();
             put_file_header(&mut out);
             let mut discards = Discards::new(&pages);
@@ -101,7 +103,8 @@ mod tests {
                     let bytes = pages.of_block(block).bytes;
                     prop_assert!(range.length > 0 && range.length % bytes == 0 && range.start % bytes == 0);
                     for page in 0..range.length / bytes {
-                        prop_assert!(discarded.insert(pages.at(block, range.start + page * bytes).0).unwrap());
+                        let at = pages.at(block, range.start + page * bytes).0;
+                        prop_assert!(discarded.insert(at).unwrap());
                     }
                 }
             }
