@@ -283,7 +283,7 @@ pub struct DumpArgs {
     /// Only this device, with its fields
     #[arg(long, value_name = "NAME")]
     pub device: Option<String>,
-    /// Only what stands at this offset (0x… or decimal)
+    /// Only what lies at this offset (0x… or decimal)
     #[arg(long, value_name = "OFFSET", value_parser = number)]
     pub at: Option<u64>,
     /// The bytes, too

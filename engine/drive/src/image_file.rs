@@ -2,17 +2,16 @@
 
 use crate::ballast::Ballast;
 use crate::block_options::ImageSpec;
+use crate::close::close_behind;
 use crate::folder::{FileId, Folder};
 use crate::leftovers;
 use crate::lock::{Use, lock_image, unlock_image};
 use crate::new_file::NewFile;
-use io_uring::IoUring;
 use rustix::fs::OFlags;
 use snapshot_engine::IoError;
 use std::error::Error;
 use std::fs::{File, FileType, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -258,19 +257,6 @@ impl Drop for ImageFile {
         if let Some(file) = gone {
             close_behind(file);
         }
-    }
-}
-
-/// Closes a file that has no name any more, and lets the kernel free its blocks when we are gone.
-///
-/// That takes seconds where the file system tells the disk of each extent (ext4 with `discard`: 1.7
-/// s per GiB), and QEMU waits for the end of what `exec:` started with its guest standing still. A
-/// file that is registered with a ring goes with the ring, which the kernel takes apart behind the
-/// back of whoever closes it (io_uring_register(2)); without io_uring it is closed here and now.
-pub(crate) fn close_behind(file: Arc<File>) {
-    if let Ok(ring) = IoUring::new(1) {
-        let _ = ring.submitter().register_files(&[file.as_raw_fd()]);
-        drop(file);
     }
 }
 

@@ -6,6 +6,7 @@
 //! held by no process, and is empty or says that it is an interrupted save. Otherwise it is
 //! reported.
 
+use crate::close::close_behind;
 use crate::folder::{FileId, Folder};
 use crate::lock::{Use, lock_image};
 use rustix::fs::{Dir, FileType, Mode, OFlags};
@@ -46,7 +47,7 @@ pub(crate) fn sweep(folder: &Folder) -> Vec<String> {
             Ok(Found::Interrupted(file, id)) => match folder.remove(name, id) {
                 Ok(true) => {
                     lines.push(format!("removed {shown}, which a save that was killed left"));
-                    crate::image_file::close_behind(file.into());
+                    close_behind(file.into());
                 }
                 Ok(false) => {}
                 Err(error) => lines.push(format!("{shown}: a save that was killed left it: {error}")),

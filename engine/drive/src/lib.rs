@@ -9,6 +9,7 @@ mod ballast;
 mod block_options;
 mod channel;
 mod cli;
+mod close;
 mod descriptor;
 mod disk;
 mod event_loop;

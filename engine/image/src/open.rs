@@ -321,3 +321,25 @@ fn layout_of_leader(leader: &[u8], page_size: u32) -> Result<RamLayout, ImageErr
     });
     RamLayout::new(blocks.collect(), page_size)
 }
+
+impl SnapshotReader {
+    /// Opens the snapshot in a file of `file_length` bytes, which `read` reads: `length` bytes at an offset,
+    /// zeros behind the end of the file.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the image, or what `read` returns.
+    pub fn open_with<E: From<ImageError>>(
+        file_length: u64,
+        options: ReadOptions,
+        mut read: impl FnMut(HostOffset, usize) -> Result<Vec<u8>, E>,
+    ) -> Result<Self, E> {
+        let mut opener = Opener::new(file_length, options);
+        loop {
+            match opener.poll()? {
+                Lookup::Ready(reader) => return Ok(reader),
+                Lookup::Need(at, length) => opener.supply(at, &read(at, length)?),
+            }
+        }
+    }
+}

@@ -1,4 +1,5 @@
-//! Reads a snapshot that an [`Opener`] has opened, and believes nothing that has not been verified.
+//! Reads a snapshot that an [`Opener`](crate::Opener) has opened, and believes nothing that has not
+//! been verified.
 
 use crate::checksum::crc32c;
 use crate::disk::{Disk, Extent};
@@ -6,7 +7,6 @@ use crate::error::ImageError;
 use crate::inbox::{Inbox, Lookup, ready};
 use crate::index::{LEAF_LIMIT_BYTES, LEAF_PAGES, Leaf};
 use crate::layout::{PresentPage, RamLayout};
-use crate::open::Opener;
 use crate::root::{ENTRY_BYTES, Entry, LEAVES_PER_INDEX_PAGE, Root};
 use crate::size::to_usize;
 use crate::types::{GuestOffset, HostOffset};
@@ -77,7 +77,7 @@ impl Proof {
     }
 }
 
-/// Reads one snapshot: an [`Opener`], or [`open_with`](Self::open_with), makes it.
+/// Reads one snapshot: an [`Opener`](crate::Opener), or [`open_with`](Self::open_with), makes it.
 ///
 /// The sections before and behind RAM, the index of the pages and the tables that lead to them are verified
 /// here, before anything of them is returned. **Pages are not read here, and who reads them verifies them:**
@@ -167,26 +167,6 @@ impl SnapshotReader {
     /// `Damaged`.
     pub fn finish(&mut self) -> Result<Lookup<()>, ImageError> {
         self.disk.finish(&mut self.inbox)
-    }
-
-    /// Opens the snapshot in a file of `file_length` bytes, which `read` reads: `length` bytes at an offset,
-    /// zeros behind the end of the file.
-    ///
-    /// # Errors
-    ///
-    /// What is wrong with the image, or what `read` returns.
-    pub fn open_with<E: From<ImageError>>(
-        file_length: u64,
-        options: ReadOptions,
-        mut read: impl FnMut(HostOffset, usize) -> Result<Vec<u8>, E>,
-    ) -> Result<Self, E> {
-        let mut opener = Opener::new(file_length, options);
-        loop {
-            match opener.poll()? {
-                Lookup::Ready(reader) => return Ok(reader),
-                Lookup::Need(at, length) => opener.supply(at, &read(at, length)?),
-            }
-        }
     }
 
     /// Asks the reader something, and gives it what it needs to answer, by `read` as in

@@ -58,7 +58,7 @@ impl Ram {
             if postcopy.is_placing() {
                 let name = terminal(context.blocks.get(block).map_or(&[][..], |block| &block.idstr));
                 let text = format!(
-                    "page {at:#x} of \"{name}\" came before and was not discarded: the destination cannot place it"
+                    "page {at:#x} of \"{name}\" arrived before and was not discarded: the destination cannot place it"
                 );
                 report.error("placed-twice", offset, "page record", text);
             }
@@ -108,7 +108,7 @@ impl Ram {
             report.note(
                 "repeated",
                 None,
-                format!("{} pages came more than once: a live precopy", self.repeated),
+                format!("{} pages arrived more than once: a live precopy", self.repeated),
             );
         }
         self.presence(report);

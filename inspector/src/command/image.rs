@@ -19,7 +19,7 @@ pub(super) enum Fact {
 pub(super) type Facts = (&'static str, Vec<(&'static str, Fact)>);
 
 /// Findings about pages that are told one by one.
-const PAGES_TOLD: u64 = 20;
+const MAX_REPORTED: u64 = 20;
 /// Pages that are looked up at once.
 const BATCH_PAGES: u64 = 8192;
 
@@ -99,9 +99,9 @@ fn verify(
         found(Finding::new(level, None, "image", format!("nothing can be verified: {why}")));
     }
     match pages(&mut reader, file, found) {
-        Ok(0..=PAGES_TOLD) => {}
+        Ok(0..=MAX_REPORTED) => {}
         Ok(damaged) => {
-            let text = format!("{damaged} pages are damaged, of which {PAGES_TOLD} were told");
+            let text = format!("{damaged} pages are damaged; the first {MAX_REPORTED} are listed");
             found(Finding::new(Level::Error, None, "image", text));
         }
         Err(ImageReadError::Image(error)) => {
@@ -143,7 +143,7 @@ fn pages(
             }
             if let Err(error) = reader.layout().verify_page(&present, &page) {
                 damaged += 1;
-                if damaged <= PAGES_TOLD {
+                if damaged <= MAX_REPORTED {
                     found(Finding::new(Level::Error, None, "image", image_text(&error)));
                 }
             }

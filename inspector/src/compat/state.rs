@@ -18,7 +18,7 @@ const ISA_VGA: &str = "isa-vga: QEMU loads it over other fields of the device, a
 pub(super) fn devices(judge: &mut Judge, source: &Shape, target: &Shape) {
     for device in &source.devices {
         if judge.judgements.len() > JUDGEMENTS_LIMIT {
-            judge.may_break("not-compared", "devices", "more differences than are told");
+            judge.may_break("not-compared", "devices", "more differences than are listed");
             return;
         }
         let path = format!("device {}", label(device, source));

@@ -201,7 +201,8 @@ fn identify(name: String, mut stage: Stage, options: &OpenOptions) -> Result<Ope
         };
         if let Some(wrapper) = Wrapper::detect(&head) {
             if wrappers.len() == WRAPPERS_LIMIT {
-                return Err(Error::Input { what: name, why: "packed again and again".to_owned() });
+                let why = format!("more than {WRAPPERS_LIMIT} nested layers of compression");
+                return Err(Error::Input { what: name, why });
             }
             wrappers.push(wrapper);
             let packed: Box<dyn Read> = match stage {

@@ -148,7 +148,8 @@ impl StreamWalk<'_> {
             && let Some(page_size) = page_size::guess(bytes, self.decoder.blocks())
         {
             self.decoder.assume_page_size(page_size);
-            let text = format!("page size {page_size}: nothing tells it, but pages make sense with it");
+            let text =
+                format!("page size {page_size}: not recorded in the stream; guessed from where pages begin");
             let offset = self.feed.offset();
             go(self.visitor.finding(Finding::new(Level::Note, offset, "", text)))?;
         }
@@ -226,7 +227,7 @@ fn early(
         return Ok(count);
     }
     let length = bytes.len() as u64;
-    let why = "device sections before RAM, and no vmdesc at hand that describes them";
+    let why = "device sections before RAM, and no vmdesc that describes them";
     let item = Item { offset, length, packaged: false, event: Event::Opaque(bytes, why) };
     go(visitor.item(&item, context))?;
     Ok(0)
@@ -240,7 +241,7 @@ fn package(visitor: &mut dyn Visitor, decoder: &Decoder, offset: u64, bytes: &[u
     for part in guess(bytes, footers) {
         match &part {
             Guess::Command(Command::Packaged(_), range) => {
-                let text = "a package inside of a package: the destination would wait for ever";
+                let text = "a package inside a package: the destination would wait without limit";
                 let at = offset + range.start as u64;
                 go(visitor.finding(Finding::new(Level::Error, at, path, text)))?;
             }

@@ -153,9 +153,9 @@ fn without_vmdesc(
     let parts = guess(bytes, footers);
     let ends = matches!(parts.last(), Some(Guess::Eof(_))) || !footers && bytes.last() == Some(&0);
     let text = if ends {
-        "no vmdesc (suppress-vmdesc): where device sections end is told by their footers alone, and fields are unknown"
+        "no vmdesc (suppress-vmdesc): device sections are delimited by their footers only, and fields are unknown"
     } else {
-        "where device sections end is told by their footers alone, and fields are unknown"
+        "device sections are delimited by their footers only, and fields are unknown"
     };
     go(visitor.finding(Finding::new(Level::Note, base, "", text)))?;
     for part in parts {

@@ -15,22 +15,23 @@
 //! a panic:               -> Dropping -> Undoing -> Answering -> Finished
 //! ```
 //!
-//! 1. [`begin`]: what does the image hold? ([`target`]) A new file is created, unless the image is empty.
-//! 2. [`ram`]: leader and third region are kept ([`leader`]), pages gather in slabs and go to disk
+//! 1. [`state::begin`]: what does the image hold? ([`target`]) A new file is created, unless the
+//!    image is empty.
+//! 2. [`state::ram`]: leader and third region are kept ([`leader`]), pages gather in slabs and go to disk
 //!    ([`store`], [`slabs`], [`stage`]). With the block list the layout is known, and the image is
 //!    marked "save in progress".
-//! 3. [`settle`], at the first device section: RAM is complete. The input is not read while every
+//! 3. [`state::settle`], at the first device section: RAM is complete. The input is not read while every
 //!    page is written, the VM state's space is reserved by writing it, and all is made durable. A
 //!    full disk shows here at the latest, while the source still has bytes to send, so that it sees
 //!    the failure. So does whatever is wrong with the name: a new file gets it now, or it is found
 //!    out whether it can replace the old one.
-//! 4. [`taking_tail`]: device sections, EOF and vmdesc arrive, and are verified when the stream
+//! 4. [`state::taking_tail`]: device sections, EOF and vmdesc arrive, and are verified when the stream
 //!    ends ([`tail`]).
-//! 5. [`commit`]: tail, root, headers; the commit protocol is the image's. A new file then replaces
+//! 5. [`state::commit`]: tail, root, headers; the commit protocol is the image's. A new file then replaces
 //!    the old snapshot, if there is one.
 //! 6. SHUT is sent on the return path, if the source opened one; then the job ends.
 //!
-//! After a failure a live source is drained, and what was begun is taken back ([`drain`]).
+//! After a failure a live source is drained, and what was begun is taken back ([`state::drain`]).
 //!
 //! # The way of a page
 //!
@@ -45,34 +46,29 @@
 //! Event::Done             State::page_done: the slab's buffer is free again
 //! ```
 
-mod begin;
-mod commit;
 mod config;
 mod coverage;
-mod drain;
 mod intake;
 mod job;
 mod leader;
 mod pile;
-mod ram;
-mod settle;
 mod slabs;
 mod stage;
 mod state;
 mod store;
 mod stream;
 mod tail;
-mod taking_tail;
 mod target;
 
 use crate::failure::{Doing, Failure, Unsupported};
 use crate::machine::{Action, Completed, Event, IoError, IoId, Machine};
 use crate::pool::Pool;
 use crate::progress::Progress;
-use begin::{Creating, Inspecting};
 pub use config::{NewImage, SaveConfig, SaveSummary};
 use job::Job;
 use snapshot_image::ImageError;
+use state::begin::{Creating, Inspecting};
+use state::drain::Left;
 use state::{Advance, Answering, State};
 use target::{NewFile, TargetFinder, Way};
 
@@ -103,7 +99,7 @@ impl SaveMachine {
     pub fn refusing(config: SaveConfig, failure: Failure) -> Self {
         let state = match config.live {
             true => Advance::fail_without(failure).state,
-            false => Advance::fail_leaving(failure, drain::Left::Nothing).state,
+            false => Advance::fail_leaving(failure, Left::Nothing).state,
         };
         Self { job: Job::new(config), state }
     }

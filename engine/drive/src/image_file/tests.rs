@@ -5,7 +5,6 @@ use snapshot_engine::error_text;
 use std::ffi::{OsStr, OsString};
 use std::fs::Permissions;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::time::{Duration, Instant};
 
 fn spec(path: &Path) -> ImageSpec {
     ImageSpec { path: path.to_owned(), direct: false, aio: None }
@@ -266,33 +265,4 @@ fn image_is_locked_also_while_it_is_replaced() {
     let _one = ImageFile::open_for_revert(&spec(&path)).unwrap();
     let _other = ImageFile::open_for_revert(&spec(&path)).unwrap();
     assert!(ImageFile::open_for_save(&spec(&path), false).is_err(), "reverts are under way");
-}
-
-/// A socket with bytes that nobody reads, whose close(2) waits for them (socket(7), SO_LINGER): a
-/// file that takes long to close.
-fn lingering(seconds: u64) -> (std::net::TcpListener, File) {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut socket = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    // Until it stays full: at first what is written goes over to the other end, bit by bit.
-    socket.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
-    while io::Write::write(&mut socket, &[0; 65536]).is_ok() {}
-    rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::from_secs(seconds))).unwrap();
-    (listener, File::from(std::os::fd::OwnedFd::from(socket)))
-}
-
-#[test]
-fn nobody_waits_for_what_is_closed_behind() {
-    if let Err(error) = IoUring::new(1) {
-        return test_support::not_run(&format!("no io_uring: {error}"));
-    }
-    let time_of = |close: fn(File)| {
-        let (_listener, file) = lingering(2);
-        let start = Instant::now();
-        close(file);
-        start.elapsed()
-    };
-    // The kernel counts in ticks, the first of which has begun.
-    assert!(time_of(drop) > Duration::from_millis(1900), "nothing lingers, so that this test sees nothing");
-    let behind = time_of(|file| close_behind(Arc::new(file)));
-    assert!(behind < Duration::from_secs(1), "it took {behind:?}");
 }

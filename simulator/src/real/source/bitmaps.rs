@@ -1,11 +1,14 @@
 //! Dirty bitmaps as a source sends them.
 
-use super::wire::{BITMAPS, footer};
 use crate::rng::{Rng, mix};
 use crate::size::to_usize;
 use migration_stream::{
-    ChunkKind, DirtyBitmapChunk, put_dirty_bitmap_chunk, put_section_end, put_section_part,
+    ChunkKind, DirtyBitmapChunk, SectionId, put_dirty_bitmap_chunk, put_section_end, put_section_footer,
+    put_section_part,
 };
+
+/// The section of dirty bitmaps.
+pub(super) const BITMAPS: SectionId = SectionId(3);
 
 const SECTOR_BYTES: u64 = 512;
 /// The most bytes of a bitmap in one chunk (`CHUNK_SIZE`, migration/block-dirty-bitmap.c).
@@ -72,7 +75,7 @@ pub(super) fn put_bits(out: &mut Vec<u8>, bitmaps: &[SourceBitmap], postcopy: bo
     if postcopy {
         put_section_part(out, BITMAPS);
         put_body(out, |out| bitmaps.iter().for_each(|bitmap| put_chunks(out, bitmap)));
-        footer(out, BITMAPS);
+        put_section_footer(out, BITMAPS);
     }
     put_section_end(out, BITMAPS);
     put_body(out, |out| {
@@ -83,7 +86,7 @@ pub(super) fn put_bits(out: &mut Vec<u8>, bitmaps: &[SourceBitmap], postcopy: bo
             put_dirty_bitmap_chunk(out, &chunk(bitmap, ChunkKind::Complete));
         }
     });
-    footer(out, BITMAPS);
+    put_section_footer(out, BITMAPS);
 }
 
 fn chunk<'a>(bitmap: &'a SourceBitmap, kind: ChunkKind<'a>) -> DirtyBitmapChunk<'a> {

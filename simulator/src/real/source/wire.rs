@@ -1,6 +1,7 @@
 //! What surrounds the pages in a source's stream.
 
 use super::SourceConfig;
+use super::bitmaps::{BITMAPS, put_starts};
 use crate::real::memory::{GuestMemory, TARGET_PAGE_BYTES};
 use migration_stream::{
     BlockList, Command, Configuration, PostcopyAdvise, RAM_SECTION_VERSION, RamBlock, SectionHeader,
@@ -10,8 +11,6 @@ use migration_stream::{
 
 /// The section of RAM.
 pub(super) const RAM: SectionId = SectionId(2);
-/// The section of dirty bitmaps.
-pub(super) const BITMAPS: SectionId = SectionId(3);
 
 pub(super) fn footer(out: &mut Vec<u8>, id: SectionId) {
     put_section_footer(out, id);
@@ -65,7 +64,7 @@ pub(super) fn leader(config: &SourceConfig, memory: &GuestMemory, advice: Advice
     footer(&mut out, RAM);
     if !config.bitmaps.is_empty() {
         start(&mut out, BITMAPS, b"dirty-bitmap", 1);
-        super::bitmaps::put_starts(&mut out, &config.bitmaps);
+        put_starts(&mut out, &config.bitmaps);
         footer(&mut out, BITMAPS);
     }
     out

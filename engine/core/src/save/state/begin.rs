@@ -1,25 +1,25 @@
 //! The states before a byte of the stream is read.
 
+use super::Advance;
 use super::State;
-use super::job::Job;
 use super::ram::Preamble;
-use super::state::Advance;
-use super::target::{Found, NewFile, Target, TargetFinder};
 use crate::machine::{Action, Completed, IoId};
 use crate::pool::Pool;
+use crate::save::job::Job;
+use crate::save::target::{Found, NewFile, Target, TargetFinder};
 
 /// The image is inspected: is there something that must not be overwritten?
 #[derive(Debug)]
-pub(super) struct Inspecting {
+pub(in crate::save) struct Inspecting {
     finder: Box<TargetFinder>,
 }
 
 impl Inspecting {
-    pub(super) fn new(finder: TargetFinder) -> Self {
+    pub(in crate::save) fn new(finder: TargetFinder) -> Self {
         Self { finder: Box::new(finder) }
     }
 
-    pub(super) fn advance(mut self, job: &mut Job, pool: &mut Pool) -> Advance {
+    pub(in crate::save) fn advance(mut self, job: &mut Job, pool: &mut Pool) -> Advance {
         match self.finder.poll(pool, &mut job.ids) {
             Ok(Some(Found::Action(action))) => {
                 job.actions.push_back(action);
@@ -32,25 +32,25 @@ impl Inspecting {
         }
     }
 
-    pub(super) fn done(&mut self, id: IoId, completed: Option<Completed>, pool: &mut Pool) {
+    pub(in crate::save) fn done(&mut self, id: IoId, completed: Option<Completed>, pool: &mut Pool) {
         self.finder.done(id, completed, pool);
     }
 }
 
 /// A new file is created, in which the snapshot goes.
 #[derive(Debug)]
-pub(super) struct Creating {
+pub(in crate::save) struct Creating {
     new: NewFile,
     /// The operation, once it is under way.
-    pub(super) id: Option<IoId>,
+    pub(in crate::save) id: Option<IoId>,
 }
 
 impl Creating {
-    pub(super) fn new(new: NewFile) -> Self {
+    pub(in crate::save) fn new(new: NewFile) -> Self {
         Self { new, id: None }
     }
 
-    pub(super) fn advance(mut self, job: &mut Job) -> Advance {
+    pub(in crate::save) fn advance(mut self, job: &mut Job) -> Advance {
         if self.id.is_some() {
             return Advance::wait(State::Creating(self));
         }
@@ -61,7 +61,7 @@ impl Creating {
     }
 
     /// The file is there.
-    pub(super) fn created(self) -> State {
+    pub(in crate::save) fn created(self) -> State {
         State::Preamble(Preamble::new(Target::NewFile(self.new)))
     }
 }

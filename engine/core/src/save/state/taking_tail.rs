@@ -1,17 +1,16 @@
 //! The state in which the device tail arrives.
 
-use super::State;
+use super::Advance;
 use super::commit::Sealing;
-use super::could_not;
 use super::drain::Left;
-use super::job::Job;
-use super::settle::Counts;
-use super::state::Advance;
-use super::tail::{TAIL_READ_BYTES, Tail};
-use super::target::Way;
+use super::{Counts, State};
 use crate::failure::Failure;
 use crate::memory;
 use crate::pool::Pool;
+use crate::save::could_not;
+use crate::save::job::Job;
+use crate::save::tail::{TAIL_READ_BYTES, Tail};
+use crate::save::target::Way;
 use crate::size::to_usize;
 use snapshot_image::Reserved;
 
@@ -20,7 +19,7 @@ const PARSED_VMDESC: usize = 8;
 
 /// Device sections, EOF and vmdesc are collected, and verified when the stream ends.
 #[derive(Debug)]
-pub(super) struct TakingTail {
+pub(in crate::save) struct TakingTail {
     reserved: Reserved,
     way: Way,
     counts: Counts,
@@ -36,11 +35,11 @@ enum Taken {
 }
 
 impl TakingTail {
-    pub(super) fn new(reserved: Reserved, way: Way, counts: Counts, tail: Tail) -> Self {
+    pub(in crate::save) fn new(reserved: Reserved, way: Way, counts: Counts, tail: Tail) -> Self {
         Self { reserved, way, counts, tail }
     }
 
-    pub(super) fn advance(mut self, job: &mut Job, pool: &mut Pool) -> Advance {
+    pub(in crate::save) fn advance(mut self, job: &mut Job, pool: &mut Pool) -> Advance {
         match self.take(job, pool) {
             Ok(Taken::Wait) => Advance::wait(State::TakingTail(self)),
             Ok(Taken::On) => Advance::on(State::TakingTail(self)),
@@ -85,12 +84,12 @@ impl TakingTail {
     }
 
     /// The new file has the image's name.
-    pub(super) fn is_named(&self) -> bool {
+    pub(in crate::save) fn is_named(&self) -> bool {
         self.way == Way::Link
     }
 
     /// What is to be taken back if the save fails now.
-    pub(super) fn left(self) -> Left {
+    pub(in crate::save) fn left(self) -> Left {
         Left::name_of(self.way)
     }
 }

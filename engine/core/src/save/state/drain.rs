@@ -6,21 +6,21 @@
 //! guest.
 
 use super::State;
-use super::intake::{INPUT_BYTES, Intake};
-use super::job::Job;
-use super::state::{Advance, Answering};
-use super::store::Store;
-use super::stream::Read;
-use super::target::Way;
+use super::{Advance, Answering};
 use crate::failure::Failure;
 use crate::machine::{Action, IoId};
 use crate::pool::Pool;
+use crate::save::intake::{INPUT_BYTES, Intake};
+use crate::save::job::Job;
+use crate::save::store::Store;
+use crate::save::stream::Read;
+use crate::save::target::Way;
 use crate::steps::StepRunner;
 use snapshot_image::Sealed;
 
 /// What a failed save would leave behind.
 #[derive(Debug)]
-pub(super) enum Left {
+pub(in crate::save) enum Left {
     /// Nothing that could pass for a snapshot.
     Nothing,
     /// The new file may get the image's name by this operation.
@@ -35,7 +35,7 @@ pub(super) enum Left {
 
 impl Left {
     /// Of a save whose seal has not begun.
-    pub(super) fn name_of(way: Way) -> Self {
+    pub(in crate::save) fn name_of(way: Way) -> Self {
         match way {
             Way::Link => Self::Name(None),
             Way::InPlace | Way::Replace => Self::Nothing,
@@ -53,14 +53,14 @@ impl Left {
 
 /// A live source is drained.
 #[derive(Debug)]
-pub(super) struct Draining {
-    pub(super) failure: Failure,
+pub(in crate::save) struct Draining {
+    pub(in crate::save) failure: Failure,
     /// For pages that are in the hands of the disk.
-    pub(super) store: Option<Box<Store>>,
+    pub(in crate::save) store: Option<Box<Store>>,
 }
 
 impl Draining {
-    pub(super) fn advance(self, job: &mut Job, pool: &mut Pool) -> Advance {
+    pub(in crate::save) fn advance(self, job: &mut Job, pool: &mut Pool) -> Advance {
         match job.read_records(pool, true, |_, _, _| Ok(true)) {
             Ok(Read::Wait) => Advance::wait(State::Draining(self)),
             Ok(Read::On | Read::Blocks(_)) => Advance::on(State::Draining(self)),
@@ -70,7 +70,7 @@ impl Draining {
         }
     }
 
-    pub(super) fn undo(self) -> Undoing {
+    pub(in crate::save) fn undo(self) -> Undoing {
         Undoing { failure: self.failure, store: self.store, left: Left::Nothing }
     }
 }
@@ -78,13 +78,13 @@ impl Draining {
 /// The machine panicked, and what it was told then is lost, a completion or bytes of the stream.
 /// Nothing is stored any more, and nothing understood: a live source is drained to its end.
 #[derive(Debug)]
-pub(super) struct Dropping {
+pub(in crate::save) struct Dropping {
     failure: Failure,
     left: Left,
 }
 
 impl Dropping {
-    pub(super) fn new(failure: Failure, left: Left, job: &mut Job) -> Self {
+    pub(in crate::save) fn new(failure: Failure, left: Left, job: &mut Job) -> Self {
         job.steps = StepRunner::default();
         // The driver waits for what is under way when it ends.
         job.in_flight = 0;
@@ -95,7 +95,7 @@ impl Dropping {
     }
 
     /// Drops whatever comes, up to the end.
-    pub(super) fn advance(self, job: &mut Job, pool: &mut Pool) -> Advance {
+    pub(in crate::save) fn advance(self, job: &mut Job, pool: &mut Pool) -> Advance {
         if job.intake.is_reading() {
             return Advance::wait(State::Dropping(self));
         }
@@ -108,30 +108,30 @@ impl Dropping {
         Advance::wait(State::Dropping(self))
     }
 
-    pub(super) fn is_named(&self) -> bool {
+    pub(in crate::save) fn is_named(&self) -> bool {
         matches!(self.left, Left::Name(_))
     }
 
-    pub(super) fn failure(&self) -> &Failure {
+    pub(in crate::save) fn failure(&self) -> &Failure {
         &self.failure
     }
 
-    pub(super) fn undo(self) -> Undoing {
+    pub(in crate::save) fn undo(self) -> Undoing {
         Undoing { failure: self.failure, store: None, left: self.left }
     }
 }
 
 /// What is under way is waited for, and what the save has left is taken back.
 #[derive(Debug)]
-pub(super) struct Undoing {
-    pub(super) failure: Failure,
+pub(in crate::save) struct Undoing {
+    pub(in crate::save) failure: Failure,
     /// For pages that are in the hands of the disk.
-    pub(super) store: Option<Box<Store>>,
-    pub(super) left: Left,
+    pub(in crate::save) store: Option<Box<Store>>,
+    pub(in crate::save) left: Left,
 }
 
 impl Undoing {
-    pub(super) fn advance(mut self, job: &mut Job, pool: &mut Pool) -> Advance {
+    pub(in crate::save) fn advance(mut self, job: &mut Job, pool: &mut Pool) -> Advance {
         if let Some(action) = job.steps.poll(pool, &mut job.ids).ok().flatten() {
             job.actions.push_back(action);
             return Advance::on(State::Undoing(self));
@@ -155,7 +155,7 @@ impl Undoing {
     }
 
     /// An operation has ended.
-    pub(super) fn done(&mut self, id: IoId, well: bool, job: &mut Job, pool: &mut Pool) {
+    pub(in crate::save) fn done(&mut self, id: IoId, well: bool, job: &mut Job, pool: &mut Pool) {
         let left = std::mem::replace(&mut self.left, Left::Nothing);
         self.left = match left {
             Left::Claim(claim) if claim == id => {

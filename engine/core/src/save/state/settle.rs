@@ -1,44 +1,35 @@
 //! The states at the first device section: RAM is complete, and the input is not read.
 
-use super::State;
-use super::could_not;
-use super::job::Job;
-use super::state::Advance;
-use super::store::Store;
-use super::tail::Tail;
+use super::Advance;
 use super::taking_tail::TakingTail;
-use super::target::Way;
+use super::{Counts, State};
 use crate::failure::{Doing, Failure};
 use crate::ids::Ids;
 use crate::machine::{Action, IoId};
 use crate::memory;
 use crate::pool::Pool;
+use crate::save::could_not;
+use crate::save::job::Job;
+use crate::save::store::Store;
+use crate::save::tail::Tail;
+use crate::save::target::Way;
 use snapshot_image::Reserved;
 
 /// Every page is written.
 #[derive(Debug)]
-pub(super) struct Settling {
+pub(in crate::save) struct Settling {
     store: Box<Store>,
     way: Way,
     /// Where the first device section is in the stream.
     tail_at: u64,
 }
 
-/// What was stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Counts {
-    /// Pages in the image; all others are zero.
-    pub(super) nonzero_pages: u64,
-    /// PAGE records, repeats counted.
-    pub(super) normal_pages: u64,
-}
-
 impl Settling {
-    pub(super) fn new(store: Box<Store>, way: Way, tail_at: u64) -> Self {
+    pub(in crate::save) fn new(store: Box<Store>, way: Way, tail_at: u64) -> Self {
         Self { store, way, tail_at }
     }
 
-    pub(super) fn advance(mut self, job: &mut Job, pool: &mut Pool) -> Advance {
+    pub(in crate::save) fn advance(mut self, job: &mut Job, pool: &mut Pool) -> Advance {
         if !self.store.is_idle() {
             return Advance::wait(State::Settling(self));
         }
@@ -61,23 +52,27 @@ impl Settling {
         }
     }
 
-    pub(super) fn poll(&mut self, pool: &mut Pool, ids: &mut Ids) -> Result<Option<Action>, Failure> {
+    pub(in crate::save) fn poll(
+        &mut self,
+        pool: &mut Pool,
+        ids: &mut Ids,
+    ) -> Result<Option<Action>, Failure> {
         self.store.poll(pool, ids)
     }
 
     /// A completion, good or bad; false if the operation is no page's.
-    pub(super) fn done(&mut self, id: IoId, pool: &mut Pool) -> bool {
+    pub(in crate::save) fn done(&mut self, id: IoId, pool: &mut Pool) -> bool {
         self.store.done(id, pool)
     }
 
-    pub(super) fn into_store(self) -> Box<Store> {
+    pub(in crate::save) fn into_store(self) -> Box<Store> {
         self.store
     }
 }
 
 /// The VM state's space is reserved by writing it, and all is made durable.
 #[derive(Debug)]
-pub(super) struct Reserving {
+pub(in crate::save) struct Reserving {
     reserved: Reserved,
     way: Way,
     counts: Counts,
@@ -85,7 +80,7 @@ pub(super) struct Reserving {
 }
 
 impl Reserving {
-    pub(super) fn advance(self, job: &mut Job) -> Advance {
+    pub(in crate::save) fn advance(self, job: &mut Job) -> Advance {
         if !job.steps.is_done() {
             return Advance::wait(State::Reserving(self));
         }
@@ -109,27 +104,27 @@ impl Reserving {
 /// can fail because of a name or a directory is to fail now, while the source still has bytes to
 /// send.
 #[derive(Debug)]
-pub(super) struct Claiming {
-    pub(super) id: IoId,
+pub(in crate::save) struct Claiming {
+    pub(in crate::save) id: IoId,
     reserved: Reserving,
 }
 
 impl Claiming {
-    pub(super) fn claimed(self, job: &Job) -> State {
+    pub(in crate::save) fn claimed(self, job: &Job) -> State {
         self.reserved.taking_tail(job)
     }
 
     /// The operation has failed.
-    pub(super) fn unclaimed(self) -> State {
+    pub(in crate::save) fn unclaimed(self) -> State {
         State::Reserving(self.reserved)
     }
 
     /// The new file will have the image's name, if the operation ends well.
-    pub(super) fn links(&self) -> bool {
+    pub(in crate::save) fn links(&self) -> bool {
         self.reserved.way == Way::Link
     }
 
-    pub(super) fn doing(&self) -> Doing {
+    pub(in crate::save) fn doing(&self) -> Doing {
         if self.links() { Doing::GiveName } else { Doing::ProbeReplace }
     }
 }

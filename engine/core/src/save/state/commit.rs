@@ -1,28 +1,27 @@
 //! The states at the end of a save that went well.
 
-use super::State;
 use super::drain::Left;
-use super::job::Job;
-use super::settle::Counts;
-use super::state::{Advance, Answering};
-use super::target::Way;
+use super::{Advance, Answering};
+use super::{Counts, State};
 use crate::machine::{Action, IoId};
+use crate::save::job::Job;
+use crate::save::target::Way;
 use snapshot_image::Sealed;
 
 /// Tail, root and headers are written; the commit protocol is the image's.
 #[derive(Debug)]
-pub(super) struct Sealing {
+pub(in crate::save) struct Sealing {
     sealed: Sealed,
     way: Way,
     counts: Counts,
 }
 
 impl Sealing {
-    pub(super) fn new(sealed: Sealed, way: Way, counts: Counts) -> Self {
+    pub(in crate::save) fn new(sealed: Sealed, way: Way, counts: Counts) -> Self {
         Self { sealed, way, counts }
     }
 
-    pub(super) fn advance(self, job: &mut Job) -> Advance {
+    pub(in crate::save) fn advance(self, job: &mut Job) -> Advance {
         if !job.steps.is_done() {
             return Advance::wait(State::Sealing(self));
         }
@@ -35,12 +34,12 @@ impl Sealing {
     }
 
     /// The operation that makes the snapshot one may be under way.
-    pub(super) fn is_committing(&self, job: &Job) -> bool {
+    pub(in crate::save) fn is_committing(&self, job: &Job) -> bool {
         self.way != Way::Replace && job.steps.flushes() > 0
     }
 
     /// What is to be taken back if the save fails now.
-    pub(super) fn left(self) -> Left {
+    pub(in crate::save) fn left(self) -> Left {
         match self.way {
             Way::InPlace => Left::Seal(self.sealed),
             Way::Link => Left::Name(Some(self.sealed)),
@@ -51,7 +50,7 @@ impl Sealing {
 
 /// The new file, which is sealed, replaces the old snapshot.
 #[derive(Debug)]
-pub(super) struct Replacing {
-    pub(super) id: IoId,
-    pub(super) counts: Counts,
+pub(in crate::save) struct Replacing {
+    pub(in crate::save) id: IoId,
+    pub(in crate::save) counts: Counts,
 }

@@ -1,17 +1,24 @@
-//! The states of a save, and how one follows another.
+//! The states of a save, a file for each step, and how one follows another.
 
-use super::begin::{Creating, Inspecting};
-use super::commit::{Replacing, Sealing};
-use super::drain::{Draining, Dropping, Left, Undoing};
-use super::job::Job;
-use super::ram::{Preamble, Ram};
-use super::settle::{Claiming, Counts, Reserving, Settling};
-use super::store::Store;
-use super::taking_tail::TakingTail;
+pub(super) mod begin;
+pub(super) mod commit;
+pub(super) mod drain;
+pub(super) mod ram;
+pub(super) mod settle;
+pub(super) mod taking_tail;
+
 use crate::failure::Failure;
 use crate::machine::{Action, IoId};
 use crate::pool::Pool;
+use crate::save::job::Job;
+use crate::save::store::Store;
+use begin::{Creating, Inspecting};
+use commit::{Replacing, Sealing};
+use drain::{Draining, Dropping, Left, Undoing};
 use migration_stream::return_path::ReturnPathMessage;
+use ram::{Preamble, Ram};
+use settle::{Claiming, Reserving, Settling};
+use taking_tail::TakingTail;
 
 /// Where a save is, with what belongs to that state only.
 #[derive(Debug)]
@@ -39,6 +46,15 @@ pub(super) enum State {
         /// The save had failed.
         failure: Option<Failure>,
     },
+}
+
+/// What was stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Counts {
+    /// Pages in the image; all others are zero.
+    pub(super) nonzero_pages: u64,
+    /// PAGE records, repeats counted.
+    pub(super) normal_pages: u64,
 }
 
 /// What came of going on: the state now, and whether something can be done without waiting.

@@ -1,33 +1,33 @@
 //! The states in which the stream is read: up to the block list, and RAM behind it.
 
+use super::Advance;
 use super::State;
-use super::config::NewImage;
-use super::could_not;
-use super::job::Job;
 use super::settle::Settling;
-use super::state::Advance;
-use super::store::{Content, PageUpdate, Store};
-use super::stream::Read;
-use super::target::{Target, Way};
 use crate::failure::{Failure, Unsupported};
 use crate::ids::Ids;
 use crate::machine::{Action, IoId};
 use crate::pool::Pool;
+use crate::save::config::NewImage;
+use crate::save::could_not;
+use crate::save::job::Job;
+use crate::save::store::{Content, PageUpdate, Store};
+use crate::save::stream::Read;
+use crate::save::target::{Target, Way};
 use migration_stream::{Error, ErrorKind};
 use snapshot_image::{Geometry, RamLayout, SnapshotWriter};
 
 /// Header, configuration, early devices and START sections are read, up to the block list.
 #[derive(Debug)]
-pub(super) struct Preamble {
+pub(in crate::save) struct Preamble {
     target: Target,
 }
 
 impl Preamble {
-    pub(super) fn new(target: Target) -> Self {
+    pub(in crate::save) fn new(target: Target) -> Self {
         Self { target }
     }
 
-    pub(super) fn advance(self, job: &mut Job, pool: &mut Pool) -> Advance {
+    pub(in crate::save) fn advance(self, job: &mut Job, pool: &mut Pool) -> Advance {
         let page = |update: PageUpdate, _, _: &mut Pool| {
             // The decoder has refused it.
             let kind = ErrorKind::PageBeforeBlocks;
@@ -74,7 +74,7 @@ impl Preamble {
 
 /// Pages are stored as they arrive.
 #[derive(Debug)]
-pub(super) struct Ram {
+pub(in crate::save) struct Ram {
     store: Box<Store>,
     way: Way,
     /// The last page that was read waits for room.
@@ -82,7 +82,7 @@ pub(super) struct Ram {
 }
 
 impl Ram {
-    pub(super) fn advance(mut self, job: &mut Job, pool: &mut Pool) -> Advance {
+    pub(in crate::save) fn advance(mut self, job: &mut Job, pool: &mut Pool) -> Advance {
         match self.read(job, pool) {
             Ok(Read::Wait | Read::NoMemory) => Advance::wait(State::Ram(self)),
             Ok(Read::On | Read::Blocks(_)) => Advance::on(State::Ram(self)),
@@ -132,16 +132,20 @@ impl Ram {
         Ok(())
     }
 
-    pub(super) fn poll(&mut self, pool: &mut Pool, ids: &mut Ids) -> Result<Option<Action>, Failure> {
+    pub(in crate::save) fn poll(
+        &mut self,
+        pool: &mut Pool,
+        ids: &mut Ids,
+    ) -> Result<Option<Action>, Failure> {
         self.store.poll(pool, ids)
     }
 
     /// A completion, good or bad; false if the operation is no page's.
-    pub(super) fn done(&mut self, id: IoId, pool: &mut Pool) -> bool {
+    pub(in crate::save) fn done(&mut self, id: IoId, pool: &mut Pool) -> bool {
         self.store.done(id, pool)
     }
 
-    pub(super) fn into_store(self) -> Box<Store> {
+    pub(in crate::save) fn into_store(self) -> Box<Store> {
         self.store
     }
 }
