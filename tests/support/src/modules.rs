@@ -194,8 +194,6 @@ fn reached<'a>(module: &Module, edges: &'a BTreeMap<Module, BTreeSet<Module>>) -
 mod tests {
     use super::*;
 
-    /// Circles that are known, to be dissolved: crate and modules. Nothing may be added.
-
     fn made(files: &[(&str, &str)]) -> Sources {
         let module =
             |name: &str| name.split("::").filter(|part| !part.is_empty()).map(str::to_owned).collect();
