@@ -193,7 +193,7 @@ fn a_killed_save_leaves_nothing_that_the_next_one_does_not_replace_or_remove() {
     let checked = Command::new(snapinspect()).arg("check").arg(&image).output().expect("it was built");
     assert_eq!(checked.status.code(), Some(1));
     let said = String::from_utf8_lossy(&checked.stdout);
-    assert!(said.contains("a save was interrupted"), "{said}");
+    assert!(said.contains("an interrupted save of qemu-snapshot"), "{said}");
     let save = |option: &str| {
         let mut source = Source::start(&[option], &image);
         source.write(&bytes);
