@@ -117,9 +117,13 @@ impl Run {
 
     /// Replaces a snapshot under a fault: the old one is there, or the new one, whole.
     fn overwrite(&mut self, scenario: &Scenario, old: &SimFile) -> Result<(), String> {
+        // A save that failed with its disk may have left a snapshot of which not everything is durable. By
+        // now it is: what a power cut does to it says nothing about the overwrite.
+        let mut old = old.clone();
+        old.flush();
         let new = Scenario::new(self.seed ^ 0x00d1_d4e5, Size::SMALL);
         let fault = self.fault();
-        let config = new.save_config(Some(old)).with(|config| {
+        let config = new.save_config(Some(&old)).with(|config| {
             config.overwrite = true;
         });
         let mut machine = SaveMachine::new(config);
@@ -129,7 +133,7 @@ impl Run {
         let killed = world.lost_power || fault == Fault::Killed(world.event);
         let succeeded = !killed && machine.outcome().is_ok();
         let Some(image) = world.image else { return Err("an overwrite left nothing".to_owned()) };
-        let is_old = image == *old;
+        let is_old = image == old;
         let whole = self.accepts(if is_old { scenario } else { &new }, &image)?;
         match (succeeded, is_old) {
             (true, true) => Err("an overwrite reported success, and the old snapshot is there".to_owned()),
