@@ -13,6 +13,7 @@ use crate::ram::block::RamBlock;
 use crate::record::Record;
 use crate::section::SectionId;
 use crate::span::{Reject, Span};
+use crate::width::to_usize;
 use alloc::collections::BTreeMap;
 pub use builder::{ChannelKind, DEFAULT_MAX_RAM_BYTES, DecoderBuilder, Options};
 
@@ -185,10 +186,9 @@ impl Decoder {
     ///
     /// What is wrong, and where. The walk cannot go on after that.
     pub fn step<'a>(&mut self, input: &'a [u8]) -> Result<Step<'a>, Error> {
-        if let State::Body { grammar: Grammar::Ram, .. } = self.state
-            && let Some(step) = self.plain_page(input)
-        {
-            return Ok(step);
+        let before = self.offset;
+        if let Some(page) = self.plain_page(input) {
+            return Ok(Step::Record { len: to_usize(self.offset - before), record: Record::Page(page) });
         }
         let span = Span::new(input, self.offset);
         match self.record(span) {

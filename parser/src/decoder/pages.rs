@@ -1,6 +1,6 @@
 //! The body of the `ram` section: block list and page records.
 
-use super::{Decoder, SectionType, Step, UNKNOWN_LENGTH};
+use super::{Decoder, Grammar, SectionType, State, UNKNOWN_LENGTH};
 use crate::error::ErrorKind;
 use crate::ram::block::{BlockListContext, RamBlock, block_list};
 use crate::ram::page::{Page, PageContent};
@@ -18,12 +18,18 @@ use nom::number::streaming::{be_u8, be_u16, be_u32, be_u64};
 /// The most blocks that are learned from their names.
 pub(super) const LEARNED_LIMIT: usize = 1 << 16;
 
+/// What is before the data of such a page: offset and flags.
+pub(super) const PLAIN_HEADER_BYTES: usize = 8;
+
 impl Decoder {
     /// The record that a stream consists of: a page of the same block as before. Everything else, and
     /// everything wrong, is left to the general way.
     #[inline]
-    pub(super) fn plain_page<'a>(&mut self, input: &'a [u8]) -> Option<Step<'a>> {
-        let (word, rest) = input.split_first_chunk::<8>()?;
+    pub(crate) fn plain_page<'a>(&mut self, input: &'a [u8]) -> Option<Page<'a>> {
+        if !matches!(self.state, State::Body { grammar: Grammar::Ram, .. }) {
+            return None;
+        }
+        let (word, rest) = input.split_first_chunk::<PLAIN_HEADER_BYTES>()?;
         let word = u64::from_be_bytes(*word);
         let mask = u64::from(self.page_size) - 1;
         if word & mask != RAM_SAVE_FLAG_PAGE | RAM_SAVE_FLAG_CONTINUE {
@@ -35,12 +41,8 @@ impl Decoder {
             return None;
         }
         let data = rest.get(..usize::from(self.page_size))?;
-        let len = 8 + data.len();
-        self.offset += len as u64;
-        Some(Step::Record {
-            len,
-            record: Record::Page(Page { block, offset, named: false, content: PageContent::Raw(data) }),
-        })
+        self.offset += PLAIN_HEADER_BYTES as u64 + data.len() as u64;
+        Some(Page { block, offset, named: false, content: PageContent::Raw(data) })
     }
 
     /// A record of the `ram` section's body.

@@ -32,6 +32,7 @@ pub struct Entry<'reader, 'bytes> {
     pub page_size: PageSize,
 }
 
+#[inline]
 fn entry<'reader, 'bytes>(
     offset: u64,
     record: Record<'bytes>,
@@ -78,7 +79,20 @@ impl<'a> SliceReader<'a> {
     ///
     /// What is wrong, and where; `Truncated` if the bytes end before the stream does. After an error there is
     /// nothing more.
+    #[inline]
     pub fn advance(&mut self) -> Result<Option<Entry<'_, 'a>>, Error> {
+        // A record is made where it stays: nearly all are pages, and a copy costs as much as reading one.
+        let at = self.decoder.offset();
+        if !self.done && self.tail.is_none() {
+            let rest = &self.bytes[to_usize(at).min(self.bytes.len())..];
+            if let Some(page) = self.decoder.plain_page(rest) {
+                return Ok(Some(entry(at, Record::Page(page), &self.decoder)));
+            }
+        }
+        self.advance_in_general()
+    }
+
+    fn advance_in_general(&mut self) -> Result<Option<Entry<'_, 'a>>, Error> {
         if self.done {
             return Ok(None);
         }
