@@ -31,13 +31,10 @@ pub(crate) fn make_small(pipe: BorrowedFd<'_>, bytes: usize, taken: &mut VecDequ
             }
         });
         let limit = taken.len() + MOST_TAKEN_BYTES;
-        let mut place = vec![0; READ_BYTES];
-        while !shrink(pipe, bytes) && taken.len() < limit {
-            match take(pipe, bytes, &mut place) {
-                Ok(length) if length > 0 => taken.extend(&place[..length]),
-                _ => break,
-            }
-        }
+        while !shrink(pipe, bytes)
+            && taken.len() < limit
+            && take(pipe, bytes, taken).is_ok_and(|length| length > 0)
+        {}
         over.store(true, Ordering::Relaxed);
     });
     shrink(pipe, bytes)
@@ -59,14 +56,17 @@ fn shrink(pipe: BorrowedFd<'_>, bytes: usize) -> bool {
     false
 }
 
-/// Takes what there is, without waiting for more, and asks for the size with the very next system
-/// call: the writer that this read wakes needs longer to arrive, even if it finds a processor at
-/// once.
-fn take(pipe: BorrowedFd<'_>, bytes: usize, place: &mut [u8]) -> io::Result<usize> {
-    let waiting = to_usize(rustix::io::ioctl_fionread(pipe)?).min(place.len());
+/// Takes what there is, without waiting for more, and asks for the size before anything else is done: the
+/// writer that this read wakes needs longer to arrive, even if it finds a processor at once.
+fn take(pipe: BorrowedFd<'_>, bytes: usize, taken: &mut VecDeque<u8>) -> io::Result<usize> {
+    let waiting = to_usize(rustix::io::ioctl_fionread(pipe)?).min(READ_BYTES);
+    // A failure afterwards would lose what was read.
+    taken.try_reserve(waiting)?;
+    let mut place = [0; READ_BYTES];
     // The rest of this time slice may be too short for both calls.
     std::thread::yield_now();
     let length = rustix::io::read(pipe, &mut place[..waiting])?;
     shrink(pipe, bytes);
+    taken.extend(&place[..length]);
     Ok(length)
 }
