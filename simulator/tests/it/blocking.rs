@@ -1,8 +1,9 @@
 //! The engine's blocking runner: files that bring few bytes at a time, and end before what is asked for does.
 
 use crate::bed::{expected_ram, load, save_config, stream_of};
+use migration_stream::put_file_header;
 use snapshot_engine::blocking::{self, Io, Stalled};
-use snapshot_engine::{PostcopyConfig, RevertConfig, RevertMachine, SaveMachine};
+use snapshot_engine::{Failure, PostcopyConfig, RevertConfig, RevertMachine, SaveMachine};
 use std::io::{self, Read};
 use vm_simulator::VmConfig;
 
@@ -88,6 +89,22 @@ fn what_it_saves_it_reverts() {
         let (ram, tail) = load(&io.output, config.page_size).unwrap();
         assert!(ram == expected_ram(&vm) && tail == vm.tail(), "seed {seed}");
     }
+}
+
+#[test]
+fn what_has_not_ended_is_unfinished_and_a_stream_without_ram_is_refused() {
+    let config = VmConfig::random(3);
+    let mut bytes = Vec::new();
+    put_file_header(&mut bytes);
+    // EOF (QEMU_VM_EOF, migration/savevm.c), where RAM was to begin.
+    bytes.push(0);
+    let mut io = Memory { input: io::Cursor::new(bytes), most: 1 << 20, ..Memory::default() };
+    let mut machine = SaveMachine::new(save_config(&config, None));
+    assert!(matches!(machine.outcome(), Err(Failure::Unfinished)));
+    blocking::run(&mut machine, &mut io).unwrap();
+    let failure = machine.outcome().unwrap_err();
+    assert!(!matches!(failure, Failure::Unfinished), "{failure}");
+    assert!(matches!(RevertMachine::new(revert_config(&[])).outcome(), Err(Failure::Unfinished)));
 }
 
 #[test]
