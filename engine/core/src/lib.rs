@@ -32,7 +32,8 @@ mod watch;
 mod zero;
 
 pub use failure::{
-    Class, Doing, Failure, HostPagesError, Region, ReturnPathError, ReturnPathErrorKind, Unsupported,
+    Class, Doing, Failure, HostPagesError, MappedError, Region, ReturnPathError, ReturnPathErrorKind,
+    Unsupported,
 };
 pub use machine::{Action, Completed, Event, IoError, IoId, Lane, Machine, Milestone};
 pub use memory::OutOfMemory;
@@ -41,6 +42,6 @@ pub use progress::Progress;
 pub use revert::postcopy::hot_set::{HOT_SET_LIMIT_BYTES, HotSet};
 pub use revert::postcopy::recovery::check_recovery;
 pub use revert::postcopy::{PostcopyConfig, PostcopySummary};
-pub use revert::{RevertConfig, RevertMachine, RevertSummary};
+pub use revert::{MappedBlock, RevertConfig, RevertMachine, RevertSummary};
 pub use save::{NewImage, SaveConfig, SaveMachine, SaveSummary};
 pub use text::{error_text, parse_bytes, parse_page_size, parse_uuid, size_text, uuid_text};

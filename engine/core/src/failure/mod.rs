@@ -5,9 +5,11 @@
 //! line. What a user can do about a failure depends on the program, so no text here names an option
 //! of one.
 
+mod mapped;
 mod return_path;
 mod unsupported;
 
+pub use mapped::MappedError;
 pub use return_path::{ReturnPathError, ReturnPathErrorKind};
 pub use unsupported::{Region, Unsupported};
 
@@ -113,6 +115,9 @@ pub enum Failure {
     /// The host page sizes of the destination do not fit the snapshot.
     #[error(transparent)]
     HostPages(#[from] HostPagesError),
+    /// What the destination has mapped cannot be left out.
+    #[error(transparent)]
+    Mapped(#[from] MappedError),
     /// A recovery from another snapshot than the one whose postcopy was interrupted, or from one
     /// that may be another one.
     #[error("recovery of snapshot {}: {}; two guests must not mix", uuid_text(.wanted), what_is_there(.found.as_ref()))]

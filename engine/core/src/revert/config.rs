@@ -1,5 +1,6 @@
 //! What a revert is to do, and what it has done.
 
+use super::mapped::MappedBlock;
 use super::postcopy::{PostcopyConfig, PostcopySummary};
 use snapshot_image::Verification;
 
@@ -20,6 +21,8 @@ pub struct RevertConfig {
     /// Where there is no such limit: the longest wait for a destination whose guest does not run
     /// yet, in milliseconds. Not for one that is being recovered.
     pub loading_timeout_ms: Option<u64>,
+    /// What the destination has mapped from the image, as was proved: it is not sent.
+    pub mapped: Vec<MappedBlock>,
     /// The guest runs before all its pages are there.
     pub postcopy: Option<PostcopyConfig>,
 }
@@ -36,6 +39,7 @@ impl RevertConfig {
             fresh_ram: false,
             timeout_ms: None,
             loading_timeout_ms: None,
+            mapped: Vec::new(),
             postcopy: None,
         }
     }
@@ -59,6 +63,8 @@ pub struct RevertSummary {
     pub normal_pages: u64,
     /// Pages sent as zero.
     pub zero_pages: u64,
+    /// Bytes of RAM that were not sent, because the destination has mapped them from the image.
+    pub mapped_bytes: u64,
     /// Bytes of output.
     pub sent_bytes: u64,
     /// What happened in postcopy, if it was one.

@@ -9,6 +9,8 @@
 //! 4. *Close*: the rest of the image's metadata is verified; third region and device tail follow,
 //!    and with them the end mark.
 //!
+//! What the destination has mapped from the image is left out of step 3: [`mapped`].
+//!
 //! A postcopy revert goes another way behind its leader: [`postcopy`].
 //!
 //! The first error is sticky: nothing is sent after it, so the destination never sees an end mark.
@@ -18,6 +20,7 @@
 mod config;
 mod emit;
 mod leader;
+mod mapped;
 mod metadata;
 mod output;
 mod phase;
@@ -26,12 +29,14 @@ pub(crate) mod postcopy;
 mod precopy;
 mod ring;
 
-use crate::failure::{Doing, Failure};
+use crate::failure::{Doing, Failure, MappedError};
 use crate::machine::{Action, Completed, Event, Header, IoError, IoId, Lane, Machine};
 use crate::pool::Pool;
 use crate::progress::Progress;
 pub use config::{RevertConfig, RevertSummary};
 use leader::Leader;
+pub use mapped::MappedBlock;
+use mapped::Sent;
 use metadata::{Image, MetadataReads, OpeningImage};
 use output::Output;
 use phase::{Done, Phase};
@@ -113,6 +118,7 @@ impl RevertMachine {
             verification: done.verification.unwrap_or(Verification::Unverified("the image is not open yet")),
             normal_pages: done.normal_pages,
             zero_pages: done.zero_pages,
+            mapped_bytes: done.mapped_bytes,
             sent_bytes: self.output.sent_bytes(),
             postcopy: done.postcopy,
         })
@@ -228,13 +234,17 @@ impl RevertMachine {
     /// The image is open: sends the leader.
     fn begin(&mut self, image: Image) -> Result<(), Failure> {
         let leader = Leader::walk(&image.reader, &self.config.stream)?;
+        if self.config.postcopy.is_some() && !self.config.mapped.is_empty() {
+            return Err(MappedError::Postcopy.into());
+        }
         self.phase = if let Some(postcopy) = self.config.postcopy.clone() {
             let postcopy = Postcopy::start(postcopy, leader, &image, &mut self.output)?;
             Phase::Postcopy(Box::new(image), Box::new(postcopy))
         } else {
+            let sent = Sent::new(&self.config.mapped, &image.reader)?;
             let bytes = image.reader.snapshot().leader.clone();
             self.output.send(Lane::Main, Header::Long(bytes), None);
-            Phase::Precopy(Box::new(image), Precopy::new(leader.emitter()))
+            Phase::Precopy(Box::new(image), Precopy::new(leader.emitter(), sent))
         };
         Ok(())
     }

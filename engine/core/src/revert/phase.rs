@@ -79,8 +79,10 @@ impl Phase {
                     verification: Some(image.reader.snapshot().verification.clone()),
                     normal_pages,
                     zero_pages,
+                    mapped_bytes: precopy.sent.left_out_bytes(layout),
                     done_bytes: precopy.done_pages * u64::from(layout.page_size()),
-                    total_bytes: layout.blocks().iter().map(|block| block.used_length).sum(),
+                    total_bytes: layout.blocks().iter().map(|block| block.used_length).sum::<u64>()
+                        - precopy.sent.left_out_bytes(layout),
                     postcopy: None,
                 }
             }
@@ -92,6 +94,7 @@ impl Phase {
                     verification: Some(image.reader.snapshot().verification.clone()),
                     normal_pages,
                     zero_pages,
+                    mapped_bytes: 0,
                     done_bytes: normal_pages * page_bytes,
                     total_bytes: postcopy.nonzero_pages().max(normal_pages) * page_bytes,
                     postcopy: Some(postcopy.summary()),
@@ -109,6 +112,7 @@ pub(super) struct Done {
     pub(super) verification: Option<Verification>,
     pub(super) normal_pages: u64,
     pub(super) zero_pages: u64,
+    pub(super) mapped_bytes: u64,
     pub(super) done_bytes: u64,
     pub(super) total_bytes: u64,
     pub(super) postcopy: Option<PostcopySummary>,

@@ -1,12 +1,13 @@
 //! Walks RAM in the order of the block list and cuts it into slices: which pages exist, and where they are.
 
+use super::mapped::Sent;
 use super::ring::{Slice, SlicePage};
 use crate::ids::Ids;
 use crate::machine::{Action, IoId, Piece};
 use crate::memory::OutOfMemory;
 use crate::pool::{BUFFER_ALIGNMENT_BYTES, Pool};
 use crate::size::to_usize;
-use snapshot_image::{GuestOffset, HostOffset, ImageError, Lookup, SnapshotReader};
+use snapshot_image::{GuestOffset, HostOffset, ImageError, Lookup, RamLayout, SnapshotReader};
 use std::ops::Range;
 
 /// The longest range of RAM that one slice covers with pages in it: what is read, verified and sent
@@ -41,22 +42,17 @@ impl Plan {
     /// Cuts the next slice.
     pub(crate) fn next(
         &mut self,
+        sent: &Sent,
         reader: &mut SnapshotReader,
         pool: &mut Pool,
         ids: &mut Ids,
     ) -> Result<Planned, ImageError> {
+        let Some(end) = self.seek(sent, reader.layout()) else { return Ok(Planned::End) };
         let layout = reader.layout();
         let page_bytes = u64::from(layout.page_size());
-        let Some(length) = layout.blocks().get(self.block).map(|block| block.used_length) else {
-            return Ok(Planned::End);
-        };
-        if self.offset >= length {
-            *self = Self { block: self.block + 1, offset: 0 };
-            return self.next(reader, pool, ids);
-        }
         let guest = layout.guest(self.block, self.offset);
         let first_page = layout.page(guest);
-        let left = (length - self.offset) / page_bytes;
+        let left = (end - self.offset) / page_bytes;
         // Slices end at multiples of their size, so that their reads are aligned, too.
         let in_slice = (SLICE_BYTES - guest.0 % SLICE_BYTES) / page_bytes;
         let (present, pages) = match reader.present(first_page, left.min(in_slice))? {
@@ -87,6 +83,18 @@ impl Plan {
         self.offset += pages * page_bytes;
         let id = ids.next();
         Ok(Planned::Slice(slice, Some((id, Action::Read { id, buffer, pieces }))))
+    }
+
+    /// Goes to the next byte that is sent; returns where the range ends that begins there.
+    fn seek(&mut self, sent: &Sent, layout: &RamLayout) -> Option<u64> {
+        loop {
+            let range = sent.from(self.block, self.offset, layout.blocks().get(self.block)?.used_length);
+            if !range.is_empty() {
+                self.offset = range.start;
+                return Some(range.end);
+            }
+            *self = Self { block: self.block + 1, offset: 0 };
+        }
     }
 
     /// Prolongs a run of zero pages over the following slices, as far as that is known without reading.

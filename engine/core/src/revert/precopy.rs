@@ -1,6 +1,7 @@
 //! RAM of a precopy: read ahead through the ring, sent in the order of the block list.
 
 use super::emit::Emitter;
+use super::mapped::Sent;
 use super::metadata::Image;
 use super::output::Output;
 use super::plan::{Plan, Planned};
@@ -20,6 +21,7 @@ const UNSENT_BYTES: u64 = 2 << 20;
 #[derive(Debug)]
 pub(crate) struct Precopy {
     pub(crate) emitter: Emitter,
+    pub(crate) sent: Sent,
     plan: Plan,
     planned_all: bool,
     ring: Ring,
@@ -28,8 +30,9 @@ pub(crate) struct Precopy {
 
 impl Precopy {
     /// Nothing is planned yet.
-    pub(crate) fn new(emitter: Emitter) -> Self {
-        Self { emitter, plan: Plan::default(), planned_all: false, ring: Ring::default(), done_pages: 0 }
+    pub(crate) fn new(emitter: Emitter, sent: Sent) -> Self {
+        let (plan, ring) = (Plan::default(), Ring::default());
+        Self { emitter, sent, plan, planned_all: false, ring, done_pages: 0 }
     }
 
     /// A read has ended: of which block, and from which offset.
@@ -47,7 +50,7 @@ impl Precopy {
     ) -> Result<bool, Failure> {
         let mut advanced = false;
         if !self.planned_all && pool.taken_bytes() < READ_AHEAD_BYTES && self.ring.len() < READ_AHEAD_SLICES {
-            match self.plan.next(&mut image.reader, pool, &mut image.reads.ids).map_err(wrong)? {
+            match self.plan.next(&self.sent, &mut image.reader, pool, &mut image.reads.ids).map_err(wrong)? {
                 Planned::Slice(slice, read) => {
                     let (id, action) = read.unzip();
                     self.ring.push(slice, id);
@@ -64,6 +67,8 @@ impl Precopy {
         if output.unsent_bytes(Lane::Main) < UNSENT_BYTES
             && let Some(slice) = self.ring.pop_ready()
         {
+            // What is sent of a mapped block replaces a copy, which need not be zero.
+            let fresh_ram = fresh_ram && !self.sent.is_mapped(slice.block);
             let result = self.emitter.slice(&slice, image.reader.layout(), fresh_ram, output, pool);
             if let Some(buffer) = slice.buffer {
                 output.release(buffer, pool);
