@@ -231,7 +231,7 @@ impl ReadRoot {
         }
         self.disk.set_root(&root, inbox.file_length())?;
         let Self { disk, vm_header, .. } = self;
-        let proof = Proof::Root(Box::new(root));
+        let proof = Proof::Root(Box::new(root), extension.root_checksum);
         Ok(Advance::To(State::Regions(ReadRegions { disk, proof, vm_header, regions: Vec::new() })))
     }
 }
@@ -248,7 +248,7 @@ impl ReadRegions {
         while let Some(&(what, from, to)) = places.get(self.regions.len()) {
             let lookup = self.disk.read(body + from, to - from, inbox)?;
             let bytes = ready_in!(State::Regions(self), lookup);
-            if let Proof::Root(root) = &self.proof {
+            if let Some(root) = self.proof.root() {
                 let region = root.regions[self.regions.len()];
                 if region.length != to - from {
                     return Err(ImageError::NoSnapshot("VM-state header and root have different lengths"));
@@ -267,7 +267,7 @@ impl ReadRegions {
         let mut next = || regions.next().unwrap_or_default();
         let (leader, third, tail) = (next(), next(), next());
         let layout = match &proof {
-            Proof::Root(root) => layout_of_root(root, vm_header.page_size)?,
+            Proof::Root(root, _) => layout_of_root(root, vm_header.page_size)?,
             Proof::None(_) => layout_of_leader(&leader, vm_header.page_size)?,
         };
         if layout.total_bytes() > disk.size {
@@ -276,6 +276,7 @@ impl ReadRegions {
         let root = proof.root();
         let snapshot = Snapshot {
             uuid: root.map(|root| root.uuid),
+            root_checksum: proof.root_checksum(),
             created_unix_s: root.map(|root| root.created_unix_s),
             nonzero_pages: root.map(|root| root.nonzero_pages),
             normal_pages: vm_header.normal_pages,

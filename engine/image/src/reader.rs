@@ -42,6 +42,9 @@ pub struct Snapshot {
     pub tail: Vec<u8>,
     /// Its UUID, where it has one.
     pub uuid: Option<[u8; 16]>,
+    /// CRC-32C of the root, which has or leads to the checksums of everything else, where it has one: another
+    /// snapshot, or another state of this one, has another.
+    pub root_checksum: Option<u32>,
     /// When it was made, in seconds since 1970, where that is known.
     pub created_unix_s: Option<u64>,
     /// PAGE records that the save saw.
@@ -55,8 +58,8 @@ pub struct Snapshot {
 /// What the parts of a snapshot are verified against.
 #[derive(Debug)]
 pub(crate) enum Proof {
-    /// Against the root, which is verified.
-    Root(Box<Root>),
+    /// Against the root, which is verified, and has this checksum.
+    Root(Box<Root>, u32),
     /// Against nothing; why.
     None(&'static str),
 }
@@ -64,14 +67,21 @@ pub(crate) enum Proof {
 impl Proof {
     pub(crate) fn root(&self) -> Option<&Root> {
         match self {
-            Self::Root(root) => Some(root),
+            Self::Root(root, _) => Some(root),
+            Self::None(_) => None,
+        }
+    }
+
+    pub(crate) fn root_checksum(&self) -> Option<u32> {
+        match self {
+            Self::Root(_, checksum) => Some(*checksum),
             Self::None(_) => None,
         }
     }
 
     pub(crate) fn verification(&self) -> Verification {
         match self {
-            Self::Root(_) => Verification::Verified,
+            Self::Root(..) => Verification::Verified,
             Self::None(why) => Verification::Unverified(why),
         }
     }

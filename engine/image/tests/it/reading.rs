@@ -1,6 +1,6 @@
 //! How a reader is asked: in any order, for anything, it answers or says what is wrong.
 
-use crate::bed::{File, PAGE, content, write};
+use crate::bed::{Content, File, PAGE, content, write};
 use snapshot_image::{
     Geometry, GuestOffset, HostOffset, ImageError, Lookup, Opener, PresentPage, ReadOptions, SnapshotReader,
 };
@@ -76,6 +76,21 @@ fn a_page_is_verified_by_who_reads_it() {
     );
     let unknown = PresentPage { page: 17, checksum: None };
     assert_eq!(reader.layout().verify_page(&unknown, &bytes), Ok(()));
+}
+
+/// What lets a program know a snapshot again: any other content has another one.
+#[test]
+fn a_root_checksum_is_of_everything_in_the_snapshot() {
+    let of = |content: &Content| {
+        open(&write(content, Geometry::new(64 << 10, 16).unwrap())).snapshot().root_checksum.unwrap()
+    };
+    let whole = content(b"");
+    assert_eq!(of(&whole), of(&whole));
+    let mut other_page = content(b"");
+    other_page.ram.get_mut(&17).unwrap()[4095] ^= 1;
+    let other_tail = Content { tail: [&whole.tail[..], b"x"].concat(), ..content(b"") };
+    assert_ne!(of(&other_page), of(&whole));
+    assert_ne!(of(&other_tail), of(&whole));
 }
 
 #[test]

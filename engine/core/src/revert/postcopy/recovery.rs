@@ -70,6 +70,7 @@ mod tests {
             third: Vec::new(),
             tail: Vec::new(),
             uuid,
+            root_checksum: None,
             created_unix_s: None,
             normal_pages: 0,
             nonzero_pages: None,
