@@ -93,5 +93,5 @@ fn is_interrupted(file: &File, length: u64) -> io::Result<bool> {
         }
         inspector.supply(HostOffset(at), &header);
     }
-    Ok(matches!(inspector.poll(), Ok(Inspect::Done(Inspection::Interrupted(_)))))
+    Ok(matches!(inspector.poll(), Ok(Inspect::Done(Inspection::Interrupted(..)))))
 }

@@ -4,8 +4,9 @@ use crate::checksum::crc32c;
 use crate::error::ImageError;
 use crate::geometry::Geometry;
 use crate::inbox::{Inbox, Lookup, ready};
+use crate::linear::Linear;
 use crate::qcow2::header::Header;
-use crate::qcow2::tables::{Mapping, RawTable, Table, l2_place, mapping};
+use crate::qcow2::tables::{Mapping, RawTable, Table, l2_place, mapping, plain_place};
 use crate::root::{Entry, Root};
 use crate::size::to_usize;
 use crate::types::{GuestOffset, HostOffset};
@@ -38,6 +39,17 @@ pub(crate) struct Disk {
     /// As they are in the file: a table of a large cluster is seldom used as a whole.
     l2: BTreeMap<usize, RawTable>,
     checks: TableChecks,
+    linear: Option<LinearChecks>,
+}
+
+/// What the L2 tables of a linear image have to say, and which ones have been found to say it.
+#[derive(Debug)]
+struct LinearChecks {
+    linear: Linear,
+    /// By the number of the table.
+    checked: Vec<bool>,
+    /// Those before this one have been, by [`Disk::finish`].
+    finished: usize,
 }
 
 /// How the QCOW2 tables are verified.
@@ -65,7 +77,31 @@ impl Disk {
     /// [`set_root`](Self::set_root) follows.
     pub(crate) fn new(header: &Header, l1: Table, has_root: bool) -> Self {
         let checks = if has_root { TableChecks::Later(Vec::new()) } else { TableChecks::None };
-        Self { geometry: header.geometry, size: header.size, l1, l2: BTreeMap::new(), checks }
+        Self { geometry: header.geometry, size: header.size, l1, l2: BTreeMap::new(), checks, linear: None }
+    }
+
+    /// The image says that its RAM lies in these places: from now on each L2 table of RAM that is read has to
+    /// say so, too.
+    pub(crate) fn set_linear(&mut self, linear: Linear, file_length: u64) -> Result<(), ImageError> {
+        if linear.end() > file_length {
+            let what = format!("RAM ends at {:#x}, the file has {file_length} bytes", linear.end());
+            return Err(ImageError::Damaged { structure: "linear layout", at: linear.end(), what });
+        }
+        // The VM state's tables have been used; those of RAM are to be looked at.
+        let tables = self.ram_tables();
+        self.l2.retain(|&index, _| index >= tables);
+        self.linear = Some(LinearChecks { linear, checked: vec![false; tables], finished: 0 });
+        Ok(())
+    }
+
+    /// Where RAM lies, of a linear image.
+    pub(crate) fn linear(&self) -> Option<&Linear> {
+        self.linear.as_ref().map(|checks| &checks.linear)
+    }
+
+    /// How many L2 tables RAM has, at most.
+    fn ram_tables(&self) -> usize {
+        to_usize(self.vm_state_start() / self.geometry.l1_span_bytes()).min(self.l1.entries.len())
     }
 
     /// Where the VM-state area begins.
@@ -156,9 +192,42 @@ impl Disk {
             if (self.l2.len() as u64 + 1) * cluster > L2_KEPT_BYTES {
                 self.l2.clear();
             }
-            self.l2.insert(index, RawTable { at, bytes });
+            let table = RawTable { at, bytes };
+            self.check_linear(index, &table)?;
+            self.l2.insert(index, table);
         }
         Ok(Lookup::Ready(self.l2.get(&index)))
+    }
+
+    /// L2 table number `index` of a linear image has nothing but the places that follow from the layout: a
+    /// guest that is mapped from the file sees what a reader of the tables sees.
+    fn check_linear(&mut self, index: usize, table: &RawTable) -> Result<(), ImageError> {
+        let Some(checks) = &mut self.linear else { return Ok(()) };
+        let Some(checked) = checks.checked.get_mut(index) else { return Ok(()) };
+        let start = index as u64 * self.geometry.l1_span_bytes();
+        for (number, entry) in table.entries().enumerate().filter(|&(_, entry)| entry != 0) {
+            let guest = start + number as u64 * self.geometry.cluster_bytes();
+            checks.linear.check(guest, plain_place(entry))?;
+        }
+        *checked = true;
+        Ok(())
+    }
+
+    /// Verifies those L2 tables of a linear image's RAM that were not needed so far.
+    fn finish_linear(&mut self, inbox: &mut Inbox) -> Result<Lookup<()>, ImageError> {
+        while let Some(LinearChecks { checked, finished, .. }) = &mut self.linear
+            && let Some(&is_checked) = checked.get(*finished)
+        {
+            let index = *finished;
+            if is_checked {
+                *finished += 1;
+            } else if ready!(self.l2(index, inbox)?).is_none()
+                && let Some(checks) = &mut self.linear
+            {
+                checks.finished += 1;
+            }
+        }
+        Ok(Lookup::Ready(()))
     }
 
     /// Reads a range of the virtual disk.
@@ -176,6 +245,7 @@ impl Disk {
 
     /// Verifies the tables of the root that were not needed so far.
     pub(crate) fn finish(&mut self, inbox: &mut Inbox) -> Result<Lookup<()>, ImageError> {
+        ready!(self.finish_linear(inbox)?);
         let TableChecks::Now(root) = &mut self.checks else { return Ok(Lookup::Ready(())) };
         while let Some((&at, &(entry, checked))) = root.tables.range(root.finished..).next() {
             if !checked {

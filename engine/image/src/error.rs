@@ -61,6 +61,26 @@ pub enum ImageError {
         /// What is needed.
         needed: u64,
     },
+    /// Clusters in which a linear image cannot be.
+    #[error("a linear image has clusters of 64 KiB to 1 MiB, found {found} bytes")]
+    LinearClusters {
+        /// The cluster size.
+        found: u64,
+    },
+    /// The image says that its RAM lies in one piece for each block, and its tables say otherwise.
+    #[error(
+        "not linear: the cluster at guest offset {:#x} lies at offset {found:#x}, expected {}",
+        .at.0,
+        place(.expected.as_ref())
+    )]
+    NotLinear {
+        /// The cluster's place in the virtual disk.
+        at: GuestOffset,
+        /// Its place in the file, as the tables have it.
+        found: u64,
+        /// Where it would be mapped from; `None`: it is no RAM.
+        expected: Option<u64>,
+    },
     /// Something is longer than it can be.
     #[error("{what} is {found} bytes long, the limit is {limit}")]
     Limit {
@@ -140,6 +160,10 @@ impl From<ImageError> for std::io::Error {
     fn from(error: ImageError) -> Self {
         Self::new(std::io::ErrorKind::InvalidData, error)
     }
+}
+
+fn place(at: Option<&u64>) -> String {
+    at.map_or_else(|| "none".to_owned(), |at| format!("{at:#x}"))
 }
 
 fn what_it_is(magic: u32) -> &'static str {

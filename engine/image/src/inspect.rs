@@ -4,6 +4,7 @@ use crate::error::ImageError;
 use crate::feature::Feature;
 use crate::geometry::Geometry;
 use crate::inbox::{Inbox, Lookup, ready};
+use crate::linear::Layout;
 use crate::qcow2::header::{HEADER_BYTES, Header, SaveState};
 use crate::qcow2::tables::{Mapping, RefcountBlock, Table, Tables, l2_place, mapping, refcount};
 use crate::size::to_usize;
@@ -30,11 +31,11 @@ pub enum Inspection {
     /// Nothing: a snapshot may be written into it.
     Empty(Box<Container>),
     /// A snapshot; its UUID, where it has one.
-    Snapshot(Geometry, Option<[u8; 16]>),
+    Snapshot(Geometry, Layout, Option<[u8; 16]>),
     /// What an interrupted save left, unchanged since.
-    Interrupted(Geometry),
+    Interrupted(Geometry, Layout),
     /// What an interrupted save left, and another program has written to since.
-    InterruptedThenWritten(Geometry),
+    InterruptedThenWritten(Geometry, Layout),
 }
 
 /// What an inspection needs, or its result.
@@ -123,11 +124,12 @@ impl Inspector {
             return Ok(Lookup::Ready(None));
         };
         let geometry = header.geometry;
+        let layout = Layout::of(header.extension.map_or(0, |extension| extension.ram_at));
         if header.extension.is_some_and(|extension| extension.state == SaveState::InProgress) {
             let found = if header.is_untouched() && header.checksum_fits {
-                Inspection::Interrupted(geometry)
+                Inspection::Interrupted(geometry, layout)
             } else {
-                Inspection::InterruptedThenWritten(geometry)
+                Inspection::InterruptedThenWritten(geometry, layout)
             };
             return Ok(Lookup::Ready(Some(Inspect::Done(found))));
         }
@@ -161,13 +163,19 @@ impl Inspector {
                         let shortest = to_usize(Form::Stvm.header_bytes());
                         let unwritten = bytes.iter().take(shortest).all(|&byte| byte == 0);
                         extension.map(|extension| match extension.root_offset {
-                            offset if offset == root && unwritten => Inspection::Interrupted(geometry),
-                            _ => Inspection::Snapshot(geometry, Some(extension.uuid)),
+                            offset if offset == root && unwritten => {
+                                Inspection::Interrupted(geometry, layout)
+                            }
+                            _ => Inspection::Snapshot(geometry, layout, Some(extension.uuid)),
                         })
                     }
                     Ok(None) => None,
                     // One that does not add up is a snapshot that went wrong, not a disk of another program.
-                    _ => Some(Inspection::Snapshot(geometry, extension.map(|extension| extension.uuid))),
+                    _ => Some(Inspection::Snapshot(
+                        geometry,
+                        layout,
+                        extension.map(|extension| extension.uuid),
+                    )),
                 };
                 if let Some(found) = found {
                     return Ok(Lookup::Ready(Some(Inspect::Done(found))));
@@ -180,7 +188,7 @@ impl Inspector {
         }
         if let Some(extension) = header.extension {
             // Tables that map nothing, in a file that says it is a snapshot: it is damaged, not empty.
-            let found = Inspection::Snapshot(geometry, Some(extension.uuid));
+            let found = Inspection::Snapshot(geometry, layout, Some(extension.uuid));
             return Ok(Lookup::Ready(Some(Inspect::Done(found))));
         }
         let (Some(l1), Some(refcounts)) = (self.l1.take(), self.refcounts.take()) else {

@@ -114,6 +114,10 @@
 //! | the VM-state area ([`Geometry::vm_state_start`]) | its header, then what [`Snapshot`] holds |
 //! | half an L1 entry's span behind its start | root, leaves and index pages of the page checksums |
 //!
+//! In the file, clusters of a [`Layout::Dense`] image lie in the order in which they were written. In a
+//! [`Layout::Linear`] image each RAM block lies in one piece, from [`SnapshotReader::linear_base`] on, with
+//! holes for its zero pages; a guest's memory can be mapped from there. All else lies before or behind.
+//!
 //! The QCOW2 header has an extension of ours that leads to the root, and an autoclear feature bit that a
 //! program which does not know it clears when it writes. Checksums are CRC-32C: they detect accidents, not
 //! malice.
@@ -128,6 +132,7 @@ mod inbox;
 mod index;
 mod inspect;
 mod layout;
+mod linear;
 mod open;
 mod qcow2;
 mod reader;
@@ -146,6 +151,7 @@ pub use inbox::Lookup;
 pub use index::PageIndex;
 pub use inspect::{Container, Inspect, Inspection, Inspector};
 pub use layout::{ImageBlock, PresentPage, RamLayout};
+pub use linear::Layout;
 pub use open::Opener;
 pub use reader::{ReadOptions, Snapshot, SnapshotReader, Verification};
 pub use types::{ALIGNMENT_BYTES, GuestOffset, HostOffset, Identity};

@@ -12,6 +12,7 @@ use crate::disk::Disk;
 use crate::error::ImageError;
 use crate::inbox::{Inbox, Lookup};
 use crate::layout::{ImageBlock, RamLayout};
+use crate::linear::Linear;
 use crate::qcow2::header::{HEADER_BYTES, Header, SaveState, SnapshotExtension};
 use crate::qcow2::tables::Table;
 use crate::reader::{Proof, ReadOptions, Snapshot, SnapshotReader, check};
@@ -231,7 +232,7 @@ impl ReadRoot {
         }
         self.disk.set_root(&root, inbox.file_length())?;
         let Self { disk, vm_header, .. } = self;
-        let proof = Proof::Root(Box::new(root), extension.root_checksum);
+        let proof = Proof::Root(Box::new(root), extension);
         Ok(Advance::To(State::Regions(ReadRegions { disk, proof, vm_header, regions: Vec::new() })))
     }
 }
@@ -262,7 +263,7 @@ impl ReadRegions {
 
     /// Everything but RAM has been read.
     fn open(self, inbox: &mut Inbox) -> Result<SnapshotReader, ImageError> {
-        let Self { disk, proof, vm_header, regions } = self;
+        let Self { mut disk, proof, vm_header, regions } = self;
         let mut regions = regions.into_iter();
         let mut next = || regions.next().unwrap_or_default();
         let (leader, third, tail) = (next(), next(), next());
@@ -272,6 +273,9 @@ impl ReadRegions {
         };
         if layout.total_bytes() > disk.size {
             return Err(ImageError::NoSnapshot("its RAM does not fit into its virtual disk"));
+        }
+        if let Proof::Root(_, SnapshotExtension { ram_at: ram_at @ 1.., .. }) = proof {
+            disk.set_linear(Linear::new(&layout, disk.geometry, ram_at)?, inbox.file_length())?;
         }
         let root = proof.root();
         let snapshot = Snapshot {

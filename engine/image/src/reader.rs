@@ -7,6 +7,7 @@ use crate::error::ImageError;
 use crate::inbox::{Inbox, Lookup, ready};
 use crate::index::{LEAF_LIMIT_BYTES, LEAF_PAGES, Leaf};
 use crate::layout::{PresentPage, RamLayout};
+use crate::qcow2::header::SnapshotExtension;
 use crate::root::{ENTRY_BYTES, Entry, LEAVES_PER_INDEX_PAGE, Root};
 use crate::size::to_usize;
 use crate::types::{GuestOffset, HostOffset};
@@ -58,8 +59,8 @@ pub struct Snapshot {
 /// What the parts of a snapshot are verified against.
 #[derive(Debug)]
 pub(crate) enum Proof {
-    /// Against the root, which is verified, and has this checksum.
-    Root(Box<Root>, u32),
+    /// Against the root, which is verified, and what the header says of it and of where RAM lies.
+    Root(Box<Root>, SnapshotExtension),
     /// Against nothing; why.
     None(&'static str),
 }
@@ -74,7 +75,7 @@ impl Proof {
 
     pub(crate) fn root_checksum(&self) -> Option<u32> {
         match self {
-            Self::Root(_, checksum) => Some(*checksum),
+            Self::Root(_, extension) => Some(extension.root_checksum),
             Self::None(_) => None,
         }
     }
@@ -126,6 +127,18 @@ impl SnapshotReader {
         &self.layout
     }
 
+    /// Where RAM block number `block` of a [linear](crate::Layout::Linear) image begins in the file, a
+    /// multiple of 2 MiB: its byte `x` lies at `x` behind, and the file has its whole length. `None` of a
+    /// dense image, of one whose checksums do not count, and for a block that there is not.
+    ///
+    /// The tables say so as well, or reading them ends with [`ImageError::NotLinear`]; all of them have been
+    /// read after [`finish`](Self::finish). What lies in the place of a zero page is not looked at here: a
+    /// hole, unless the image was damaged or written by others.
+    #[must_use]
+    pub fn linear_base(&self, block: usize) -> Option<HostOffset> {
+        self.disk.linear()?.base(block).map(HostOffset)
+    }
+
     /// Where a range of the virtual disk lies in the file.
     ///
     /// # Errors
@@ -174,7 +187,7 @@ impl SnapshotReader {
     ///
     /// # Errors
     ///
-    /// `Damaged`.
+    /// `Damaged`, `NotLinear`.
     pub fn finish(&mut self) -> Result<Lookup<()>, ImageError> {
         self.disk.finish(&mut self.inbox)
     }

@@ -77,13 +77,13 @@ impl TargetFinder {
                 Found::Action(Action::NextData { id, from })
             }
             Inspect::Done(Inspection::Empty(container)) => Found::Target(Target::InPlace(container)),
-            Inspect::Done(Inspection::Snapshot(geometry, uuid)) => {
+            Inspect::Done(Inspection::Snapshot(geometry, _, uuid)) => {
                 if !self.overwrite {
                     return Err(Failure::SnapshotExists { uuid });
                 }
                 Found::Target(Target::NewFile(NewFile { image: geometry.into(), way: Way::Replace }))
             }
-            Inspect::Done(Inspection::InterruptedThenWritten(geometry)) => {
+            Inspect::Done(Inspection::InterruptedThenWritten(geometry, _)) => {
                 if !self.overwrite {
                     return Err(Failure::InterruptedThenWritten);
                 }
@@ -91,7 +91,7 @@ impl TargetFinder {
             }
             // What it holds is of no use to anyone: nothing is lost if it is replaced before this
             // save is whole.
-            Inspect::Done(Inspection::Interrupted(geometry)) => {
+            Inspect::Done(Inspection::Interrupted(geometry, _)) => {
                 let image = self.create.unwrap_or(geometry.into());
                 Found::Target(Target::NewFile(NewFile { image, way: Way::Link }))
             }

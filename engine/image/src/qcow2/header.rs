@@ -44,7 +44,8 @@ pub(crate) enum SaveState {
 }
 
 /// Our header extension: version (be32), state (be32), UUID (16), root's guest offset (be64) and length
-/// (be64), its checksum (be32), checksum of the header block with this field zero (be32), zero (be64).
+/// (be64), its checksum (be32), checksum of the header block with this field zero (be32), where linear RAM
+/// begins in the file (be64, 0: its layout is dense; a reader of older releases does not look at it).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SnapshotExtension {
     pub(crate) state: SaveState,
@@ -52,6 +53,7 @@ pub(crate) struct SnapshotExtension {
     pub(crate) root_offset: u64,
     pub(crate) root_length: u64,
     pub(crate) root_checksum: u32,
+    pub(crate) ram_at: u64,
 }
 
 /// The fields of a header that are used.
@@ -251,6 +253,7 @@ impl Header {
             root_offset: be64(data, 24),
             root_length: be64(data, 32),
             root_checksum: be32(data, 40),
+            ram_at: be64(data, 48),
         });
         let mut block = bytes[..HEADER_BYTES].to_vec();
         block[at + 8 + 44..at + 8 + 48].fill(0);
@@ -291,7 +294,8 @@ impl Header {
         data.extend_from_slice(&extension.root_offset.to_be_bytes());
         data.extend_from_slice(&extension.root_length.to_be_bytes());
         data.extend_from_slice(&extension.root_checksum.to_be_bytes());
-        data.resize(SNAPSHOT_EXTENSION_BYTES, 0);
+        data.extend_from_slice(&[0; 4]);
+        data.extend_from_slice(&extension.ram_at.to_be_bytes());
         put_extension(&mut out, EXTENSION_SNAPSHOT, &data);
         out.resize(HEADER_BYTES, 0);
         let checksum = crc32c(&out);

@@ -3,6 +3,7 @@
 use super::header::Header;
 use crate::error::ImageError;
 use crate::feature::Feature;
+use crate::linear::Linear;
 use crate::size::to_usize;
 use crate::types::{GuestOffset, HostOffset};
 use std::collections::{BTreeMap, VecDeque};
@@ -22,6 +23,10 @@ pub(crate) struct RawTable {
 impl RawTable {
     pub(crate) fn entry(&self, number: usize) -> u64 {
         u64::from_be_bytes(self.bytes.as_chunks().0[number])
+    }
+
+    pub(crate) fn entries(&self) -> impl Iterator<Item = u64> {
+        self.bytes.as_chunks().0.iter().copied().map(u64::from_be_bytes)
     }
 }
 
@@ -85,6 +90,12 @@ pub(crate) fn mapping(
     Ok(Mapping::At { host, reads_as_zero: entry & READS_AS_ZERO != 0 })
 }
 
+/// What an L2 entry says but for the flag that every entry of an own, uncompressed cluster has: the cluster's
+/// place, if it says nothing else.
+pub(crate) fn plain_place(entry: u64) -> u64 {
+    entry & !COPIED
+}
+
 /// Parses an L1 entry: where the L2 table lies.
 pub(crate) fn l2_place(
     entry: u64,
@@ -139,7 +150,7 @@ pub(crate) struct RefcountBlock {
 }
 
 /// All metadata of an image that is being written. New clusters are taken at the end of the file only, for
-/// there the file reads as zeros, whatever it held before.
+/// there the file reads as zeros, whatever it held before; those of linear RAM have their places.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Tables {
     pub(crate) header: Header,
@@ -151,6 +162,7 @@ pub(crate) struct Tables {
     next_cluster: u64,
     /// Clusters taken, or given up, whose refcounts are not set yet; in this order, for one may be both.
     pending: VecDeque<(u64, u8)>,
+    linear: Option<Linear>,
 }
 
 impl Tables {
@@ -163,6 +175,7 @@ impl Tables {
             refcount_blocks: BTreeMap::new(),
             next_cluster: 1,
             pending: VecDeque::from([(0, 1)]),
+            linear: None,
             header: header.clone(),
         };
         header.l1_entries = 0;
@@ -183,7 +196,19 @@ impl Tables {
         file_length: u64,
     ) -> Self {
         let next_cluster = file_length.div_ceil(header.geometry.cluster_bytes());
-        Self { header, l1, l2, refcounts, refcount_blocks, next_cluster, pending: VecDeque::new() }
+        let pending = VecDeque::new();
+        Self { header, l1, l2, refcounts, refcount_blocks, next_cluster, pending, linear: None }
+    }
+
+    /// RAM lies in these places from now on, which begin behind everything in the file, and what is taken
+    /// from now on lies behind them.
+    pub(crate) fn set_linear(&mut self, linear: Linear) {
+        self.next_cluster = linear.end() / self.cluster_bytes();
+        self.linear = Some(linear);
+    }
+
+    pub(crate) fn linear(&self) -> Option<&Linear> {
+        self.linear.as_ref()
     }
 
     fn cluster_bytes(&self) -> u64 {
@@ -265,7 +290,13 @@ impl Tables {
             }
             return Ok(HostOffset(host));
         }
-        let host = self.take_clusters(1);
+        let host = match self.linear.as_ref().and_then(|linear| linear.host(guest.0)) {
+            Some(host) => {
+                self.pending.push_back((host / geometry.cluster_bytes(), 1));
+                host
+            }
+            None => self.take_clusters(1),
+        };
         if let Some(table) = self.l2.get_mut(&l1_index) {
             table.entries[at_entry] = host | COPIED;
             table.changed = true;

@@ -12,6 +12,7 @@ use crate::geometry::Geometry;
 use crate::index::PageIndex;
 use crate::inspect::Container;
 use crate::layout::{RAM_LIMIT_BYTES, RamLayout};
+use crate::linear::{BASE_ALIGNMENT_BYTES, Layout, Linear};
 use crate::qcow2::header::{Header, SaveState, SnapshotExtension};
 use crate::qcow2::tables::Tables;
 use crate::root::{ENTRY_BYTES, Entry, LEAVES_PER_INDEX_PAGE};
@@ -78,7 +79,7 @@ pub struct SnapshotWriter {
 }
 
 impl SnapshotWriter {
-    /// A writer of a new file for `ram_bytes` of virtual disk, and step 1 of the protocol.
+    /// A writer of a new, dense file for `ram_bytes` of virtual disk, and step 1 of the protocol.
     ///
     /// # Errors
     ///
@@ -88,18 +89,33 @@ impl SnapshotWriter {
         ram_bytes: u64,
         identity: Identity,
     ) -> Result<(Self, Vec<Step>), ImageError> {
-        if ram_bytes > RAM_LIMIT_BYTES {
-            return Err(ImageError::Limit { what: "RAM", found: ram_bytes, limit: RAM_LIMIT_BYTES });
-        }
-        let header = Header::new(geometry, ram_bytes.next_multiple_of(geometry.cluster_bytes()));
-        let mut disk = WrittenDisk { tables: Tables::create(header) };
-        disk.set_extension(in_progress(&identity));
-        disk.tables.settle_refcounts();
+        let disk = WrittenDisk::create(geometry, ram_bytes)?;
+        Ok(Self::begin(disk, identity))
+    }
+
+    /// A writer of a new, [linear](crate::Layout::Linear) file for these blocks, and step 1 of the protocol.
+    ///
+    /// # Errors
+    ///
+    /// `LinearClusters` for clusters of 2 MiB, in which two blocks can meet.
+    pub fn create_linear(
+        geometry: Geometry,
+        layout: &RamLayout,
+        identity: Identity,
+    ) -> Result<(Self, Vec<Step>), ImageError> {
+        let mut disk = WrittenDisk::create(geometry, layout.total_bytes())?;
+        let ram_at = disk.tables.file_length().next_multiple_of(BASE_ALIGNMENT_BYTES);
+        disk.tables.set_linear(Linear::new(layout, geometry, ram_at)?);
+        Ok(Self::begin(disk, identity))
+    }
+
+    fn begin(mut disk: WrittenDisk, identity: Identity) -> (Self, Vec<Step>) {
+        disk.set_extension(disk.in_progress(&identity));
         let mut steps = vec![Step::SetLength(disk.tables.file_length())];
         steps.extend(disk.table_steps());
         steps.push(disk.header_step());
         steps.push(Step::Flush);
-        Ok((Self { disk, identity }, steps))
+        (Self { disk, identity }, steps)
     }
 
     /// A writer into an image that an [`Inspector`](crate::Inspector) found empty, and step 1 of the
@@ -118,7 +134,7 @@ impl SnapshotWriter {
             return Err(ImageError::TooSmall { found, needed: ram_bytes.next_multiple_of(1 << 20) });
         }
         let mut disk = WrittenDisk { tables: container.tables };
-        disk.set_extension(in_progress(&identity));
+        disk.set_extension(disk.in_progress(&identity));
         let steps = vec![disk.header_step(), Step::Flush];
         Ok((Self { disk, identity }, steps))
     }
@@ -127,6 +143,19 @@ impl SnapshotWriter {
     #[must_use]
     pub fn cluster_size(&self) -> u64 {
         self.disk.cluster_size()
+    }
+
+    /// Where the RAM cluster at `guest` (a multiple of the cluster size) lies in a linear image, whether it is
+    /// in use or not; `None` in a dense one.
+    #[must_use]
+    pub fn linear_host(&self, guest: GuestOffset) -> Option<HostOffset> {
+        self.disk.tables.linear()?.host(guest.0).map(HostOffset)
+    }
+
+    /// How RAM lies in the file. In a linear image nothing is written for pages that are zero.
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        if self.disk.tables.linear().is_some() { Layout::Linear } else { Layout::Dense }
     }
 
     /// Where the RAM cluster at `guest` (a multiple of the cluster size) lies; a place is taken on first use.
@@ -249,16 +278,6 @@ fn entry_of(offset: u64, bytes: &[u8]) -> Entry {
     Entry { offset, length, checksum: crc32c(bytes) }
 }
 
-fn in_progress(identity: &Identity) -> SnapshotExtension {
-    SnapshotExtension {
-        state: SaveState::InProgress,
-        uuid: identity.uuid,
-        root_offset: 0,
-        root_length: 0,
-        root_checksum: 0,
-    }
-}
-
 /// The image that is being written: its tables, and writes to its virtual disk.
 #[derive(Debug)]
 struct WrittenDisk {
@@ -266,6 +285,33 @@ struct WrittenDisk {
 }
 
 impl WrittenDisk {
+    /// That of a new file.
+    fn create(geometry: Geometry, ram_bytes: u64) -> Result<Self, ImageError> {
+        if ram_bytes > RAM_LIMIT_BYTES {
+            return Err(ImageError::Limit { what: "RAM", found: ram_bytes, limit: RAM_LIMIT_BYTES });
+        }
+        let header = Header::new(geometry, ram_bytes.next_multiple_of(geometry.cluster_bytes()));
+        let mut tables = Tables::create(header);
+        tables.settle_refcounts();
+        Ok(Self { tables })
+    }
+
+    /// Where linear RAM begins in the file, 0 for a dense layout.
+    fn ram_at(&self) -> u64 {
+        self.tables.linear().and_then(|linear| linear.base(0)).unwrap_or(0)
+    }
+
+    fn in_progress(&self, identity: &Identity) -> SnapshotExtension {
+        SnapshotExtension {
+            state: SaveState::InProgress,
+            uuid: identity.uuid,
+            root_offset: 0,
+            root_length: 0,
+            root_checksum: 0,
+            ram_at: self.ram_at(),
+        }
+    }
+
     fn cluster_size(&self) -> u64 {
         self.tables.header.geometry.cluster_bytes()
     }

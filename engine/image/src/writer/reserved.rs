@@ -1,6 +1,6 @@
 //! A snapshot whose RAM is complete: its device tail arrives, then it is sealed.
 
-use super::{Step, WrittenDisk, entry_of, in_progress};
+use super::{Step, WrittenDisk, entry_of};
 use crate::checksum::crc32c;
 use crate::error::ImageError;
 use crate::layout::RamLayout;
@@ -82,6 +82,7 @@ impl Reserved {
             root_offset: base,
             root_length: root.len() as u64,
             root_checksum: crc32c(&root),
+            ram_at: self.disk.ram_at(),
         });
         let mut steps = vec![Step::Ballast(0)];
         steps.extend(self.disk.write(start + from as u64, &area[from..])?);
@@ -169,7 +170,7 @@ impl Sealed {
     /// Makes the image an interrupted save again, whatever of the seal has been written.
     #[must_use]
     pub fn unseal(mut self) -> Vec<Step> {
-        self.disk.set_extension(in_progress(&self.identity));
+        self.disk.set_extension(self.disk.in_progress(&self.identity));
         vec![self.disk.header_step(), Step::Flush]
     }
 }

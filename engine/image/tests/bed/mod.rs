@@ -17,7 +17,8 @@ use migration_stream::{
 };
 use snapshot_image::{
     Geometry, GuestOffset, HostOffset, Identity, ImageBlock, ImageError, Inspect, Inspection, Inspector,
-    PageIndex, RamLayout, ReadOptions, SnapshotReader, SnapshotWriter, Step, Verification, VmState, crc32c,
+    Layout, PageIndex, RamLayout, ReadOptions, SnapshotReader, SnapshotWriter, Step, Verification, VmState,
+    crc32c,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -89,8 +90,22 @@ pub(crate) fn content_of(third: &[u8], blocks: &[(&[u8], u64)], nonzero: &[(usiz
 /// All that [`SnapshotWriter`] does for an image of `content`, if space for so much of the tail is
 /// reserved at first.
 pub(crate) fn steps(content: &Content, geometry: Geometry, tail_capacity: usize) -> Vec<Step> {
-    let layout = RamLayout::new(content.blocks.clone(), 4096).unwrap();
-    save(SnapshotWriter::create(geometry, layout.total_bytes(), IDENTITY).unwrap(), content, tail_capacity)
+    steps_in(Layout::Dense, content, geometry, tail_capacity)
+}
+
+/// The same for an image of this layout.
+pub(crate) fn steps_in(
+    layout: Layout,
+    content: &Content,
+    geometry: Geometry,
+    tail_capacity: usize,
+) -> Vec<Step> {
+    let ram = RamLayout::new(content.blocks.clone(), 4096).unwrap();
+    let writer = match layout {
+        Layout::Dense => SnapshotWriter::create(geometry, ram.total_bytes(), IDENTITY),
+        Layout::Linear => SnapshotWriter::create_linear(geometry, &ram, IDENTITY),
+    };
+    save(writer.unwrap(), content, tail_capacity)
 }
 
 /// The description of a VM state whose RAM list is where [`content`] puts it.
@@ -133,6 +148,13 @@ pub(crate) fn save(
 pub(crate) fn write(content: &Content, geometry: Geometry) -> File {
     let mut file = File::default();
     file.carry_out(steps(content, geometry, content.tail.len()));
+    file
+}
+
+/// The same, linear.
+pub(crate) fn write_linear(content: &Content, geometry: Geometry) -> File {
+    let mut file = File::default();
+    file.carry_out(steps_in(Layout::Linear, content, geometry, content.tail.len()));
     file
 }
 

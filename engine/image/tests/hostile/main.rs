@@ -37,8 +37,8 @@ fn said(file: &File, content: &Content, allow_unverified: bool) -> [String; 2] {
     let inspected = match inspect(file) {
         Ok(Inspection::Empty(_)) => "empty".to_owned(),
         Ok(Inspection::Snapshot(..)) => SNAPSHOT.to_owned(),
-        Ok(Inspection::Interrupted(_)) => "an interrupted save".to_owned(),
-        Ok(Inspection::InterruptedThenWritten(_)) => "an interrupted save, written to since".to_owned(),
+        Ok(Inspection::Interrupted(..)) => "an interrupted save".to_owned(),
+        Ok(Inspection::InterruptedThenWritten(..)) => "an interrupted save, written to since".to_owned(),
         Err(error) => error.to_string(),
     };
     let read = match read(file, allow_unverified) {

@@ -1,6 +1,6 @@
 //! One bit of an image is wrong: a reader refuses it, or reads what was saved.
 
-use crate::bed::{Content, File, Places, content, inspect, read, write};
+use crate::bed::{Content, File, Places, content, inspect, read, write, write_linear};
 use snapshot_image::{Geometry, Inspection, Verification};
 
 fn small() -> Geometry {
@@ -36,7 +36,11 @@ fn try_flips(content: &Content, file: &File, bits: impl Iterator<Item = u64>) ->
 
 #[test]
 fn each_flipped_bit_of_what_counts_is_noticed() {
-    for third in [&b""[..], b"PART of something"] {
+    for (third, write) in [
+        (&b""[..], write as fn(&Content, Geometry) -> File),
+        (b"PART of something", write),
+        (b"PART of something", write_linear),
+    ] {
         let content = content(third);
         let file = write(&content, small());
         for part in Places::of(&file).parts {

@@ -5,5 +5,6 @@
 mod bed;
 mod bit_flips;
 mod limits;
+mod linear;
 mod protocol;
 mod reading;

@@ -1,8 +1,11 @@
 //! The commit protocol, step by step: what an image is where the machine dies before, between or within them.
 
-use crate::bed::{Content, File, IDENTITY, content, content_of, inspect, read, save, steps, vm_state};
+use crate::bed::{
+    Content, File, IDENTITY, content, content_of, inspect, read, save, steps, steps_in, vm_state,
+};
 use snapshot_image::{
-    Geometry, ImageError, Inspection, PageIndex, RamLayout, Reserved, SnapshotWriter, Step, Verification,
+    Geometry, ImageError, Inspection, Layout, PageIndex, RamLayout, Reserved, SnapshotWriter, Step,
+    Verification,
 };
 use std::sync::Arc;
 
@@ -23,14 +26,16 @@ fn carried_out<'a>(steps: impl IntoIterator<Item = &'a Step>) -> File {
     file
 }
 
-/// Contents in both forms, whose tails fit at once or not.
+/// Contents in both forms, whose tails fit at once or not, in both layouts.
 fn cases() -> impl Iterator<Item = (Content, Vec<Step>)> {
     [(&b""[..], 16 << 10), (b"PART of something", 16 << 10), (b"", 1), (b"PART of something", 4096)]
         .into_iter()
-        .map(|(third, capacity)| {
+        .flat_map(|(third, capacity)| {
             let content = content(third);
-            let steps = steps(&content, small(), capacity);
-            (content, steps)
+            [Layout::Dense, Layout::Linear].map(|layout| {
+                let steps = steps_in(layout, &content, small(), capacity);
+                (content.clone(), steps)
+            })
         })
 }
 
@@ -133,7 +138,7 @@ fn what_is_unsealed_is_an_interrupted_save() {
     let unseal = sealed.unseal();
     for done in 0..=seal.len() {
         let file = carried_out(steps.iter().chain(&seal[..done]).chain(&unseal));
-        assert!(matches!(inspect(&file), Ok(Inspection::Interrupted(_))), "{:?}", inspect(&file));
+        assert!(matches!(inspect(&file), Ok(Inspection::Interrupted(..))), "{:?}", inspect(&file));
         assert_eq!(read(&file, true).unwrap_err(), ImageError::Interrupted);
     }
     assert!(read(&carried_out(steps.iter().chain(&seal)), false).is_ok());
