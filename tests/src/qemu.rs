@@ -29,6 +29,13 @@ pub enum Ram {
     Private,
     /// A file that several QEMUs may share: what it holds is there when the machine starts.
     SharedFile(PathBuf),
+    /// A part of a file, private and read-only: what a mapped revert needs (QEMU 8.2 and later).
+    Mapped {
+        /// The file.
+        file: PathBuf,
+        /// Where RAM begins in it, in bytes.
+        offset: u64,
+    },
     /// A shared memory file descriptor.
     SharedMemfd,
     /// The same of pages of 2 MiB, which the system must have reserved.
@@ -100,13 +107,18 @@ impl Config {
         let mut arguments = Vec::new();
         let mut add = |words: &[&str]| arguments.extend(words.iter().map(|&word| word.to_owned()));
         add(&["-accel", self.accel, "-nodefaults", "-no-user-config", "-display", "none"]);
-        let size = format!("id=pc.ram,size={}M,share=on", self.memory_mib);
+        let id = format!("id=pc.ram,size={}M", self.memory_mib);
+        let size = format!("{id},share=on");
         // The object's id becomes the RAM block's name; pc.ram is the name without any option.
         match &self.ram {
             Ram::Private => {}
             Ram::SharedFile(path) => {
-                let path = path.display().to_string().replace(',', ",,");
-                add(&["-object", &format!("memory-backend-file,{size},mem-path={path}")]);
+                add(&["-object", &format!("memory-backend-file,{size},mem-path={}", doubled(path))]);
+            }
+            Ram::Mapped { file, offset } => {
+                let part =
+                    format!("mem-path={},offset={offset},share=off,readonly=on,rom=off", doubled(file));
+                add(&["-object", &format!("memory-backend-file,{id},{part}")]);
             }
             Ram::SharedMemfd => add(&["-object", &format!("memory-backend-memfd,{size}")]),
             Ram::Huge => {
@@ -135,6 +147,11 @@ impl Config {
         arguments.extend(self.more.iter().cloned());
         arguments
     }
+}
+
+/// A path as the value of a property: a comma is written twice.
+fn doubled(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
 }
 
 /// Runs `check` with the guest and every QEMU of [`Version::chosen`] that is there; says so where one is not.
