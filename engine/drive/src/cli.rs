@@ -2,6 +2,7 @@
 
 use crate::block_options::ImageSpec;
 use crate::channel::Uri;
+use crate::command::Command;
 use crate::trace::Pattern;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, ValueEnum};
@@ -17,7 +18,16 @@ use std::os::unix::ffi::OsStrExt;
 /// -incoming loads.
 #[derive(Debug, Parser)]
 #[command(name = "qemu-snapshot", version, after_help = EXAMPLES)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    disable_help_subcommand = true
+)]
 pub struct Cli {
+    /// Something else than a save or a revert
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// Revert: write the stream to stdout (or --uri)
     #[arg(short, long)]
     pub revert: bool,
@@ -105,9 +115,9 @@ pub struct Cli {
     #[arg(long, value_name = "SHELL", exclusive = true)]
     pub completions: Option<Shell>,
 
-    /// Print the manual page, and exit
-    #[arg(long, exclusive = true)]
-    pub man: bool,
+    /// Print the manual page of the program, or of one of its commands, and exit
+    #[arg(long, value_name = "COMMAND", exclusive = true, num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub man: Option<String>,
 
     /// The image; options follow behind commas (cache.direct=on|off,
     /// file.aio=threads|native|io_uring), and a comma in its name is written twice

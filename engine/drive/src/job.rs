@@ -3,10 +3,11 @@
 use crate::block_options::Aio;
 use crate::channel::Channel;
 use crate::cli::Cli;
-use crate::disk::{DiskQueue, io_error};
+use crate::disk::DiskQueue;
 use crate::event_loop::{Driver, run};
 use crate::image_file::ImageFile;
 use crate::last_resort::{Guarded, has_destination, has_source, or_end};
+use crate::open_snapshot::OpenSnapshot;
 use crate::progress::Display;
 use crate::sidecar;
 use crate::size::to_usize;
@@ -14,14 +15,11 @@ use crate::trace::Traced;
 use crate::wait::Signals;
 use clap::Parser;
 use snapshot_engine::{
-    Doing, Failure, Lane, Machine, Milestone, NewImage, PostcopyConfig, RevertConfig, RevertMachine,
-    RevertSummary, SaveConfig, SaveMachine, SaveSummary,
+    Failure, Lane, Machine, Milestone, NewImage, PostcopyConfig, RevertConfig, RevertMachine, RevertSummary,
+    SaveConfig, SaveMachine, SaveSummary,
 };
-use snapshot_image::{Geometry, Identity, Lookup, Opener, ReadOptions};
-use std::fs::File;
-use std::io;
+use snapshot_image::{Geometry, Identity, ReadOptions};
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long a source that is really one takes until its stream begins: QEMU writes the header at once.
@@ -266,32 +264,9 @@ fn over_itself(channel: &Channel, image: &ImageFile) -> Result<bool, Failure> {
 
 /// The image can be opened, and holds the snapshot with this UUID.
 fn check_recovery(cli: &Cli, uuid: &[u8; 16]) -> Result<(), Failure> {
-    let mut config = revert_config(cli);
-    let (image, _) = open_for_revert(cli, &mut config, |_| ())?;
-    let options = ReadOptions { allow_unverified: cli.unverified };
-    let mut opener = Opener::new(config.image_length_bytes, options);
-    let reader = loop {
-        let (at, length) = match opener.poll().map_err(Failure::WrongImage)? {
-            Lookup::Ready(reader) => break reader,
-            Lookup::Need(at, length) => (at, length),
-        };
-        let mut bytes = vec![0; length];
-        let read = image.file.as_ref().map_or(Ok(()), |file| read_at_most(file, &mut bytes, at.0));
-        read.map_err(|error| Failure::Io { doing: Doing::ReadImage, source: io_error(&error) })?;
-        opener.supply(at, &bytes);
-    };
-    snapshot_engine::check_recovery(uuid, reader.snapshot())
-}
-
-/// Fills `bytes` from `at` on; what lies behind the end of the file stays zero.
-fn read_at_most(file: &File, mut bytes: &mut [u8], mut at: u64) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match file.read_at(bytes, at)? {
-            0 => return Ok(()),
-            length => (bytes, at) = (&mut bytes[length..], at + length as u64),
-        }
-    }
-    Ok(())
+    let spec = cli.image_spec().map_err(Failure::refused)?;
+    let snapshot = OpenSnapshot::open(&spec, ReadOptions { allow_unverified: cli.unverified })?;
+    snapshot_engine::check_recovery(uuid, snapshot.reader().snapshot())
 }
 
 fn open_for_revert(

@@ -2,7 +2,8 @@
 //! real disk and a real channel.
 //!
 //! [`save`] and [`revert`] are the whole jobs of the program `qemu-snapshot`; [`Cli`] is its
-//! command line. One thread runs one machine; disk operations are carried out by io_uring, Linux
+//! command line. [`unpack()`] writes the RAM of an image to files, and [`RamFiles`] knows whether they
+//! are still what it wrote. One thread runs one machine; disk operations are carried out by io_uring, Linux
 //! AIO or worker threads.
 
 mod ballast;
@@ -10,6 +11,7 @@ mod block_options;
 mod channel;
 mod cli;
 mod close;
+mod command;
 mod descriptor;
 mod disk;
 mod event_loop;
@@ -22,20 +24,24 @@ mod leftovers;
 mod listener;
 mod lock;
 mod new_file;
+mod open_snapshot;
 mod progress;
 mod report;
 mod sidecar;
 mod size;
 mod small_pipe;
 mod trace;
+mod unpack;
 mod wait;
 mod words;
 
 pub use block_options::{Aio, ImageSpec, SpecError};
 pub use channel::{Channel, Uri};
 pub use cli::{Cli, ProgressMode};
+pub use command::{Command, UnpackArgs};
 pub use image_file::{ImageFile, OpenError};
 pub use job::{refuse_peer, revert, save};
 pub use last_resort::prepare;
 pub use report::Report;
 pub use trace::Pattern;
+pub use unpack::{FileStamp, RamFile, RamFiles, RamFilesError, UnpackSummary, unpack};

@@ -1,7 +1,10 @@
 //! What the program says on stderr: words for people, or one JSON object per line (`--progress=json`).
 
+use crate::block_options::{ImageSpec, SpecError};
 use crate::cli::{Cli, ProgressMode};
+use crate::command::UnpackArgs;
 use crate::hint::{hint, is_damage};
+use crate::unpack::UnpackSummary;
 use crate::words::say;
 use serde_json::{Value, json};
 use snapshot_engine::{Class, Failure, RevertSummary, SaveSummary, error_text, size_text, uuid_text};
@@ -25,8 +28,18 @@ impl Report {
     /// For the job that the command line asks for, which begins now.
     #[must_use]
     pub fn new(cli: &Cli) -> Self {
-        let image = cli.image_spec().map_or_else(|_| String::new(), |spec| spec.path.display().to_string());
-        Self { json: cli.progress == ProgressMode::Json, image, start: Instant::now() }
+        Self::about(cli.progress, cli.image_spec())
+    }
+
+    /// For an unpack, which begins now.
+    #[must_use]
+    pub fn of_unpack(args: &UnpackArgs) -> Self {
+        Self::about(args.progress, ImageSpec::parse(&args.image))
+    }
+
+    fn about(progress: ProgressMode, image: Result<ImageSpec, SpecError>) -> Self {
+        let image = image.map_or_else(|_| String::new(), |spec| spec.path.display().to_string());
+        Self { json: progress == ProgressMode::Json, image, start: Instant::now() }
     }
 
     fn line(&self, level: &str, text: &str) {
@@ -142,6 +155,35 @@ impl Report {
                 self.time(),
             ));
         }
+    }
+
+    /// RAM files that are whole.
+    pub fn unpacked(&self, summary: &UnpackSummary) {
+        let folder = summary.folder.display().to_string();
+        if self.json {
+            return json_line(&json!({
+                "type": "end",
+                "result": "unpacked",
+                "exit_status": 0,
+                "image": self.image,
+                "uuid": uuid_text(&summary.uuid),
+                "folder": folder,
+                "files": summary.files,
+                "ram_bytes": summary.ram_bytes,
+                "nonzero_bytes": summary.nonzero_bytes,
+                "seconds": self.seconds(),
+            }));
+        }
+        self.info(&format!(
+            "unpacked {} of {} RAM (the rest is zero), each page verified, from {} to {} files in {}, UUID {}, in {}",
+            size_text(summary.nonzero_bytes),
+            size_text(summary.ram_bytes),
+            self.image.escape_debug(),
+            summary.files,
+            folder.escape_debug(),
+            uuid_text(&summary.uuid),
+            self.time(),
+        ));
     }
 
     /// Why there is no snapshot, or no guest; returns the exit status.

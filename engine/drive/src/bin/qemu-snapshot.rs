@@ -1,7 +1,7 @@
 //! `qemu-snapshot`: parses the command line, does the job, and turns its end into an exit status.
 
 use clap::{CommandFactory, Parser};
-use qemu_snapshot::{Cli, Report, refuse_peer, revert, save};
+use qemu_snapshot::{Cli, Command, Report, UnpackArgs, refuse_peer, revert, save, unpack};
 use snapshot_engine::{Failure, Milestone, uuid_text};
 use standard_streams::Stream;
 use std::ffi::OsString;
@@ -23,14 +23,49 @@ fn main() -> ExitCode {
         clap_complete::generate(shell, &mut Cli::command(), "qemu-snapshot", &mut text);
         return answer(|out| out.write_all(&text));
     }
-    if cli.man {
-        let rendered = clap_mangen::Man::new(Cli::command()).render(&mut text);
-        return answer(|out| rendered.and_then(|()| out.write_all(&text)));
+    if let Some(command) = &cli.man {
+        return match manual(command, &mut text) {
+            Ok(rendered) => answer(|out| rendered.and_then(|()| out.write_all(&text))),
+            Err(error) => stop(&error),
+        };
     }
-    let report = Report::new(&cli);
-    match if cli.revert { run_revert(&cli, &report) } else { run_save(&cli, &report) } {
+    match &cli.command {
+        Some(Command::Unpack(args)) => run_unpack(args),
+        None => run_job(&cli),
+    }
+}
+
+fn run_job(cli: &Cli) -> ExitCode {
+    let report = Report::new(cli);
+    match if cli.revert { run_revert(cli, &report) } else { run_save(cli, &report) } {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => ExitCode::from(report.failed(&failure)),
+    }
+}
+
+fn run_unpack(args: &UnpackArgs) -> ExitCode {
+    let report = Report::of_unpack(args);
+    match unpack(args, |text| report.warning(text)) {
+        Ok(summary) => {
+            report.unpacked(&summary);
+            ExitCode::SUCCESS
+        }
+        Err(failure) => ExitCode::from(report.failed(&failure)),
+    }
+}
+
+/// Renders the manual page of the program, or of the command with this name.
+fn manual(command: &str, text: &mut Vec<u8>) -> Result<io::Result<()>, clap::Error> {
+    let mut program = Cli::command();
+    program.build();
+    let page = if command.is_empty() { Some(&program) } else { program.find_subcommand(command) };
+    match page {
+        Some(page) => Ok(clap_mangen::Man::new(page.clone()).render(text)),
+        None => {
+            let commands: Vec<&str> = program.get_subcommands().map(clap::Command::get_name).collect();
+            let words = format!("--man={command}: the commands are {}", commands.join(", "));
+            Err(Cli::command().error(clap::error::ErrorKind::InvalidValue, words))
+        }
     }
 }
 
@@ -59,7 +94,9 @@ fn stop(error: &clap::Error) -> ExitCode {
     let _ = error.print();
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let has = |start: &str| arguments.iter().any(|a| a.as_encoded_bytes().starts_with(start.as_bytes()));
-    if !has("--uri") {
+    // A command has no peer.
+    let is_command = arguments.first().is_some_and(|first| Cli::command().find_subcommand(first).is_some());
+    if !has("--uri") && !is_command {
         refuse_peer(has("--revert") || has("-r"));
     }
     ExitCode::from(2)

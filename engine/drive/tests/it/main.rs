@@ -6,5 +6,6 @@ mod command_line;
 mod full_pipe;
 mod last_resort;
 mod no_threads;
+mod unpack;
 mod waits;
 mod words;
