@@ -463,6 +463,16 @@ pub enum Target {
     MappedRam,
 }
 
+/// How RAM lies in an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LayoutOption {
+    /// Each block in one piece, with holes for zero pages: guests can be mapped from the image, which is
+    /// made read-only
+    Linear,
+    /// In the order of the pages, without gaps
+    Dense,
+}
+
 /// `convert`.
 #[derive(Debug, Args)]
 pub struct ConvertArgs {
@@ -476,6 +486,9 @@ pub struct ConvertArgs {
     /// What to convert to
     #[arg(long, value_enum)]
     pub to: Target,
+    /// How RAM lies in an image [default: dense]
+    #[arg(long, value_enum)]
+    pub layout: Option<LayoutOption>,
     /// Take RAM from a mapped-ram file that background-snapshot left without bitmaps: each page
     /// from its place
     #[arg(long)]

@@ -9,6 +9,7 @@ use clap::{Parser, ValueEnum};
 use clap_complete::Shell;
 use migration_stream::PageSize;
 use snapshot_engine::{parse_bytes, parse_page_size, parse_uuid};
+use snapshot_image::Layout;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
@@ -52,6 +53,10 @@ pub struct Cli {
     /// Cluster size of a new image, 64K to 2M [default: 1M; 64K for a guest with less than 512M of RAM]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes, requires = "create")]
     pub cluster_size: Option<u64>,
+
+    /// How RAM lies in a new image [default: that of the image that it replaces, or else dense]
+    #[arg(long, value_enum, requires = "create")]
+    pub layout: Option<LayoutOption>,
 
     /// Replace the snapshot that the image holds, atomically
     #[arg(long, conflicts_with = "revert")]
@@ -123,6 +128,25 @@ pub struct Cli {
     /// file.aio=threads|native|io_uring), and a comma in its name is written twice
     #[arg(value_name = "IMAGE", required_unless_present_any = ["completions", "man"])]
     pub image: Option<OsString>,
+}
+
+/// How RAM lies in an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LayoutOption {
+    /// Each block in one piece, with holes for zero pages: guests can be mapped from the image, which is
+    /// made read-only
+    Linear,
+    /// In the order in which it arrived, without gaps
+    Dense,
+}
+
+impl From<LayoutOption> for Layout {
+    fn from(option: LayoutOption) -> Self {
+        match option {
+            LayoutOption::Linear => Self::Linear,
+            LayoutOption::Dense => Self::Dense,
+        }
+    }
 }
 
 /// How progress is shown.

@@ -54,6 +54,7 @@ pub(crate) fn is_damage(error: &ImageError) -> bool {
             | ImageError::Checksum { .. }
             | ImageError::Page { .. }
             | ImageError::Value { .. }
+            | ImageError::NotLinear { .. }
             | ImageError::Leader(_)
     )
 }

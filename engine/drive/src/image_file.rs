@@ -8,11 +8,13 @@ use crate::leftovers;
 use crate::lock::{Use, lock_image, unlock_image};
 use crate::new_file::NewFile;
 use rustix::fs::OFlags;
+use rustix::process::geteuid;
 use snapshot_engine::IoError;
+use snapshot_image::Layout;
 use std::error::Error;
-use std::fs::{File, FileType, OpenOptions};
+use std::fs::{File, FileType, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -40,6 +42,14 @@ pub struct ImageFile {
     ballast: Ballast,
 }
 
+impl OpenError {
+    /// The operating system does not allow it.
+    fn is_denied(&self) -> bool {
+        let error = self.source.downcast_ref::<io::Error>();
+        error.is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+    }
+}
+
 fn fail(path: &Path, source: impl Into<Box<dyn Error + Send + Sync>>) -> OpenError {
     OpenError { path: path.to_owned(), source: source.into() }
 }
@@ -57,7 +67,27 @@ fn check_kind(path: &Path, kind: FileType) -> Result<(), OpenError> {
     Err(fail(path, format!("{what}; images are regular files only")))
 }
 
-fn open(path: &Path, direct: bool, how: Use) -> Result<File, OpenError> {
+/// Opens an image that a save may replace or write into.
+///
+/// A linear image is read-only, and a save never writes into it: its owner can replace it all the same.
+fn open_for_writing(path: &Path, direct: bool) -> Result<File, OpenError> {
+    let denied = match open(path, direct, Use::Write, true) {
+        Err(error) if error.is_denied() => error,
+        result => return result,
+    };
+    let Ok(file) = open(path, false, Use::Write, false) else { return Err(denied) };
+    let is_own = file.metadata().is_ok_and(|metadata| metadata.uid() == geteuid().as_raw());
+    if !is_own || leftovers::layout(&file).ok().flatten() != Some(Layout::Linear) {
+        return Err(denied);
+    }
+    if direct {
+        let flags = rustix::fs::fcntl_getfl(&file).map_err(|error| fail(path, error))?;
+        rustix::fs::fcntl_setfl(&file, flags | OFlags::DIRECT).map_err(|error| fail(path, error))?;
+    }
+    Ok(file)
+}
+
+fn open(path: &Path, direct: bool, how: Use, writable: bool) -> Result<File, OpenError> {
     // Asked before it is opened, which alone does something to many a device, and after, for it may
     // have changed.
     check_kind(path, std::fs::metadata(path).map_err(|error| fail(path, error))?.file_type())?;
@@ -65,12 +95,8 @@ fn open(path: &Path, direct: bool, how: Use) -> Result<File, OpenError> {
     // Not blocking: a FIFO would wait for its other end before it could be refused.
     let flags = (flags | OFlags::NONBLOCK).bits().cast_signed();
     let mut options = OpenOptions::new();
-    let file = options
-        .read(true)
-        .write(how == Use::Write)
-        .custom_flags(flags)
-        .open(path)
-        .map_err(|e| fail(path, e))?;
+    let file =
+        options.read(true).write(writable).custom_flags(flags).open(path).map_err(|e| fail(path, e))?;
     let metadata = file.metadata().map_err(|error| fail(path, error))?;
     check_kind(path, metadata.file_type())?;
     lock_image(&file, how).map_err(|error| fail(path, format!("cannot lock the image: {error}")))?;
@@ -84,7 +110,7 @@ impl ImageFile {
     ///
     /// It is missing, no regular file, or written to by somebody.
     pub fn open_for_revert(spec: &ImageSpec) -> Result<Self, OpenError> {
-        let file = open(&spec.path, spec.direct, Use::Read)?;
+        let file = open(&spec.path, spec.direct, Use::Read, false)?;
         Ok(Self::holding(spec.path.clone(), spec.direct, None, Some(file)))
     }
 
@@ -112,7 +138,7 @@ impl ImageFile {
         }
         let folder = Folder::of(&path).map_err(|error| fail(&path, error))?;
         folder.lock_name().map_err(|error| fail(&path, error))?;
-        let file = if is_there { Some(open(&path, spec.direct, Use::Write)?) } else { None };
+        let file = if is_there { Some(open_for_writing(&path, spec.direct)?) } else { None };
         Ok(Self::holding(path, spec.direct, Some(folder), file))
     }
 
@@ -204,6 +230,18 @@ impl ImageFile {
         let old = self.replaced_id()?;
         let (new, folder) = self.new_in()?;
         new.replace(folder, old)
+    }
+
+    /// Takes the right to write to the image from everyone: a guest that is mapped from it would see what is
+    /// written.
+    ///
+    /// # Errors
+    ///
+    /// The operating system's.
+    pub(crate) fn make_read_only(&self) -> io::Result<()> {
+        let Some(file) = &self.file else { return Err(missing("there is no image file")) };
+        let mode = file.metadata()?.mode() & 0o7777;
+        file.set_permissions(Permissions::from_mode(mode & !0o222))
     }
 
     /// Holds space behind the end of the file; 0 gives it back.

@@ -18,7 +18,7 @@ use snapshot_engine::{
     Failure, Lane, Machine, Milestone, NewImage, PostcopyConfig, RevertConfig, RevertMachine, RevertSummary,
     SaveConfig, SaveMachine, SaveSummary,
 };
-use snapshot_image::{Geometry, Identity, ReadOptions};
+use snapshot_image::{Geometry, Identity, Layout, ReadOptions};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -142,7 +142,7 @@ fn postcopy_config(cli: &Cli, channel: &Channel) -> Option<PostcopyConfig> {
 /// # Errors
 ///
 /// Why nothing was saved.
-pub fn save(cli: &Cli, warn: impl FnMut(&str)) -> Result<SaveSummary, Failure> {
+pub fn save(cli: &Cli, mut warn: impl FnMut(&str)) -> Result<SaveSummary, Failure> {
     let timeout = cli.timeout.map(Duration::from_secs);
     let signals = Signals::new().map_err(Failure::refused)?;
     signals.catch();
@@ -158,7 +158,7 @@ pub fn save(cli: &Cli, warn: impl FnMut(&str)) -> Result<SaveSummary, Failure> {
     let socket = channel.is_socket();
     // Nothing from here on may end the process before the machine has run: the source's guest would
     // pay for it.
-    let (image, disk, mut machine) = match open_for_save(cli, &mut config, warn) {
+    let (image, disk, mut machine) = match open_for_save(cli, &mut config, &mut warn) {
         Ok((image, disk)) => (Some(image), disk, SaveMachine::new(config)),
         Err(failure) => (None, disk_queue(None)?, SaveMachine::refusing(config, failure)),
     };
@@ -170,6 +170,13 @@ pub fn save(cli: &Cli, warn: impl FnMut(&str)) -> Result<SaveSummary, Failure> {
     result?;
     let mut summary = machine.outcome()?;
     summary.source_could_not_see &= socket;
+    if let (Layout::Linear, Some(image)) = (summary.layout, &driver.image)
+        && let Err(error) = image.make_read_only()
+    {
+        warn(&format!(
+            "the image cannot be made read-only: {error}; guests that are mapped from it see what is written to it"
+        ));
+    }
     Ok(summary)
 }
 
@@ -183,6 +190,7 @@ fn open_for_save(
     let image = ImageFile::open_for_save(&spec, cli.create).map_err(Failure::refused)?;
     config.existing_length_bytes = image.length_bytes().map_err(Failure::refused)?;
     config.create = cli.create.then_some(geometry.map_or(NewImage::Fitting, NewImage::Of));
+    config.layout = cli.layout.map(Layout::from);
     let disk = disk_queue(spec.aio)?;
     image.sweep().iter().for_each(|line| warn(line));
     Ok((image, disk))

@@ -10,7 +10,7 @@ use crate::close::close_behind;
 use crate::folder::{FileId, Folder};
 use crate::lock::{Use, lock_image};
 use rustix::fs::{Dir, FileType, Mode, OFlags};
-use snapshot_image::{HostOffset, Inspect, Inspection, Inspector};
+use snapshot_image::{HostOffset, Inspect, Inspection, Inspector, Layout};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
@@ -68,7 +68,8 @@ fn look(folder: &Folder, name: &OsStr) -> io::Result<Found> {
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_nlink != 1 || !is_ours {
         return Ok(Found::Theirs);
     }
-    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    // A linear image is read-only, and so is what was to replace one.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::openat(folder.fd(), name, flags, Mode::empty())?);
     let id = FileId::of(&file)?;
     if id != FileId::from(&stat) || lock_image(&file, Use::Write).is_err() {
@@ -84,14 +85,28 @@ fn look(folder: &Folder, name: &OsStr) -> io::Result<Found> {
 
 /// The header says that a save was interrupted, and that no other program has written to the image since.
 fn is_interrupted(file: &File, length: u64) -> io::Result<bool> {
+    let Some(mut inspector) = with_header(file, length)? else { return Ok(false) };
+    Ok(matches!(inspector.poll(), Ok(Inspect::Done(Inspection::Interrupted(..)))))
+}
+
+/// The layout that the header of an image of ours says.
+pub(crate) fn layout(file: &File) -> io::Result<Option<Layout>> {
+    let Some(mut inspector) = with_header(file, file.metadata()?.len())? else { return Ok(None) };
+    // What it needs next, or what is wrong, does not matter here.
+    let _ = inspector.poll();
+    Ok(inspector.layout())
+}
+
+/// An inspection that has the header; `None` of a file that is too short for one.
+fn with_header(file: &File, length: u64) -> io::Result<Option<Inspector>> {
     let mut inspector = Inspector::new(length);
     if let Ok(Inspect::Need(HostOffset(at), bytes)) = inspector.poll() {
         let mut header = vec![0; bytes];
         match file.read_exact_at(&mut header, at) {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
             result => result?,
         }
         inspector.supply(HostOffset(at), &header);
     }
-    Ok(matches!(inspector.poll(), Ok(Inspect::Done(Inspection::Interrupted(..)))))
+    Ok(Some(inspector))
 }

@@ -90,6 +90,14 @@ impl Inspector {
         }
     }
 
+    /// The layout that the header says, once it has been read; `None` of an image without an
+    /// extension of ours, which nothing but another program has made.
+    #[must_use]
+    pub fn layout(&self) -> Option<Layout> {
+        let extension = self.header.as_ref()?.extension?;
+        Some(Layout::of(extension.ram_at))
+    }
+
     /// Takes what [`Inspect::Need`] asked for.
     pub fn supply(&mut self, at: HostOffset, bytes: &[u8]) {
         self.inbox.supply(at, bytes);
@@ -124,7 +132,7 @@ impl Inspector {
             return Ok(Lookup::Ready(None));
         };
         let geometry = header.geometry;
-        let layout = Layout::of(header.extension.map_or(0, |extension| extension.ram_at));
+        let layout = self.layout().unwrap_or_default();
         if header.extension.is_some_and(|extension| extension.state == SaveState::InProgress) {
             let found = if header.is_untouched() && header.checksum_fits {
                 Inspection::Interrupted(geometry, layout)

@@ -1,6 +1,6 @@
 //! `convert`: writes the other form, and reads both again to see that they are the same.
 
-use crate::cli::{ConvertArgs, Target};
+use crate::cli::{ConvertArgs, LayoutOption, Target};
 use crate::contents::{Contents, RamFile, load_opened};
 use crate::convert::{ZeroPages, gather, same, write_mapped, write_stream};
 use crate::error::Error;
@@ -13,9 +13,10 @@ use crate::sink::{NewFile, Sink};
 use crate::source::SourceReader;
 use migration_stream::PageSize;
 use snapshot_engine::{NewImage, SaveConfig, uuid_text};
-use snapshot_image::Identity;
-use std::fs::File;
+use snapshot_image::{Identity, Layout};
+use std::fs::{File, Permissions};
 use std::io::{self, BufWriter, Read, Seek, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// Memory for writes of a save.
@@ -62,7 +63,19 @@ impl Input {
     }
 }
 
+impl From<LayoutOption> for Layout {
+    fn from(option: LayoutOption) -> Self {
+        match option {
+            LayoutOption::Linear => Self::Linear,
+            LayoutOption::Dense => Self::Dense,
+        }
+    }
+}
+
 pub(super) fn run(args: &ConvertArgs, inputs: &[&Path]) -> Result<u8, Error> {
+    if args.layout.is_some() && args.to != Target::Image {
+        return Err(Error::Usage("--layout is of images: --to image".to_owned()));
+    }
     let new = Box::new(NewFile::create(&args.output, inputs, args.force)?);
     let (name, file) = (new.name().to_owned(), new.file());
     let mut options = args.input.options();
@@ -104,13 +117,13 @@ pub(super) fn run(args: &ConvertArgs, inputs: &[&Path]) -> Result<u8, Error> {
             out.flush().map_err(Error::io("temporary file"))?;
             drop(out);
             stream.rewind().map_err(Error::io("temporary file"))?;
-            image(&mut stream, file, &options, &before)?;
+            image(&mut stream, file, &options, &before, args.layout)?;
         }
         Target::Image => {
             // A save refuses a block without any page if x-ignore-shared may have left it elsewhere.
             let every_page = before.has_capability("x-ignore-shared");
             let options = OpenOptions { every_page, ..options.clone() };
-            image(&mut SourceReader(input.open(&options)?.source), file, &options, &before)?;
+            image(&mut SourceReader(input.open(&options)?.source), file, &options, &before, args.layout)?;
         }
     }
     file.sync_all().map_err(Error::io(&name))?;
@@ -200,6 +213,7 @@ fn image(
     file: &File,
     options: &OpenOptions,
     contents: &Contents,
+    layout: Option<LayoutOption>,
 ) -> Result<(), Error> {
     let mut uuid = [0; 16];
     rustix::rand::getrandom(&mut uuid, rustix::rand::GetRandomFlags::empty())
@@ -213,12 +227,17 @@ fn image(
             config.stream = options.stream();
             config.no_vmdesc = contents.vmdesc.is_none();
             config.create = Some(NewImage::Fitting);
+            config.layout = layout.map(Layout::from);
             config.memory_bytes = SAVE_MEMORY_BYTES;
         });
     let what = || format!("{} into an image", contents.name);
     let mut metered = Metered { stream, done: 0, meter: Meter::new("writing") };
     let saved = machines::save(&mut metered, file, config);
     let summary = saved.map_err(|failure| Error::Engine { what: what(), failure: failure.into() })?;
+    if summary.layout == Layout::Linear {
+        // What is written to it would be seen by every guest that is mapped from it.
+        file.set_permissions(Permissions::from_mode(0o400)).map_err(Error::io(what()))?;
+    }
     eprintln!("snapinspect: snapshot {}", uuid_text(&summary.uuid));
     Ok(())
 }

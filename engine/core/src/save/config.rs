@@ -1,6 +1,6 @@
 //! What a save is to do, and what it has done.
 
-use snapshot_image::{Geometry, Identity};
+use snapshot_image::{Geometry, Identity, Layout};
 
 /// How an image is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +40,8 @@ pub struct SaveConfig {
     pub existing_length_bytes: Option<u64>,
     /// How to create an image where there is none.
     pub create: Option<NewImage>,
+    /// The layout of a new file; `None`: that of the image that it replaces, or else dense.
+    pub layout: Option<Layout>,
     /// A snapshot in the image may be replaced.
     pub overwrite: bool,
     /// The input is a pipe or a socket with a source behind it, which must be drained after an error.
@@ -63,6 +65,7 @@ impl SaveConfig {
             no_vmdesc: false,
             existing_length_bytes: None,
             create: None,
+            layout: None,
             overwrite: false,
             live: false,
             can_answer: false,
@@ -95,6 +98,8 @@ pub struct SaveSummary {
     pub page_bytes: u64,
     /// PAGE records, repeats counted.
     pub normal_pages: u64,
+    /// How RAM lies in the image.
+    pub layout: Layout,
     /// The source could not have seen a failure: a socket without a return path.
     pub source_could_not_see: bool,
 }

@@ -84,10 +84,11 @@ impl SaveMachine {
     #[must_use]
     pub fn new(config: SaveConfig) -> Self {
         let state = match (config.existing_length_bytes, config.create) {
-            (Some(length), create) => {
-                State::Inspecting(Inspecting::new(TargetFinder::new(length, create, config.overwrite)))
+            (Some(length), _) => State::Inspecting(Inspecting::new(TargetFinder::new(length, &config))),
+            (None, Some(image)) => {
+                let layout = config.layout;
+                State::Creating(Creating::new(NewFile { image, layout, way: Way::Link }))
             }
-            (None, Some(image)) => State::Creating(Creating::new(NewFile { image, way: Way::Link })),
             (None, None) => return Self::refusing(config, Failure::NoImage),
         };
         Self { job: Job::new(config), state }
@@ -122,6 +123,7 @@ impl SaveMachine {
             nonzero_pages: counts.nonzero_pages,
             page_bytes,
             normal_pages: counts.normal_pages,
+            layout: counts.layout,
             source_could_not_see: self.job.config.can_answer && !self.job.return_path,
         })
     }

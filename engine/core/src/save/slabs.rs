@@ -16,13 +16,14 @@ use crate::machine::{Action, IoId, Piece};
 use crate::memory::OutOfMemory;
 use crate::pool::{BUFFER_ALIGNMENT_BYTES, BufferId, Pool};
 use crate::size::to_usize;
-use snapshot_image::{GuestOffset, HostOffset, ImageError, PageIndex, SnapshotWriter};
+use snapshot_image::{GuestOffset, HostOffset, ImageError, Layout, PageIndex, SnapshotWriter};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
 /// Slabs are at least this large: measured, coalescing to 1 MiB matters more to a save than anything else.
 const MIN_SLAB_BYTES: u64 = 1 << 20;
-/// Gaps of zero pages up to this size are written rather than split a write in two.
+/// Gaps of zero pages up to this size are written rather than split a write in two, except in a linear image,
+/// where what is zero is a hole.
 const GAP_BYTES: usize = 64 << 10;
 
 /// A slab with this many pages waiting is opened.
@@ -89,6 +90,7 @@ pub(crate) struct Slabs {
     slab_bytes: u64,
     page_bytes: usize,
     cluster_bytes: u64,
+    layout: Layout,
     limit: usize,
     cached: BTreeMap<u64, Slab>,
     stage: Stage,
@@ -103,13 +105,15 @@ pub(crate) struct Slabs {
 }
 
 impl Slabs {
-    /// Slabs for clusters of `cluster_bytes`, in about `memory_bytes`.
-    pub(crate) fn new(page_bytes: u32, cluster_bytes: u64, memory_bytes: usize) -> Self {
+    /// Slabs for the clusters of this writer, in about `memory_bytes`.
+    pub(crate) fn new(page_bytes: u32, writer: &SnapshotWriter, memory_bytes: usize) -> Self {
+        let cluster_bytes = writer.cluster_size();
         let slab_bytes = cluster_bytes.max(MIN_SLAB_BYTES);
         Self {
             slab_bytes,
             page_bytes: page_bytes as usize,
             cluster_bytes,
+            layout: writer.layout(),
             limit: to_usize((memory_bytes / SLAB_PART) as u64 / slab_bytes).max(4),
             cached: BTreeMap::new(),
             stage: Stage::new(page_bytes as usize, memory_bytes - memory_bytes / SLAB_PART),
@@ -310,10 +314,11 @@ impl Slabs {
             let id = ids.next();
             let action = if let State::Loading(buffer) = slab.state {
                 // Every cluster of a slab on disk that was never written reads as the zeros it
-                // stands for; asking for its place allocates it, which small pages and XBZRLE (old,
-                // rare) can afford.
+                // stands for; asking for its place allocates it in a dense image, which small pages
+                // and XBZRLE (old, rare) can afford.
+                let place = |guest| writer.linear_host(guest).map_or_else(|| writer.host(guest), Ok);
                 let pieces =
-                    pieces(writer, number * self.slab_bytes, self.cluster_bytes, Some(0..self.slab_len()))
+                    pieces(place, number * self.slab_bytes, self.cluster_bytes, Some(0..self.slab_len()))
                         .map_err(could_not)?;
                 Action::Read { id, buffer, pieces }
             } else {
@@ -321,9 +326,20 @@ impl Slabs {
                 let first = number * self.slab_bytes / self.page_bytes as u64;
                 // Those that have not come yet among them.
                 let is_zero = |page: usize| index.get(first + page as u64).is_none();
-                let runs = runs(&slab.valid, self.page_bytes, pool.bytes_mut(buffer), is_zero);
+                let gaps = match self.layout {
+                    Layout::Dense => Gaps::Fill(GAP_BYTES),
+                    Layout::Linear if self.is_on_disk(number) => Gaps::Fill(0),
+                    Layout::Linear => Gaps::Holes,
+                };
+                let runs = runs(&slab.valid, self.page_bytes, pool.bytes_mut(buffer), gaps, is_zero);
+                if runs.is_empty() {
+                    pool.release(buffer);
+                    self.cached.remove(&number);
+                    continue;
+                }
+                let place = |guest| writer.host(guest);
                 let pieces =
-                    pieces(writer, number * self.slab_bytes, self.cluster_bytes, runs).map_err(could_not)?;
+                    pieces(place, number * self.slab_bytes, self.cluster_bytes, runs).map_err(could_not)?;
                 self.set_on_disk(number);
                 Action::Write { id, buffer, pieces }
             };
@@ -358,19 +374,34 @@ impl Slabs {
     }
 }
 
-/// The byte ranges of a slab's buffer to be written: the valid pages, and the zero pages between
-/// them where the gap is small.
+/// What is to be done with pages that are zero.
+#[derive(Debug, Clone, Copy)]
+enum Gaps {
+    /// Those between two runs are written if they have no more bytes than this; so are those that were not
+    /// zero before, and may be on disk.
+    Fill(usize),
+    /// None was written before, and none is written now.
+    Holes,
+}
+
+/// The byte ranges of a slab's buffer to be written: the valid pages, and those that are zero as `gaps` says.
 fn runs(
     valid: &PageSet,
     page_bytes: usize,
     bytes: &mut [u8],
+    gaps: Gaps,
     is_zero: impl Fn(usize) -> bool,
 ) -> Vec<Range<usize>> {
+    let (gap_bytes, holes) = match gaps {
+        Gaps::Fill(bytes) => (bytes, false),
+        Gaps::Holes => (0, true),
+    };
     let mut runs: Vec<Range<usize>> = Vec::new();
-    for page in (0..bytes.len() / page_bytes).filter(|&page| valid.contains(page)) {
+    let is_written = |&page: &usize| valid.contains(page) && !(holes && is_zero(page));
+    for page in (0..bytes.len() / page_bytes).filter(is_written) {
         let start = page * page_bytes;
         match runs.last_mut() {
-            Some(run) if start - run.end <= GAP_BYTES && (run.end / page_bytes..page).all(&is_zero) => {
+            Some(run) if start - run.end <= gap_bytes && (run.end / page_bytes..page).all(&is_zero) => {
                 bytes[run.end..start].fill(0);
                 run.end = start + page_bytes;
             }
@@ -391,7 +422,7 @@ fn runs(
 
 /// Maps ranges of a slab's buffer to the image file, cluster by cluster; neighbours in both become one piece.
 fn pieces(
-    writer: &mut SnapshotWriter,
+    mut place: impl FnMut(GuestOffset) -> Result<HostOffset, ImageError>,
     slab_start: u64,
     cluster_bytes: u64,
     runs: impl IntoIterator<Item = Range<usize>>,
@@ -403,7 +434,7 @@ fn pieces(
             let guest = slab_start + start as u64;
             let in_cluster = guest % cluster_bytes;
             let end = run.end.min(start + to_usize(cluster_bytes - in_cluster));
-            let at = HostOffset(writer.host(GuestOffset(guest - in_cluster))?.0 + in_cluster);
+            let at = HostOffset(place(GuestOffset(guest - in_cluster))?.0 + in_cluster);
             match pieces.last_mut() {
                 Some(last) if last.range.end == start && last.at.0 + (last.range.len() as u64) == at.0 => {
                     last.range.end = end

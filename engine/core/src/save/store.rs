@@ -73,7 +73,7 @@ impl Store {
     pub(crate) fn new(writer: SnapshotWriter, layout: RamLayout, memory_bytes: usize) -> Self {
         let page_size = layout.page_size();
         Self {
-            slabs: Slabs::new(page_size, writer.cluster_size(), memory_bytes),
+            slabs: Slabs::new(page_size, &writer, memory_bytes),
             index: PageIndex::new(),
             writer,
             layout,

@@ -1,11 +1,11 @@
 //! Finds out what the image holds before a byte of it is changed.
 
-use super::NewImage;
+use super::{NewImage, SaveConfig};
 use crate::failure::Failure;
 use crate::ids::Ids;
 use crate::machine::{Action, Completed, IoId, Piece};
 use crate::pool::{BUFFER_ALIGNMENT_BYTES, BufferId, Pool};
-use snapshot_image::{Container, HostOffset, Inspect, Inspection, Inspector};
+use snapshot_image::{Container, Geometry, HostOffset, Inspect, Inspection, Inspector, Layout};
 
 /// Where the snapshot goes.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub(crate) enum Target {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NewFile {
     pub(crate) image: NewImage,
+    /// `None`: what is best.
+    pub(crate) layout: Option<Layout>,
     pub(crate) way: Way,
 }
 
@@ -40,6 +42,7 @@ pub(crate) enum Way {
 pub(crate) struct TargetFinder {
     inspector: Inspector,
     create: Option<NewImage>,
+    layout: Option<Layout>,
     overwrite: bool,
     reading: Option<(IoId, Asked)>,
 }
@@ -52,10 +55,16 @@ enum Asked {
 }
 
 impl TargetFinder {
-    /// An inspection of a file of this many bytes. `create` is how a new image is to be made, where
-    /// that was said; with `overwrite` a snapshot may be replaced.
-    pub(crate) fn new(file_length_bytes: u64, create: Option<NewImage>, overwrite: bool) -> Self {
-        Self { inspector: Inspector::new(file_length_bytes), create, overwrite, reading: None }
+    /// An inspection of a file of this many bytes for a save that is configured like this.
+    pub(crate) fn new(file_length_bytes: u64, config: &SaveConfig) -> Self {
+        let (create, layout, overwrite) = (config.create, config.layout, config.overwrite);
+        Self { inspector: Inspector::new(file_length_bytes), create, layout, overwrite, reading: None }
+    }
+
+    /// A new file in the place of an image of this kind, like it unless something else was said.
+    fn replacement(&self, geometry: Geometry, layout: Layout) -> Found {
+        let layout = Some(self.layout.unwrap_or(layout));
+        Found::Target(Target::NewFile(NewFile { image: geometry.into(), layout, way: Way::Replace }))
     }
 
     /// The next disk operation, or the answer; neither while one is under way.
@@ -77,23 +86,26 @@ impl TargetFinder {
                 Found::Action(Action::NextData { id, from })
             }
             Inspect::Done(Inspection::Empty(container)) => Found::Target(Target::InPlace(container)),
-            Inspect::Done(Inspection::Snapshot(geometry, _, uuid)) => {
+            Inspect::Done(Inspection::Snapshot(geometry, layout, uuid)) => {
                 if !self.overwrite {
                     return Err(Failure::SnapshotExists { uuid });
                 }
-                Found::Target(Target::NewFile(NewFile { image: geometry.into(), way: Way::Replace }))
+                self.replacement(geometry, layout)
             }
-            Inspect::Done(Inspection::InterruptedThenWritten(geometry, _)) => {
+            Inspect::Done(Inspection::InterruptedThenWritten(geometry, layout)) => {
                 if !self.overwrite {
                     return Err(Failure::InterruptedThenWritten);
                 }
-                Found::Target(Target::NewFile(NewFile { image: geometry.into(), way: Way::Replace }))
+                self.replacement(geometry, layout)
             }
             // What it holds is of no use to anyone: nothing is lost if it is replaced before this
             // save is whole.
-            Inspect::Done(Inspection::Interrupted(geometry, _)) => {
-                let image = self.create.unwrap_or(geometry.into());
-                Found::Target(Target::NewFile(NewFile { image, way: Way::Link }))
+            Inspect::Done(Inspection::Interrupted(geometry, layout)) => {
+                let (image, layout) = match self.create {
+                    Some(image) => (image, self.layout),
+                    None => (geometry.into(), Some(layout)),
+                };
+                Found::Target(Target::NewFile(NewFile { image, layout, way: Way::Link }))
             }
         }))
     }
@@ -127,15 +139,27 @@ pub(crate) enum Found {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use snapshot_image::{Geometry, Identity, SnapshotWriter, Step};
+    use snapshot_image::{Identity, ImageBlock, RamLayout, SnapshotWriter, Step};
 
-    const UUID: [u8; 16] = [7; 16];
+    const IDENTITY: Identity = Identity { uuid: [7; 16], created_unix_s: 0 };
+
+    fn config(change: impl FnOnce(&mut SaveConfig)) -> SaveConfig {
+        SaveConfig::new(IDENTITY).with(change)
+    }
 
     /// What an interrupted save leaves of a new image.
     fn interrupted() -> Vec<u8> {
+        interrupted_in(Layout::Dense)
+    }
+
+    fn interrupted_in(layout: Layout) -> Vec<u8> {
         let geometry = Geometry::with_cluster_size(64 << 10).unwrap();
-        let identity = Identity { uuid: UUID, created_unix_s: 0 };
-        let (_, steps) = SnapshotWriter::create(geometry, 1 << 20, identity).unwrap();
+        let block = ImageBlock { name: b"pc.ram".to_vec(), used_length: 1 << 20, host_page_size: None };
+        let ram = RamLayout::new(vec![block], 4096).unwrap();
+        let steps = match layout {
+            Layout::Dense => SnapshotWriter::create(geometry, 1 << 20, IDENTITY).unwrap().1,
+            Layout::Linear => SnapshotWriter::create_linear(geometry, &ram, IDENTITY).unwrap().1,
+        };
         let mut file = Vec::new();
         for step in steps {
             match step {
@@ -159,7 +183,11 @@ mod tests {
     }
 
     fn find(file: &[u8], overwrite: bool) -> Result<Target, Failure> {
-        let mut finder = TargetFinder::new(file.len() as u64, None, overwrite);
+        find_by(file, &config(|config| config.overwrite = overwrite))
+    }
+
+    fn find_by(file: &[u8], config: &SaveConfig) -> Result<Target, Failure> {
+        let mut finder = TargetFinder::new(file.len() as u64, config);
         let (mut pool, mut ids) = (Pool::default(), Ids::default());
         for _ in 0..100 {
             match finder.poll(&mut pool, &mut ids)?.expect("nothing is under way") {
@@ -205,6 +233,33 @@ mod tests {
         }
     }
 
+    /// The layout of what is replaced is that of what replaces it, unless another one was asked for.
+    #[test]
+    fn what_replaces_a_file_has_its_layout() {
+        for old in [Layout::Dense, Layout::Linear] {
+            let mut file = interrupted_in(old);
+            for written_since in [false, true] {
+                for (create, layout) in
+                    [(None, None), (Some(NewImage::Fitting), None), (None, Some(Layout::Dense))]
+                {
+                    let config = config(|config| {
+                        (config.create, config.layout, config.overwrite) = (create, layout, true);
+                    });
+                    let Ok(Target::NewFile(new)) = find_by(&file, &config) else { panic!("no new file") };
+                    let expected = match (written_since, create) {
+                        // Of no use to anyone: it is as if it was not there.
+                        (false, Some(_)) => layout,
+                        (false, None) => Some(old),
+                        (true, _) => Some(layout.unwrap_or(old)),
+                    };
+                    assert_eq!(new.layout, expected, "{old:?}, {written_since}, {create:?}, {layout:?}");
+                }
+                // Another program has cleared the bit that it does not know.
+                file[88..96].fill(0);
+            }
+        }
+    }
+
     #[test]
     fn what_is_no_image_is_refused() {
         let error = find(&[0; 8192], true).unwrap_err();
@@ -213,7 +268,7 @@ mod tests {
 
     #[test]
     fn a_read_that_failed_gives_its_buffer_back() {
-        let mut finder = TargetFinder::new(8192, None, false);
+        let mut finder = TargetFinder::new(8192, &config(|_| ()));
         let (mut pool, mut ids) = (Pool::default(), Ids::default());
         let Ok(Some(Found::Action(Action::Read { id, .. }))) = finder.poll(&mut pool, &mut ids) else {
             panic!("the header is read first");

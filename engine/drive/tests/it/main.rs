@@ -5,6 +5,7 @@ mod bed;
 mod command_line;
 mod full_pipe;
 mod last_resort;
+mod linear;
 mod no_threads;
 mod unpack;
 mod waits;

@@ -1,48 +1,10 @@
 //! A user who may have no more threads (`RLIMIT_NPROC`): io_uring has no worker for a write then,
 //! and gives it back.
 
-use migration_stream::{
-    BlockList, Configuration, RamBlock, SectionHeader, SectionId, put_configuration, put_file_header,
-    put_ram_blocks, put_section_end, put_section_footer, put_section_header, put_section_part,
-};
+use crate::bed::stream;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
-
-/// A guest with one page and one device.
-fn stream() -> Vec<u8> {
-    let mut out = Vec::new();
-    put_file_header(&mut out);
-    put_configuration(&mut out, &Configuration { machine: b"pc".to_vec(), ..Configuration::default() });
-    let ram = SectionHeader { section_id: SectionId(1), idstr: b"ram", instance_id: 0, version_id: 4 };
-    put_section_header(&mut out, false, &ram);
-    let block = RamBlock {
-        idstr: b"pc.ram".to_vec(),
-        used_length: 4096,
-        host_page_size: None,
-        guest_physical_address: None,
-    };
-    put_ram_blocks(&mut out, &BlockList { blocks: vec![block] });
-    migration_stream::ram::put_end_of_section(&mut out);
-    put_section_footer(&mut out, SectionId(1));
-    put_section_part(&mut out, SectionId(1));
-    migration_stream::ram::put_page_header(&mut out, Some(b"pc.ram"), 0);
-    out.extend_from_slice(&[0x5a; 4096]);
-    migration_stream::ram::put_end_of_section(&mut out);
-    put_section_footer(&mut out, SectionId(1));
-    put_section_end(&mut out, SectionId(1));
-    migration_stream::ram::put_end_of_section(&mut out);
-    put_section_footer(&mut out, SectionId(1));
-    let device = SectionHeader { section_id: SectionId(2), idstr: b"d", instance_id: 0, version_id: 1 };
-    put_section_header(&mut out, true, &device);
-    out.push(7);
-    put_section_footer(&mut out, SectionId(2));
-    let json = r#"{"page_size": 4096, "devices": [{"name": "d", "instance_id": 0, "vmsd_name": "d", "version": 1, "fields": [{"name": "x", "type": "uint8", "size": 1}]}]}"#;
-    out.extend_from_slice(&[0, 6]);
-    out.extend_from_slice(&u32::try_from(json.len()).expect("short").to_be_bytes());
-    out.extend_from_slice(json.as_bytes());
-    out
-}
 
 #[test]
 fn a_save_and_a_revert_need_no_other_thread() {

@@ -145,8 +145,8 @@ impl SnapshotWriter {
         self.disk.cluster_size()
     }
 
-    /// Where the RAM cluster at `guest` (a multiple of the cluster size) lies in a linear image, whether it is
-    /// in use or not; `None` in a dense one.
+    /// Where the RAM cluster at `guest` (a multiple of the cluster size) lies in a linear image,
+    /// whether it is in use or not; `None` in a dense one.
     #[must_use]
     pub fn linear_host(&self, guest: GuestOffset) -> Option<HostOffset> {
         self.disk.tables.linear()?.host(guest.0).map(HostOffset)

@@ -1,5 +1,5 @@
 use super::*;
-use snapshot_image::{Geometry, Identity};
+use snapshot_image::{Geometry, Identity, ImageBlock, RamLayout};
 
 const PAGE_BYTES: usize = 4096;
 
@@ -14,11 +14,20 @@ struct Bed {
 
 impl Bed {
     fn new() -> Self {
+        Self::of(Layout::Dense)
+    }
+
+    fn of(layout: Layout) -> Self {
         let geometry = Geometry::new(1 << 20, 16).unwrap();
         let identity = Identity { uuid: [0; 16], created_unix_s: 0 };
-        let (writer, _) = SnapshotWriter::create(geometry, 4 << 20, identity).unwrap();
+        let block = ImageBlock { name: b"pc.ram".to_vec(), used_length: 4 << 20, host_page_size: None };
+        let ram = RamLayout::new(vec![block], 4096).unwrap();
+        let (writer, _) = match layout {
+            Layout::Dense => SnapshotWriter::create(geometry, 4 << 20, identity).unwrap(),
+            Layout::Linear => SnapshotWriter::create_linear(geometry, &ram, identity).unwrap(),
+        };
         Self {
-            slabs: Slabs::new(4096, writer.cluster_size(), 64 << 20),
+            slabs: Slabs::new(4096, &writer, 64 << 20),
             pool: Pool::default(),
             writer,
             index: PageIndex::new(),
@@ -29,6 +38,12 @@ impl Bed {
     /// Stores pages of the first slab, each full of `fill`, and sends them to disk: the pages of
     /// each piece, with the first byte of each.
     fn write(&mut self, pages: &[usize], fill: u8) -> Vec<Vec<(usize, u8)>> {
+        self.store(pages, fill);
+        self.flush().expect("something to write")
+    }
+
+    /// Stores pages of the first slab.
+    fn store(&mut self, pages: &[usize], fill: u8) {
         for &page in pages {
             let guest = GuestOffset((page * PAGE_BYTES) as u64);
             let Place::Ready(buffer, range) = self.slabs.place(&mut self.pool, guest, false).unwrap() else {
@@ -41,9 +56,14 @@ impl Bed {
             }
             self.slabs.stored(guest);
         }
+    }
+
+    /// Sends what is stored to disk; `None` if there is nothing to be written.
+    fn flush(&mut self) -> Option<Vec<Vec<(usize, u8)>>> {
         self.slabs.flush();
-        let action = self.slabs.poll(&mut self.pool, &mut self.writer, &self.index, &mut self.ids).unwrap();
-        let Some(Action::Write { id, buffer, pieces }) = action else { panic!("{action:?}") };
+        let action =
+            self.slabs.poll(&mut self.pool, &mut self.writer, &self.index, &mut self.ids).unwrap()?;
+        let Action::Write { id, buffer, pieces } = action else { panic!("{action:?}") };
         let start = self.writer.host(GuestOffset(0)).unwrap().0;
         let told = pieces
             .iter()
@@ -55,7 +75,7 @@ impl Bed {
             })
             .collect();
         assert!(self.slabs.done(id, &mut self.pool) && self.slabs.is_idle());
-        told
+        Some(told)
     }
 }
 
@@ -81,4 +101,18 @@ fn large_gaps_are_left_out() {
     let mut bed = Bed::new();
     assert_eq!(bed.write(&[0, 18], 1), [[(0, 1)], [(18, 1)]]);
     assert_eq!(bed.write(&[40, 57], 2)[0].len(), 18);
+}
+
+#[test]
+fn nothing_is_written_for_zero_pages_of_a_linear_image() {
+    let mut bed = Bed::of(Layout::Linear);
+    bed.store(&[7], 1);
+    bed.store(&[7], 0);
+    assert_eq!(bed.flush(), None, "it was never on disk");
+    assert!(bed.slabs.is_idle() && bed.pool.taken_bytes() == 0);
+    bed.store(&[4], 1);
+    bed.store(&[4], 0);
+    assert_eq!(bed.write(&[0, 2, 3, 5], 1), [vec![(0, 1)], vec![(2, 1), (3, 1)], vec![(5, 1)]]);
+    assert_eq!(bed.write(&[3], 0), [[(3, 0)]], "what was there is written over");
+    assert_eq!(bed.write(&[2, 4], 4), [[(2, 4)], [(4, 4)]]);
 }

@@ -18,6 +18,7 @@ use drain::{Draining, Dropping, Left, Undoing};
 use migration_stream::return_path::ReturnPathMessage;
 use ram::{Preamble, Ram};
 use settle::{Claiming, Reserving, Settling};
+use snapshot_image::Layout;
 use taking_tail::TakingTail;
 
 /// Where a save is, with what belongs to that state only.
@@ -55,6 +56,8 @@ pub(super) struct Counts {
     pub(super) nonzero_pages: u64,
     /// PAGE records, repeats counted.
     pub(super) normal_pages: u64,
+    /// How RAM lies in the image.
+    pub(super) layout: Layout,
 }
 
 /// What came of going on: the state now, and whether something can be done without waiting.

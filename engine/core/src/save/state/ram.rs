@@ -14,7 +14,7 @@ use crate::save::store::{Content, PageUpdate, Store};
 use crate::save::stream::Read;
 use crate::save::target::{Target, Way};
 use migration_stream::{Error, ErrorKind};
-use snapshot_image::{Geometry, RamLayout, SnapshotWriter};
+use snapshot_image::{Geometry, Layout, RamLayout, SnapshotWriter};
 
 /// Header, configuration, early devices and START sections are read, up to the block list.
 #[derive(Debug)]
@@ -58,7 +58,11 @@ impl Preamble {
                     NewImage::Of(geometry) => geometry,
                     NewImage::Fitting => Geometry::fitting(ram_bytes),
                 };
-                (new.way, SnapshotWriter::create(geometry, ram_bytes, identity))
+                let written = match new.layout.unwrap_or_default() {
+                    Layout::Dense => SnapshotWriter::create(geometry, ram_bytes, identity),
+                    Layout::Linear => SnapshotWriter::create_linear(geometry, &layout, identity),
+                };
+                (new.way, written)
             }
         };
         match written {

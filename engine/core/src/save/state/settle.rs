@@ -41,7 +41,8 @@ impl Settling {
         }
         let Self { store, way, tail_at } = self;
         let normal_pages = store.normal_pages;
-        let counts = Counts { nonzero_pages: store.index.nonzero_pages(), normal_pages };
+        let layout = store.writer.layout();
+        let counts = Counts { nonzero_pages: store.index.nonzero_pages(), normal_pages, layout };
         let vm_state = job.leader.vm_state(&job.decoder, normal_pages);
         match store.reserve(vm_state) {
             Ok((reserved, steps)) => {
