@@ -36,6 +36,8 @@ pub enum Ram {
         /// Where RAM begins in it, in bytes.
         offset: u64,
     },
+    /// A file that belongs to this machine alone, private: its guest's writes stay in the machine.
+    PrivateFile(PathBuf),
     /// A shared memory file descriptor.
     SharedMemfd,
     /// The same of pages of 2 MiB, which the system must have reserved.
@@ -118,6 +120,10 @@ impl Config {
             Ram::Mapped { file, offset } => {
                 let part =
                     format!("mem-path={},offset={offset},share=off,readonly=on,rom=off", doubled(file));
+                add(&["-object", &format!("memory-backend-file,{id},{part}")]);
+            }
+            Ram::PrivateFile(path) => {
+                let part = format!("mem-path={},share=off", doubled(path));
                 add(&["-object", &format!("memory-backend-file,{id},{part}")]);
             }
             Ram::SharedMemfd => add(&["-object", &format!("memory-backend-memfd,{size}")]),

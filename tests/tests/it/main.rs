@@ -24,3 +24,4 @@ mod readme;
 mod save_revert;
 mod snapsim;
 mod snapsim_tool;
+mod unpack;
