@@ -3,6 +3,7 @@
 use crate::block_options::ImageSpec;
 use crate::channel::Uri;
 use crate::command::Command;
+use crate::mapped::{Blocks, Verify};
 use crate::trace::Pattern;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, ValueEnum};
@@ -95,6 +96,19 @@ pub struct Cli {
     /// Resume an interrupted postcopy of this snapshot (QEMU waits in migrate-recover)
     #[arg(long, value_name = "UUID", requires = "revert", group = "serve", conflicts_with = "fresh_ram", value_parser = uuid)]
     pub recover: Option<[u8; 16]>,
+
+    /// Leave out the pages of the RAM blocks that the destination has mapped privately from the image
+    /// (these, or each), which is proved first
+    #[arg(long, value_name = "BLOCK,…", requires = "revert", conflicts_with_all = ["serve", "unverified"], num_args = 0..=1, require_equals = true, default_missing_value = "", value_parser = OsStringValueParser::new().try_map(|text| Blocks::parse(&text)))]
+    pub mapped: Option<Blocks>,
+
+    /// When the pages of mapped blocks are verified
+    #[arg(long, value_enum, requires = "mapped", default_value_t = Verify::Before)]
+    pub verify: Verify,
+
+    /// Verify these blocks, by their numbers, of the image on stdin, of which a revert has started a guest
+    #[arg(long, hide = true, value_name = "NUMBER", num_args = 1.., value_delimiter = ',', require_equals = true, conflicts_with_all = ["revert", "create", "uri"])]
+    pub verify_running: Vec<usize>,
 
     /// Revert an image whose checksums are missing, or that another program has opened for writing since
     #[arg(long, requires = "revert")]

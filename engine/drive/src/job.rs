@@ -7,6 +7,7 @@ use crate::disk::DiskQueue;
 use crate::event_loop::{Driver, run};
 use crate::image_file::ImageFile;
 use crate::last_resort::{Guarded, has_destination, has_source, or_end};
+use crate::mapped::MappedRevert;
 use crate::open_snapshot::OpenSnapshot;
 use crate::progress::Display;
 use crate::sidecar;
@@ -197,7 +198,7 @@ fn open_for_save(
 }
 
 /// Sends the image's snapshot to the channel; `announce` is told of milestones, with the time since
-/// the start.
+/// the start, `inform` of what was found, `warn` of what may be wrong.
 ///
 /// # Errors
 ///
@@ -205,7 +206,8 @@ fn open_for_save(
 pub fn revert(
     cli: &Cli,
     mut announce: impl FnMut(Milestone, Duration),
-    warn: impl FnMut(&str),
+    inform: impl FnMut(&str),
+    mut warn: impl FnMut(&str),
 ) -> Result<RevertSummary, Failure> {
     let start = Instant::now();
     if let (Some(uuid), Some(_)) = (&cli.recover, &cli.uri) {
@@ -225,7 +227,7 @@ pub fn revert(
     // What reads a pipe in precopy may be any program, and stand still for as long as it likes.
     let is_destination = config.postcopy.is_some() || channel.is_socket();
     config.loading_timeout_ms = is_destination.then_some(LOADING_TIMEOUT_MS);
-    let opened = match open_for_revert(cli, &mut config, warn) {
+    let opened = match open_for_revert(cli, &mut config, &mut warn) {
         // Whoever waits at a pipe has to see this as any other error.
         Ok(_) if cli.preempt && !channel.is_preempt() => {
             Err(Failure::refused("--preempt needs a second connection: --uri=unix:PATH"))
@@ -240,9 +242,16 @@ pub fn revert(
         Err(failure) if !channel.can_answer() => return Err(failure),
         opened => opened,
     };
-    let (image, disk, mut machine) = match opened {
-        Ok((image, disk)) => (Some(image), disk, RevertMachine::new(config)),
-        Err(failure) => (None, disk_queue(None)?, RevertMachine::refusing(config, failure)),
+    let opened = opened.and_then(|(image, disk)| {
+        let mapped = prove_mapped(cli, &channel, &image, inform, &mut warn)?;
+        Ok((image, disk, mapped))
+    });
+    let (image, disk, mapped, mut machine) = match opened {
+        Ok((image, disk, mapped)) => {
+            config.mapped = mapped.as_ref().map_or_else(Vec::new, |mapped| mapped.blocks.clone());
+            (Some(image), disk, mapped, RevertMachine::new(config))
+        }
+        Err(failure) => (None, disk_queue(None)?, None, RevertMachine::refusing(config, failure)),
     };
     let mut driver = Driver { channel, image, disk, signals: None, listens: true };
     let mut display = Display::new(cli.progress);
@@ -262,7 +271,23 @@ pub fn revert(
     };
     let summary = machine.outcome()?;
     stored.map_err(Failure::refused)?;
+    mapped.map_or(Ok(()), |mapped| mapped.finish(cli.uri.is_none(), warn))?;
     Ok(summary)
+}
+
+/// What the destination has mapped from the image, if that is to be left out.
+fn prove_mapped(
+    cli: &Cli,
+    channel: &Channel,
+    image: &ImageFile,
+    inform: impl FnMut(&str),
+    warn: impl FnMut(&str),
+) -> Result<Option<MappedRevert>, Failure> {
+    let Some(blocks) = &cli.mapped else { return Ok(None) };
+    let file = image.file.as_ref().ok_or(Failure::NoImage)?;
+    let output = channel.output(Lane::Main).ok_or(Failure::Unfinished)?;
+    let argument = cli.image.as_deref().unwrap_or_default();
+    MappedRevert::prepare((argument, file), output, (blocks, cli.verify), inform, warn).map(Some)
 }
 
 /// Whether the snapshot would be sent to its own image.

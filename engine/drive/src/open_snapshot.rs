@@ -13,8 +13,8 @@ use std::sync::Arc;
 /// An image, locked as for a revert, and the reader of its snapshot.
 #[derive(Debug)]
 pub(crate) struct OpenSnapshot {
-    /// Kept for its lock.
-    _image: ImageFile,
+    /// Kept for its lock, where no one else has it.
+    _image: Option<ImageFile>,
     file: Arc<File>,
     reader: SnapshotReader,
 }
@@ -50,11 +50,20 @@ impl OpenSnapshot {
         // Through the page cache: what is asked for here is little, and lies in memory anywhere.
         let spec = ImageSpec { direct: false, ..spec.clone() };
         let image = ImageFile::open_for_revert(&spec).map_err(Failure::refused)?;
-        let read_image = |source: IoError| Failure::Io { doing: Doing::ReadImage, source };
         let file = image.file.clone().ok_or(Failure::NoImage)?;
+        Ok(Self { _image: Some(image), ..Self::of_file(file, options)? })
+    }
+
+    /// Opens the image in a file that is locked already, and verifies everything but RAM.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read, or what is wrong with it.
+    pub(crate) fn of_file(file: Arc<File>, options: ReadOptions) -> Result<Self, Failure> {
+        let read_image = |source: IoError| Failure::Io { doing: Doing::ReadImage, source };
         let length = file.metadata().map_err(|error| read_image(IoError::from(&error)))?.len();
         let reader = SnapshotReader::open_with(length, options, |at, length| read(&file, at, length))?;
-        Ok(Self { _image: image, file, reader })
+        Ok(Self { _image: None, file, reader })
     }
 
     /// The image's file.

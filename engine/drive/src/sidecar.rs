@@ -1,30 +1,38 @@
-//! The hot set's file, beside the image: `IMAGE.hot-set`.
+//! Files beside the image that belong to it: the hot set, `IMAGE.hot-set`, and others.
 
 use rustix::fs::OFlags;
 use snapshot_engine::{HOT_SET_LIMIT_BYTES, HotSet};
 use std::ffi::OsString;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-fn path(image: &Path, suffix: &str) -> PathBuf {
+const HOT_SET: &str = ".hot-set";
+
+/// The path of the image's file with this suffix.
+pub(crate) fn path(image: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(image);
     name.push(suffix);
     name.into()
+}
+
+/// The directory that the image is named in.
+pub(crate) fn folder(image: &Path) -> &Path {
+    image.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."))
 }
 
 fn named(path: &Path, error: impl std::fmt::Display) -> io::Error {
     io::Error::other(format!("{}: {error}", path.display().to_string().escape_debug()))
 }
 
-/// Reads the hot set of the image; `None` if there is none. Whatever has its name: nothing is waited for.
+/// Opens a file beside the image; `None` if there is none. Whatever has its name: nothing is waited for.
 ///
 /// # Errors
 ///
-/// It is no regular file, cannot be read, or is damaged.
-pub(crate) fn load(image: &Path) -> io::Result<Option<HotSet>> {
-    let path = path(image, ".hot-set");
+/// It is no regular file, or cannot be opened.
+pub(crate) fn open(image: &Path, suffix: &str) -> io::Result<Option<File>> {
+    let path = path(image, suffix);
     // A FIFO would wait for a writer.
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(&path) {
@@ -34,6 +42,44 @@ pub(crate) fn load(image: &Path) -> io::Result<Option<HotSet>> {
     if !file.metadata().map_err(|error| named(&path, error))?.is_file() {
         return Err(named(&path, "not a regular file"));
     }
+    Ok(Some(file))
+}
+
+/// All of a file that has no more than `limit` bytes.
+pub(crate) fn read(file: File, limit: usize) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(limit as u64 + 1).read_to_end(&mut bytes).ok()?;
+    (bytes.len() <= limit).then_some(bytes)
+}
+
+/// Stores a file beside the image, in place of the one before, atomically.
+///
+/// # Errors
+///
+/// The operating system's.
+pub(crate) fn store_bytes(image: &Path, suffix: &str, bytes: &[u8]) -> io::Result<()> {
+    let path = path(image, suffix);
+    // A name that others cannot know beforehand, and mode 0600; it goes away if this fails.
+    let prefix = format!("{suffix}.");
+    let written = tempfile::Builder::new().prefix(&prefix).suffix(".tmp").tempfile_in(folder(image));
+    written
+        .and_then(|mut file| {
+            file.write_all(bytes)?;
+            file.as_file().sync_all()?;
+            file.persist(&path).map_err(|failed| failed.error)
+        })
+        .map(drop)
+        .map_err(|error| named(&path, error))
+}
+
+/// Reads the hot set of the image; `None` if there is none.
+///
+/// # Errors
+///
+/// It is no regular file, cannot be read, or is damaged.
+pub(crate) fn load(image: &Path) -> io::Result<Option<HotSet>> {
+    let Some(file) = open(image, HOT_SET)? else { return Ok(None) };
+    let path = path(image, HOT_SET);
     let mut bytes = Vec::new();
     let limit = HOT_SET_LIMIT_BYTES as u64;
     file.take(limit + 1).read_to_end(&mut bytes).map_err(|error| named(&path, error))?;
@@ -43,24 +89,13 @@ pub(crate) fn load(image: &Path) -> io::Result<Option<HotSet>> {
     HotSet::parse(&bytes).map(Some).map_err(|error| named(&path, error))
 }
 
-/// Stores the hot set of the image, in place of the one before, atomically.
+/// Stores the hot set of the image.
 ///
 /// # Errors
 ///
 /// The operating system's.
 pub(crate) fn store(image: &Path, hot: &HotSet) -> io::Result<()> {
-    let path = path(image, ".hot-set");
-    let folder = path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
-    // A name that others cannot know beforehand, and mode 0600; it goes away if this fails.
-    let written = tempfile::Builder::new().prefix(".hot-set.").suffix(".tmp").tempfile_in(folder);
-    written
-        .and_then(|mut file| {
-            file.write_all(&hot.to_bytes())?;
-            file.as_file().sync_all()?;
-            file.persist(&path).map_err(|failed| failed.error)
-        })
-        .map(drop)
-        .map_err(|error| named(&path, error))
+    store_bytes(image, HOT_SET, &hot.to_bytes())
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! `qemu-snapshot`: parses the command line, does the job, and turns its end into an exit status.
 
 use clap::{CommandFactory, Parser};
+use qemu_snapshot::mapped::verify_mapped;
 use qemu_snapshot::{Cli, Command, Report, UnpackArgs, refuse_peer, revert, save, unpack};
 use snapshot_engine::{Failure, Milestone, uuid_text};
 use standard_streams::Stream;
@@ -37,7 +38,12 @@ fn main() -> ExitCode {
 
 fn run_job(cli: &Cli) -> ExitCode {
     let report = Report::new(cli);
-    match if cli.revert { run_revert(cli, &report) } else { run_save(cli, &report) } {
+    let done = match cli {
+        Cli { verify_running, .. } if !verify_running.is_empty() => run_verify(cli, &report),
+        Cli { revert: true, .. } => run_revert(cli, &report),
+        _ => run_save(cli, &report),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => ExitCode::from(report.failed(&failure)),
     }
@@ -102,6 +108,11 @@ fn stop(error: &clap::Error) -> ExitCode {
     ExitCode::from(2)
 }
 
+fn run_verify(cli: &Cli, report: &Report) -> Result<(), Failure> {
+    let path = cli.image_spec().map_err(Failure::refused)?.path;
+    verify_mapped(&path, &cli.verify_running, |text| report.warning(text))
+}
+
 fn run_save(cli: &Cli, report: &Report) -> Result<(), Failure> {
     report.saved(&save(cli, |text| report.warning(text))?);
     Ok(())
@@ -134,6 +145,7 @@ fn run_revert(cli: &Cli, report: &Report) -> Result<(), Failure> {
             }
         });
     };
-    report.reverted(&revert(cli, say_milestone, |text| report.warning(text))?);
+    let reverted = revert(cli, say_milestone, |text| report.info(text), |text| report.warning(text));
+    report.reverted(&reverted?);
     Ok(())
 }

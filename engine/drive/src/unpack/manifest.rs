@@ -18,7 +18,7 @@
 //! a new time.
 
 use super::name::{name_text, parse_name};
-use super::trust::check_alone;
+use crate::trust::check_alone;
 use rustix::fs::{Mode, OFlags, Stat};
 use serde_json::{Value, json};
 use snapshot_engine::{parse_uuid, uuid_text};

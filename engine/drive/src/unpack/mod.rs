@@ -9,7 +9,6 @@ mod copy;
 mod manifest;
 mod name;
 mod place;
-mod trust;
 
 pub use manifest::{FileStamp, RamFile, RamFiles, RamFilesError};
 

@@ -190,7 +190,7 @@ fn check_usable(folder: &OwnedFd) -> io::Result<()> {
         }
     }
     let stat = rustix::fs::fstat(folder)?;
-    super::trust::check_alone(&stat, &[rustix::process::geteuid().as_raw()])
+    crate::trust::check_alone(&stat, &[rustix::process::geteuid().as_raw()])
         .map_err(|why| io::Error::new(io::ErrorKind::PermissionDenied, why))
 }
 

@@ -11,7 +11,7 @@ const OTHERS_WRITE: u32 = 0o022;
 /// # Errors
 ///
 /// Who else may, in words.
-pub(super) fn check_alone(stat: &Stat, owners: &[u32]) -> Result<(), String> {
+pub(crate) fn check_alone(stat: &Stat, owners: &[u32]) -> Result<(), String> {
     if stat.st_uid != 0 && !owners.contains(&stat.st_uid) {
         return Err(format!("it belongs to user {}, who could change it", stat.st_uid));
     }
