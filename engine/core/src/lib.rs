@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod bits;
+mod block_name;
 pub mod blocking;
 mod failure;
 mod ids;
@@ -31,6 +32,7 @@ mod text;
 mod watch;
 mod zero;
 
+pub use block_name::{RAM_FILES_MANIFEST, block_name_text, parse_block_name, ram_file_name};
 pub use failure::{
     Class, Doing, Failure, HostPagesError, MappedError, Region, ReturnPathError, ReturnPathErrorKind,
     Unsupported,

@@ -3,6 +3,7 @@
 use crate::cli::ProgressMode;
 use clap::{Args, Subcommand};
 use std::ffi::OsString;
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 /// What else the program does. An image with the name of a command is `./unpack`.
@@ -11,6 +12,17 @@ pub enum Command {
     /// Write the RAM of an image to files, one for each block, which a guest can be mapped from
     #[command(after_help = UNPACK_EXAMPLES)]
     Unpack(UnpackArgs),
+    /// Lock an image that this process has inherited, for as long as any process has the descriptor
+    #[command(after_help = LOCK_EXAMPLES)]
+    Lock(LockArgs),
+}
+
+/// `lock`.
+#[derive(Debug, Args)]
+pub struct LockArgs {
+    /// Number of the descriptor
+    #[arg(value_name = "FD")]
+    pub fd: RawFd,
 }
 
 /// `unpack`.
@@ -43,3 +55,15 @@ where the file system shares bytes (XFS and btrfs, on that of the image).
 manifest.json says which snapshot they are, and whether they have changed.
 Run it as the user that QEMU runs as. Exit status: 0 done, 1 the image is
 wrong, 2 it could not be done; then nothing is left.";
+
+/// No line is longer than 78 columns.
+const LOCK_EXAMPLES: &str = "\
+In front of a QEMU whose guest is mapped from the image, which inherits the
+descriptor, and so the lock (`snapinspect qemu-args` prints all of it):
+  exec 9</vm/1.qcow2 && qemu-snapshot lock 9 && exec qemu-system-x86_64 ...
+    -object memory-backend-file,mem-path=/proc/self/fd/9,...
+
+As long as the guest lives no program that takes QEMU's image locks writes to
+this file. A save with --overwrite puts a new file in its place, which does
+such a guest no harm.
+Exit status: 0 locked, 2 not.";

@@ -48,7 +48,18 @@ impl OpenError {
         let error = self.source.downcast_ref::<io::Error>();
         error.is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
     }
+
+    /// Whether another process uses the image.
+    fn is_in_use(&self) -> bool {
+        let error = self.source.downcast_ref::<CannotLock>();
+        error.is_some_and(|CannotLock(error)| error.kind() == io::ErrorKind::WouldBlock)
+    }
 }
+
+/// Why an image has no lock.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot lock the image")]
+struct CannotLock(#[source] io::Error);
 
 fn fail(path: &Path, source: impl Into<Box<dyn Error + Send + Sync>>) -> OpenError {
     OpenError { path: path.to_owned(), source: source.into() }
@@ -69,16 +80,18 @@ fn check_kind(path: &Path, kind: FileType) -> Result<(), OpenError> {
 
 /// Opens an image that a save may replace or write into.
 ///
-/// A linear image is read-only, and a save never writes into it: its owner can replace it all the same.
+/// A linear image is read-only, and a save never writes into it: its owner can replace it all the same, also
+/// while guests are mapped from it, which go on with the file that they have.
 fn open_for_writing(path: &Path, direct: bool) -> Result<File, OpenError> {
-    let denied = match open(path, direct, Use::Write, true) {
-        Err(error) if error.is_denied() => error,
+    let refused = match open(path, direct, Use::Write, true) {
+        Err(error) if error.is_denied() || error.is_in_use() => error,
         result => return result,
     };
-    let Ok(file) = open(path, false, Use::Write, false) else { return Err(denied) };
+    let Ok(file) = open(path, false, Use::Replace, false) else { return Err(refused) };
     let is_own = file.metadata().is_ok_and(|metadata| metadata.uid() == geteuid().as_raw());
-    if !is_own || leftovers::layout(&file).ok().flatten() != Some(Layout::Linear) {
-        return Err(denied);
+    let may_replace = is_own || !refused.is_denied();
+    if !may_replace || leftovers::layout(&file).ok().flatten() != Some(Layout::Linear) {
+        return Err(refused);
     }
     if direct {
         let flags = rustix::fs::fcntl_getfl(&file).map_err(|error| fail(path, error))?;
@@ -99,7 +112,7 @@ fn open(path: &Path, direct: bool, how: Use, writable: bool) -> Result<File, Ope
         options.read(true).write(writable).custom_flags(flags).open(path).map_err(|e| fail(path, e))?;
     let metadata = file.metadata().map_err(|error| fail(path, error))?;
     check_kind(path, metadata.file_type())?;
-    lock_image(&file, how).map_err(|error| fail(path, format!("cannot lock the image: {error}")))?;
+    lock_image(&file, how).map_err(|error| fail(path, CannotLock(error)))?;
     Ok(file)
 }
 

@@ -23,8 +23,13 @@ const RESIZE: u8 = 3;
 pub(crate) enum Use {
     /// A save: nobody else may touch it.
     Write,
+    /// A save that puts a new file in the place of this one: it is not written, and guests that are mapped
+    /// from it go on; nothing else may use it.
+    Replace,
     /// A revert: others may read it.
     Read,
+    /// A guest that is mapped from it: it must stay what it is, as long as it is there at all.
+    Mapped,
 }
 
 impl Use {
@@ -32,13 +37,15 @@ impl Use {
         match self {
             Use::Write => &[CONSISTENT_READ, WRITE, RESIZE],
             Use::Read => &[CONSISTENT_READ],
+            // Who reads keeps others from replacing the file. That does a mapped guest no harm.
+            Use::Replace | Use::Mapped => &[],
         }
     }
 
     fn unshared(self) -> &'static [u8] {
         match self {
-            Use::Write => &[CONSISTENT_READ, WRITE, WRITE_UNCHANGED, RESIZE],
-            Use::Read => &[WRITE, RESIZE],
+            Use::Write | Use::Replace => &[CONSISTENT_READ, WRITE, WRITE_UNCHANGED, RESIZE],
+            Use::Read | Use::Mapped => &[WRITE, RESIZE],
         }
     }
 }

@@ -2,8 +2,10 @@
 
 use clap::{CommandFactory, Parser};
 use qemu_snapshot::mapped::verify_mapped;
-use qemu_snapshot::{Cli, Command, Report, UnpackArgs, refuse_peer, revert, save, unpack};
-use snapshot_engine::{Failure, Milestone, uuid_text};
+use qemu_snapshot::{
+    Cli, Command, LockArgs, Report, UnpackArgs, lock_inherited, refuse_peer, revert, save, unpack,
+};
+use snapshot_engine::{Failure, Milestone, error_text, uuid_text};
 use standard_streams::Stream;
 use std::ffi::OsString;
 use std::io::{self, Stdout, Write};
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
     }
     match &cli.command {
         Some(Command::Unpack(args)) => run_unpack(args),
+        Some(Command::Lock(args)) => run_lock(args),
         None => run_job(&cli),
     }
 }
@@ -57,6 +60,17 @@ fn run_unpack(args: &UnpackArgs) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(failure) => ExitCode::from(report.failed(&failure)),
+    }
+}
+
+fn run_lock(args: &LockArgs) -> ExitCode {
+    match lock_inherited(args.fd) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // There is no one to report to if stderr is gone.
+            let _ = writeln!(io::stderr(), "qemu-snapshot: error: {}", error_text(&error));
+            ExitCode::from(2)
+        }
     }
 }
 

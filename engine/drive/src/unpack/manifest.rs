@@ -17,19 +17,18 @@
 //! that were verified. One exception: on tmpfs, what a program has mapped shared it can write again without
 //! a new time.
 
-use super::name::{name_text, parse_name};
 use crate::trust::check_alone;
 use rustix::fs::{Mode, OFlags, Stat};
 use serde_json::{Value, json};
-use snapshot_engine::{parse_uuid, uuid_text};
+use snapshot_engine::{
+    RAM_FILES_MANIFEST as MANIFEST, block_name_text, parse_block_name, parse_uuid, uuid_text,
+};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-/// Its name in the folder.
-pub(super) const MANIFEST: &str = "manifest.json";
 const VERSION: u64 = 1;
 /// The most that is read, in bytes: some 10^4 blocks.
 const LIMIT_BYTES: u64 = 16 << 20;
@@ -165,7 +164,7 @@ pub(super) fn encode(uuid: &[u8; 16], root_checksum: u32, entries: &[Entry]) -> 
 impl Entry {
     fn encode(&self) -> Value {
         json!({
-            "name": name_text(&self.name),
+            "name": block_name_text(&self.name),
             "file": self.file,
             "device": self.stamp.device,
             "inode": self.stamp.inode,
@@ -183,7 +182,7 @@ impl Entry {
             return Err(format!("a block in file {file:?}, which is no name in this folder"));
         }
         Ok(Self {
-            name: parse_name(text("name")?).ok_or("a block with a malformed name")?,
+            name: parse_block_name(text("name")?).ok_or("a block with a malformed name")?,
             file,
             stamp: FileStamp {
                 device: number("device")?,

@@ -7,7 +7,6 @@
 
 mod copy;
 mod manifest;
-mod name;
 mod place;
 
 pub use manifest::{FileStamp, RamFile, RamFiles, RamFilesError};
@@ -18,11 +17,11 @@ use crate::open_snapshot::OpenSnapshot;
 use crate::progress::Display;
 use crate::wait::Signals;
 use copy::Copier;
-use manifest::{Entry, MANIFEST};
+use manifest::Entry;
 use place::{NewRamFile, Place};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::IFlags;
-use snapshot_engine::{Failure, Progress};
+use snapshot_engine::{Failure, Progress, RAM_FILES_MANIFEST as MANIFEST, ram_file_name};
 use snapshot_image::{ImageError, ReadOptions, Verification};
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -165,7 +164,7 @@ fn copy_blocks(
     let mut progress = Progress { phase: "unpack", total_bytes, ..Progress::default() };
     let (mut files, mut nonzero_bytes) = (Vec::with_capacity(blocks.len()), 0);
     for (number, block) in blocks.iter().enumerate() {
-        let name = name::file_name(&block.name, number);
+        let name = ram_file_name(&block.name, number);
         let path = place.path_of(&name);
         let failed = |error: io::Error| At::failed(&path, error);
         let file = place.create(&name).map_err(failed)?;

@@ -6,6 +6,7 @@ mod command_line;
 mod full_pipe;
 mod last_resort;
 mod linear;
+mod lock;
 mod no_threads;
 mod unpack;
 mod waits;

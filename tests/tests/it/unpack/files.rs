@@ -1,10 +1,10 @@
 //! What is in the files, and what is left when a disk is full or the tool is killed.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, Permissions},
     io::Read,
     mem,
-    os::unix::fs::{FileExt, MetadataExt},
+    os::unix::fs::{FileExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
@@ -31,11 +31,13 @@ const STREAMS: [&str; 5] = [
     "qemu-11.1-pc-background",
 ];
 
-fn save(stream: &[u8], image: &Path) {
+const LAYOUTS: [&str; 2] = ["--layout=dense", "--layout=linear"];
+
+fn save(stream: &[u8], layout: &str, image: &Path) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("stream");
     fs::write(&path, stream).expect("a file");
-    let output = run_tool(["--create".as_ref(), image.as_os_str()], Some(&path));
+    let output = run_tool(["--create".as_ref(), layout.as_ref(), image.as_os_str()], Some(&path));
     assert!(output.status.success(), "{}", text(&output));
 }
 
@@ -63,11 +65,11 @@ fn assert_holds(files: &RamFiles, wanted: &Contents) {
 
 #[test]
 fn files_hold_what_the_stream_has() {
-    for name in STREAMS {
+    for (name, layout) in STREAMS.iter().flat_map(|name| LAYOUTS.map(|layout| (name, layout))) {
         let stream = corpus::stream(name);
         let folder = tempfile::tempdir().expect("a temporary folder");
         let image = folder.path().join("image");
-        save(&stream, &image);
+        save(&stream, layout, &image);
         assert_holds(&unpack(&image, &folder.path().join("ram")), &contents(&stream));
     }
 }
@@ -96,9 +98,9 @@ fn full_ram() -> Vec<u8> {
 }
 
 /// An image of [`full_ram`] in the folder, and what it holds.
-fn full_image(folder: &Path) -> (PathBuf, Contents) {
+fn full_image(layout: &str, folder: &Path) -> (PathBuf, Contents) {
     let (stream, image) = (full_ram(), folder.join("image"));
-    save(&stream, &image);
+    save(&stream, layout, &image);
     (image, contents(&stream))
 }
 
@@ -113,9 +115,9 @@ fn free_bytes(folder: &Path) -> u64 {
 /// image goes.
 #[test]
 fn files_share_the_bytes_of_the_image_where_they_can() {
-    for kind in ["xfs", "btrfs"] {
+    for (kind, layout) in ["xfs", "btrfs"].into_iter().flat_map(|kind| LAYOUTS.map(|layout| (kind, layout))) {
         let Some(disk) = SmallDisk::formatted_or_skip(kind, 400 << 20) else { continue };
-        let (image, wanted) = full_image(&disk.path(""));
+        let (image, wanted) = full_image(layout, &disk.path(""));
         let before = free_bytes(&disk.path(""));
         let files = unpack(&image, &disk.path("ram"));
         let taken = before.saturating_sub(free_bytes(&disk.path("")));
@@ -129,7 +131,7 @@ fn files_share_the_bytes_of_the_image_where_they_can() {
 #[test]
 fn files_are_copied_where_they_cannot_share() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let (image, wanted) = full_image(folder.path());
+    let (image, wanted) = full_image(LAYOUTS[0], folder.path());
     assert_holds(&unpack(&image, &folder.path().join("ram")), &wanted);
     let Some(disk) = SmallDisk::mounted_or_skip(64 << 20) else { return };
     assert_holds(&unpack(&image, &disk.path("ram")), &wanted);
@@ -149,11 +151,12 @@ fn a_damaged_page_is_named() {
         (folder.path().to_owned(), tmpfs.path("")),
         (btrfs.path(""), btrfs.path("")),
     ] {
-        let (image, _) = full_image(&from);
+        let (image, _) = full_image(LAYOUTS[1], &from);
         let bytes = fs::read(&image).expect("a file");
         // Word 77 of page 1000 of pc.ram.
         let word = (1000_u64 * 4096 * 512 + 77 + 1).to_be_bytes();
         let at = bytes.windows(8).position(|found| found == word).expect("it is in the image");
+        fs::set_permissions(&image, Permissions::from_mode(0o600)).expect("ours");
         let file = File::options().write(true).open(&image).expect("ours");
         file.write_all_at(&[bytes[at] ^ 0x10], at as u64).expect("a file");
         let output = run_unpack(&image, &to.join("ram"));
@@ -168,7 +171,7 @@ fn a_damaged_page_is_named() {
 #[test]
 fn a_disk_that_is_full_has_nothing_of_it() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let (image, wanted) = full_image(folder.path());
+    let (image, wanted) = full_image(LAYOUTS[0], folder.path());
     let Some(disk) = SmallDisk::mounted_or_skip(3 << 20) else { return };
     for target in [disk.path("ram"), disk.path("")] {
         let output = run_unpack(&image, &target);
@@ -192,7 +195,7 @@ fn a_disk_that_is_full_has_nothing_of_it() {
 #[test]
 fn a_killed_unpack_leaves_no_ram() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let (image, wanted) = full_image(folder.path());
+    let (image, wanted) = full_image(LAYOUTS[0], folder.path());
     let (target, said) = (folder.path().join("ram"), folder.path().join("said"));
     let arguments = ["unpack", beside::utf8(&image), "--ram-files", beside::utf8(&target)];
     let (mut struck, mut whole) = (0, 0);

@@ -1,4 +1,7 @@
-//! Names of RAM blocks as names of files, and as text.
+//! Names of RAM blocks as names of files, and as text: for whoever keeps a guest's RAM in files.
+
+/// What a folder of RAM files has beside them: what says which snapshot they are.
+pub const RAM_FILES_MANIFEST: &str = "manifest.json";
 
 /// The longest name of a file, in bytes: room for what a file system or a program adds.
 const FILE_NAME_LIMIT_BYTES: usize = 200;
@@ -7,13 +10,14 @@ const KEPT_BYTES: usize = 160;
 
 /// A name for the file of RAM block number `number`, whatever the block's name is: letters, digits, `.`,
 /// `_`, `-`, and `%` with two digits for any other byte. It does not begin with a dot, is not
-/// [`MANIFEST`](super::manifest::MANIFEST), and no other name of a block has the same.
+/// [`RAM_FILES_MANIFEST`], and no other name of a block has the same.
 ///
 /// A name that becomes too long is cut, and ends with `%-` and the block's number.
-pub(super) fn file_name(block: &[u8], number: usize) -> String {
+#[must_use]
+pub fn ram_file_name(block: &[u8], number: usize) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     let mut name = escape(block, is_plain);
-    if name.starts_with('.') || name == super::manifest::MANIFEST {
+    if name.starts_with('.') || name == RAM_FILES_MANIFEST {
         name = format!("%{:02x}{}", name.as_bytes()[0], &name[1..]);
     }
     if name.len() > FILE_NAME_LIMIT_BYTES {
@@ -25,12 +29,14 @@ pub(super) fn file_name(block: &[u8], number: usize) -> String {
 
 /// A block's name as text: `%` and two digits stand for what is no printable character of ASCII, and for
 /// `%` itself.
-pub(super) fn name_text(block: &[u8]) -> String {
+#[must_use]
+pub fn block_name_text(block: &[u8]) -> String {
     escape(block, |byte| byte.is_ascii_graphic() && byte != b'%')
 }
 
-/// Reads what [`name_text`] writes.
-pub(super) fn parse_name(text: &str) -> Option<Vec<u8>> {
+/// Reads what [`block_name_text`] writes.
+#[must_use]
+pub fn parse_block_name(text: &str) -> Option<Vec<u8>> {
     let mut bytes = text.bytes();
     let mut name = Vec::with_capacity(text.len());
     while let Some(byte) = bytes.next() {
@@ -77,11 +83,11 @@ mod tests {
             (b"a\0\n\xff", "a%00%0a%ff"),
             (b"-rf", "-rf"),
         ] {
-            assert_eq!(file_name(block, 0), wanted);
+            assert_eq!(ram_file_name(block, 0), wanted);
         }
         // As long as a name in the stream can be, with nothing in it that a file may be called.
         let long = [b'/'; 255];
-        let names = [file_name(&long, 3), file_name(&long[..254], 4), file_name(&[b'a'; 255], 5)];
+        let names = [ram_file_name(&long, 3), ram_file_name(&long[..254], 4), ram_file_name(&[b'a'; 255], 5)];
         assert!(names.iter().all(|name| name.len() <= FILE_NAME_LIMIT_BYTES));
         assert_eq!(names[0][KEPT_BYTES..], *"%-3");
         assert_ne!(names[0], names[1]);
@@ -91,11 +97,11 @@ mod tests {
     fn a_name_survives_as_text() {
         let every: Vec<u8> = (0..=255).collect();
         for name in [&every[..], b"pc.ram", b"", b"%", b"%41"] {
-            assert_eq!(parse_name(&name_text(name)).as_deref(), Some(name));
+            assert_eq!(parse_block_name(&block_name_text(name)).as_deref(), Some(name));
         }
-        assert_eq!(name_text(b"0000:00:02.0/vga.vram"), "0000:00:02.0/vga.vram");
+        assert_eq!(block_name_text(b"0000:00:02.0/vga.vram"), "0000:00:02.0/vga.vram");
         for wrong in ["%", "%4", "%+4", "%4g", "a b", "\u{e4}"] {
-            assert_eq!(parse_name(wrong), None, "{wrong}");
+            assert_eq!(parse_block_name(wrong), None, "{wrong}");
         }
     }
 }
