@@ -41,6 +41,14 @@ pub enum Backing<'a> {
     Huge,
     /// A regular file, shared. It cannot be write-protected on most file systems.
     File(&'a File),
+    /// A part of a regular file, private: what is written stays in memory, and what is not is the
+    /// file's. As QEMU's `memory-backend-file` with `share=off,readonly=on,rom=off`.
+    Private {
+        /// Need not be open for writing.
+        file: &'a File,
+        /// Where in the file, in bytes: a multiple of the page size.
+        offset: u64,
+    },
 }
 
 /// Memory of one's own, which threads may write while others read it.
@@ -85,6 +93,11 @@ impl Mapping {
             // SAFETY: as above; what the file's other users do to its bytes is what the atomics are for.
             unsafe { rustix::mm::mmap(std::ptr::null_mut(), length, memory, MapFlags::SHARED, fd, 0) }
         };
+        let private = |fd: BorrowedFd<'_>, offset| {
+            let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+            // SAFETY: as above.
+            unsafe { rustix::mm::mmap(std::ptr::null_mut(), length, memory, flags, fd, offset) }
+        };
         let address = match backing {
             Backing::Anonymous => anonymous(MapFlags::PRIVATE | MapFlags::NORESERVE)?,
             Backing::Huge => anonymous(MapFlags::PRIVATE | MapFlags::HUGETLB | MapFlags::HUGE_2MB)?,
@@ -94,6 +107,7 @@ impl Mapping {
                 shared(file.as_fd())?
             }
             Backing::File(file) => shared(file.as_fd())?,
+            Backing::Private { file, offset } => private(file.as_fd(), *offset)?,
         };
         let address = NonNull::new(address.cast()).ok_or(Errno::NOMEM)?;
         let shared = matches!(backing, Backing::Shared | Backing::File(_));
@@ -204,7 +218,7 @@ impl Mapping {
     }
 
     /// Drops the pages of a range: they are missing afterwards (`MADV_DONTNEED`, for shared memory
-    /// `MADV_REMOVE`), and zero if no one handles that.
+    /// `MADV_REMOVE`), and zero if no one handles that; of a private file they are the file's again.
     ///
     /// # Errors
     ///

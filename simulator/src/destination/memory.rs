@@ -3,6 +3,7 @@
 use crate::checks::{Fate, Violation, no_lost_page, no_page_twice, no_wrong_page};
 use crate::size::to_usize;
 use migration_stream::name_text;
+use std::ops::Range;
 
 /// A target page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +16,8 @@ enum State {
     Missing,
     /// Came in postcopy, but not all of its host page has.
     Partial,
+    /// Mapped from a file whose bytes are not what was saved.
+    Foreign,
 }
 
 /// A RAM block.
@@ -51,6 +54,23 @@ impl Memory {
     pub(super) fn add(&mut self, name: Vec<u8>, host_page_bytes: u64, expected: Vec<Option<Vec<u8>>>) {
         let states = vec![State::Old; expected.len()];
         self.blocks.push(Block { name, host_page_bytes, expected, states });
+    }
+
+    /// The pages of a block are what its file holds.
+    pub(super) fn map(&mut self, block: usize, bytes: &[u8]) {
+        let block = &mut self.blocks[block];
+        let pages = bytes.chunks(to_usize(self.page_bytes)).zip(&block.expected).zip(&mut block.states);
+        for ((page, saved), state) in pages {
+            let is_zero = page.iter().all(|&byte| byte == 0);
+            let right = saved.as_deref().map_or(is_zero, |saved| saved == page);
+            *state = if right { State::Right } else { State::Foreign };
+        }
+    }
+
+    /// Someone has written there, before the stream.
+    pub(super) fn copy(&mut self, block: usize, bytes: &Range<u64>) {
+        let pages = bytes.start / self.page_bytes..bytes.end.div_ceil(self.page_bytes);
+        self.blocks[block].states[to_usize(pages.start)..to_usize(pages.end)].fill(State::Old);
     }
 
     pub(super) fn find(&self, name: &[u8]) -> Result<usize, Violation> {
@@ -179,13 +199,14 @@ impl Memory {
     pub(super) fn verify(&self) -> Result<(), Violation> {
         for (number, block) in self.blocks.iter().enumerate() {
             for (page, state) in block.states.iter().enumerate() {
+                let place = || self.name(number, page as u64 * self.page_bytes);
                 let fate = match state {
+                    State::Foreign => return no_wrong_page(None, Some(&[1]), &place()),
                     State::Right => Fate::Came,
                     State::Old => Fate::Stale,
                     State::Partial => Fate::Half,
                     State::Missing => Fate::Missing,
                 };
-                let place = || self.name(number, page as u64 * self.page_bytes);
                 no_lost_page(fate, block.expected[page].is_none(), place)?;
             }
         }

@@ -18,6 +18,7 @@ use migration_stream::{
 };
 use snapshot_engine::Lane;
 use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
 
 /// What a destination is like.
 #[derive(Debug, Clone)]
@@ -140,6 +141,16 @@ impl Destination {
             requested: BTreeSet::new(),
             config,
         }
+    }
+
+    /// A block is mapped privately, from a file that holds these bytes.
+    pub fn map(&mut self, block: usize, bytes: &[u8]) {
+        self.memory.map(block, bytes);
+    }
+
+    /// Something has written to these bytes of a block.
+    pub fn copy(&mut self, block: usize, bytes: &Range<u64>) {
+        self.memory.copy(block, bytes);
     }
 
     /// How far it is.

@@ -4,6 +4,7 @@
 //! First safety: whatever fails, nothing wrong may come of it. Then the world heals, and the job
 //! must come to its end. A [`Finding`] names the seed, which replays it exactly.
 
+mod mapped;
 mod scenario;
 
 pub use scenario::{Scenario, Size};
@@ -88,7 +89,8 @@ impl Run {
             self.overwrite(&scenario, &image)?;
         }
         self.precopy(&scenario, &image)?;
-        self.postcopy(&scenario, &image)
+        self.postcopy(&scenario, &image)?;
+        self.mapped(&scenario, &image)
     }
 
     /// Runs a machine; a broken rule ends it all.

@@ -84,12 +84,17 @@ impl GuestMemory {
             MemoryKind::Huge if whole => Backing::Huge,
             MemoryKind::Anonymous | MemoryKind::Huge => Backing::Anonymous,
         };
-        let mapping = Arc::new(Mapping::new(length, &backing)?);
-        let pages = length / TARGET_PAGE_BYTES;
-        let dirty = (0..pages.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
-        self.blocks.push(Block { name: name.to_vec(), mapping, host_page, first_page: self.pages, dirty });
-        self.pages += pages as u64;
+        self.add_mapping(name, Mapping::new(length, &backing)?, host_page);
         Ok(())
+    }
+
+    /// Adds a block that is mapped already.
+    pub(super) fn add_mapping(&mut self, name: &[u8], mapping: Mapping, host_page: usize) {
+        let pages = mapping.length() / TARGET_PAGE_BYTES;
+        let dirty = (0..pages.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        let (name, mapping, first_page) = (name.to_vec(), Arc::new(mapping), self.pages);
+        self.blocks.push(Block { name, mapping, host_page, first_page, dirty });
+        self.pages += pages as u64;
     }
 
     /// The blocks.

@@ -9,6 +9,7 @@
 //!
 //! Both ends have blocking threads, as QEMU has; whatever may wait for the peer ends after a timeout.
 
+mod backend;
 pub mod bitmaps;
 mod channel;
 pub mod destination;
@@ -24,6 +25,7 @@ mod stream;
 mod vcpus;
 mod workload;
 
+pub use backend::FileBackend;
 pub use channel::{Address, Connection, Input, Listener, Output};
 pub use digest::{Digest, page_checksum};
 pub use error::Error;

@@ -7,6 +7,7 @@ mod explore;
 mod faults;
 mod identity;
 mod independent_reader;
+mod mapped;
 mod original_tool;
 mod postcopy;
 mod real;

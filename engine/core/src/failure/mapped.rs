@@ -10,6 +10,12 @@ pub enum MappedError {
         /// The name.
         block: Vec<u8>,
     },
+    /// The block does not lie in one piece of the file.
+    #[error("block \"{}\" is mapped, but the image has the dense layout", .block.escape_ascii())]
+    Dense {
+        /// The block's name.
+        block: Vec<u8>,
+    },
     /// What is mapped could be anything.
     #[error("the image's checksums do not count ({reason}), so what is mapped from it proves nothing")]
     Unverified {

@@ -36,7 +36,15 @@ impl Sent {
         {
             return Err(MappedError::Unverified { reason }.into());
         }
-        Self::of(mapped, reader.layout()).map_err(Failure::from)
+        let sent = Self::of(mapped, reader.layout())?;
+        let elsewhere = sent.mapped.keys().find(|&&block| reader.linear_base(block).is_none());
+        match elsewhere {
+            Some(&block) => {
+                let block = reader.layout().blocks()[block].name.clone();
+                Err(MappedError::Dense { block }.into())
+            }
+            None => Ok(sent),
+        }
     }
 
     fn of(mapped: &[MappedBlock], layout: &RamLayout) -> Result<Self, MappedError> {
@@ -161,7 +169,8 @@ mod tests {
             let walked = walk(&sent, 1, 16 * PAGE);
             for page in 0..16 {
                 let bytes = page * PAGE..(page + 1) * PAGE;
-                let touched = copied.iter().any(|range| range.start.max(bytes.start) < range.end.min(bytes.end));
+                let overlap = |range: &&Range<u64>| range.start.max(bytes.start) < range.end.min(bytes.end);
+                let touched = copied.iter().any(|range| overlap(&range));
                 let times = walked.iter().filter(|range| range.contains(&bytes.start)).count();
                 prop_assert_eq!(times, usize::from(touched), "page {} of {:?}", page, copied);
             }

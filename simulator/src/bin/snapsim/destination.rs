@@ -6,11 +6,13 @@ use clap::{ArgGroup, Args};
 use snapshot_engine::parse_bytes;
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 use vm_simulator::real::bitmaps::{Bitmap, BitmapRules, Node};
-use vm_simulator::real::destination::{self, DestinationConfig, Purpose};
-use vm_simulator::real::{Address, Connection, Digest, Listener, TARGET_PAGE_BYTES};
+use vm_simulator::real::destination::{self, DestinationConfig, DestinationOutcome, Purpose};
+use vm_simulator::real::{Address, Connection, Digest, FileBackend, Listener, TARGET_PAGE_BYTES};
 
 /// The longest digest file.
 const DIGEST_LIMIT_BYTES: u64 = 1 << 30;
@@ -61,6 +63,20 @@ pub(super) struct Arguments {
     /// Whose rules for dirty bitmaps
     #[arg(long, value_enum, default_value_t)]
     bitmap_rules: BitmapRules,
+    /// Map RAM from this image before the stream arrives, privately, as QEMU does with what
+    /// `snapinspect qemu-args` prints
+    #[arg(long, value_name = "IMAGE")]
+    mapped: Option<PathBuf>,
+    /// Map one RAM block from a file: the value of QEMU's -object memory-backend-file; may be repeated
+    #[arg(long, value_name = "OBJECT", value_parser = FileBackend::parse)]
+    object: Vec<FileBackend>,
+    /// Names a mapped block as RAM of the machine: QEMU's -numa node,memdev=BLOCK. Not looked at here;
+    /// whoever proves the mapping reads it
+    #[arg(long, value_name = "NODE", hide = true)]
+    numa: Vec<String>,
+    /// When everything has been compared and reported, stay until stdin ends
+    #[arg(long)]
+    stay: bool,
     #[command(flatten)]
     load: LoadArguments,
     #[command(flatten)]
@@ -104,7 +120,30 @@ fn read_digest(arguments: &Arguments) -> Result<Option<Digest>, Failure> {
     Digest::parse(&text, pages).map(Some).map_err(wrong)
 }
 
+/// Starts this program anew with a word of the command line for each RAM block of the image, where
+/// `qemu-snapshot` looks for them as it does with QEMU's; returns only if that fails.
+fn name_blocks(image: &Path) -> Failure {
+    let wrong = |error: io::Error| usage(format!("{}: {error}", image.display()));
+    let backends = match FileBackend::of_image(image) {
+        Ok(backends) => backends,
+        Err(error) => return wrong(error),
+    };
+    let words = |backend: &FileBackend| {
+        let node = format!("node,memdev={}", backend.id);
+        ["--object".to_owned(), backend.to_object(), "--numa".to_owned(), node]
+    };
+    let objects = backends.iter().flat_map(words);
+    let error = match std::env::current_exe() {
+        Ok(own) => Command::new(own).args(std::env::args_os().skip(1)).args(objects).exec(),
+        Err(error) => error,
+    };
+    usage(format!("start anew: {error}"))
+}
+
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    if let (Some(image), true) = (&arguments.mapped, arguments.object.is_empty()) {
+        return Err(name_blocks(image));
+    }
     let address = match (&arguments.from, &arguments.exec) {
         (Some(from), _) => from.clone(),
         (None, Some(command)) => Address::Exec(command.clone()),
@@ -113,6 +152,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let (timeout, faults) = (arguments.end.timeout(), arguments.end.faults());
     let config = DestinationConfig {
         memory: arguments.end.memory,
+        backends: arguments.object.clone(),
         host_page: arguments.end.host_page,
         load: arguments.load.load(),
         write_percent: arguments.writes,
@@ -136,7 +176,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         }
         _ => None,
     };
-    let outcome = destination::run(&config, |purpose| match (&listener, purpose) {
+    let meet = |purpose| match (&listener, purpose) {
         (Some(listener), _) => listener.accept(timeout, &faults),
         (None, Purpose::Main) => Connection::connect(&address, timeout, &faults),
         (None, Purpose::Recovery) => match &arguments.recover_exec {
@@ -144,10 +184,23 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
             None => Err(io::Error::new(io::ErrorKind::Unsupported, "give --recover-exec, or use unix:")),
         },
         (None, Purpose::Preempt) => Err(io::Error::new(io::ErrorKind::Unsupported, "--preempt needs unix:")),
+    };
+    let mut reported = Ok(());
+    destination::run_until(&config, meet, |outcome| {
+        reported = report(arguments, outcome, address == Address::Stdio);
+        if arguments.stay && reported.is_ok() {
+            // What arrives, and whether it can be read, does not matter: only its end does.
+            let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        }
     })?;
+    reported
+}
+
+/// Writes what was asked for of what was loaded.
+fn report(arguments: &Arguments, outcome: &DestinationOutcome, stdout_is_taken: bool) -> Result<(), Failure> {
     if let (Some(path), Some(digest)) = (&arguments.digest_out, &outcome.digest) {
         let written = std::fs::write(path, digest.to_text());
         written.map_err(|error| usage(format!("{}: {error}", path.display())))?;
     }
-    print(&outcome.report(), arguments.end.json, address == Address::Stdio)
+    print(&outcome.report(), arguments.end.json, stdout_is_taken)
 }

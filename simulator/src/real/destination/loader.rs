@@ -5,15 +5,18 @@ use super::DestinationConfig;
 use super::listen::out_of_order;
 use super::return_path::ReturnPath;
 use super::shared::{Shared, lock};
+use crate::real::backend::Mapped;
 use crate::real::bitmaps::Bitmaps;
 use crate::real::devices::sections_checksum;
 use crate::real::error::{Error, at};
 use crate::real::memory::{GuestMemory, TARGET_PAGE_BYTES, is_zero};
 use crate::real::stream::{End, Flow, Leader, RecordStream};
 use crate::size::to_usize;
+use background_snapshot::Mapping;
 use migration_stream::protocol::Incoming;
 use migration_stream::{
-    BlockList, Command, DiscardRange, Error as StreamError, ErrorKind, PostcopyAdvise, Record, name_text,
+    BlockList, Command, DiscardRange, Error as StreamError, ErrorKind, PostcopyAdvise, RamBlock, Record,
+    name_text,
 };
 use std::sync::{Arc, Mutex};
 
@@ -33,6 +36,8 @@ pub(super) struct Loader<'a> {
     pub(super) incoming: Arc<Mutex<Incoming>>,
     pub(super) back: Arc<Mutex<ReturnPath>>,
     pub(super) bitmaps: Arc<Mutex<Bitmaps>>,
+    /// Blocks that are there before the stream.
+    pub(super) mapped: Vec<Mapped>,
     pub(super) shared: Option<Arc<Shared>>,
     pub(super) leader: Leader,
     pub(super) advice: Option<PostcopyAdvise>,
@@ -48,6 +53,7 @@ impl<'a> Loader<'a> {
             incoming: Arc::default(),
             back: Arc::new(Mutex::new(back)),
             bitmaps: Arc::new(Mutex::new(bitmaps)),
+            mapped: Vec::new(),
             shared: None,
             leader: Leader::default(),
             advice: None,
@@ -121,6 +127,10 @@ impl<'a> Loader<'a> {
         for block in &list.blocks {
             let host_page = to_usize(block.host_page_size.unwrap_or(0));
             let host_page = host_page.max(self.config.host_page);
+            if let Some(mapping) = self.mapping_of(block)? {
+                memory.add_mapping(&block.idstr, mapping, host_page);
+                continue;
+            }
             let added = memory.add(&block.idstr, block.used_length, self.config.memory, host_page);
             added.map_err(at("memory of a RAM block"))?;
         }
@@ -130,6 +140,18 @@ impl<'a> Loader<'a> {
         let DestinationConfig { refuse_duplicates, preempt, .. } = *self.config;
         self.shared = Some(Arc::new(Shared::new(memory, incoming, back, refuse_duplicates, preempt)));
         Ok(())
+    }
+
+    /// The block's memory, if it was mapped before.
+    fn mapping_of(&mut self, block: &RamBlock) -> Result<Option<Mapping>, Error> {
+        let mut mapped = self.mapped.iter_mut().filter(|mapped| mapped.id == block.idstr);
+        let Some(mapping) = mapped.find_map(|mapped| mapped.mapping.take()) else { return Ok(None) };
+        let (found, expected) = (mapping.length() as u64, block.used_length);
+        if found != expected {
+            let name = name_text(&block.idstr);
+            return Err(Error::Wrong(format!("block \"{name}\": {expected} bytes, mapped are {found}")));
+        }
+        Ok(Some(mapping))
     }
 
     /// A page into memory that is not watched.
@@ -178,6 +200,10 @@ impl<'a> Loader<'a> {
             Command::Ping(value) => lock(&self.back).pong(*value),
             Command::PostcopyAdvise(advice) => {
                 self.advice = *advice;
+                if !self.mapped.is_empty() {
+                    // Pages that are discarded would be the file's again; QEMU 10.0 refuses such memory, too.
+                    return Err(refuse("RAM is mapped from a file, so pages cannot be missing".to_owned()));
+                }
                 match advice {
                     Some(advice) if advice.target_page_size != TARGET_PAGE_BYTES as u64 => {
                         let found = advice.target_page_size;

@@ -25,6 +25,7 @@ mod shared;
 
 pub use outcome::DestinationOutcome;
 
+use super::backend::FileBackend;
 use super::bitmaps::{BitmapRules, Bitmaps, Node};
 use super::channel::Connection;
 use super::digest::Digest;
@@ -63,6 +64,9 @@ pub enum Purpose {
 pub struct DestinationConfig {
     /// What RAM is made of.
     pub memory: MemoryKind,
+    /// Blocks that are mapped from files before the stream arrives: pages that it leaves out are
+    /// the file's.
+    pub backends: Vec<FileBackend>,
     /// Bytes of a host page at least.
     pub host_page: usize,
     /// What the guest touches.
@@ -99,6 +103,7 @@ impl Default for DestinationConfig {
     fn default() -> Self {
         Self {
             memory: MemoryKind::Anonymous,
+            backends: Vec::new(),
             host_page: TARGET_PAGE_BYTES,
             load: Load { workload: super::Workload::Idle, threads: 2, rate: 0, seed: 1 },
             write_percent: 0,
@@ -139,14 +144,32 @@ struct Guest {
 /// What a QEMU destination would fail with, and pages or devices that are not what they must be.
 pub fn run(
     config: &DestinationConfig,
-    mut meet: impl FnMut(Purpose) -> io::Result<Connection>,
+    meet: impl FnMut(Purpose) -> io::Result<Connection>,
 ) -> Result<DestinationOutcome, Error> {
+    run_until(config, meet, |_| ())
+}
+
+/// The same; `stay` is called when everything has been compared and was right, and RAM lasts until
+/// it returns.
+///
+/// # Errors
+///
+/// As of [`run`].
+pub fn run_until(
+    config: &DestinationConfig,
+    mut meet: impl FnMut(Purpose) -> io::Result<Connection>,
+    stay: impl FnOnce(&DestinationOutcome),
+) -> Result<DestinationOutcome, Error> {
+    // Whoever sends the stream may want to see it mapped.
+    let mapped = config.backends.iter().map(FileBackend::map).collect::<io::Result<Vec<_>>>();
+    let mapped = mapped.map_err(at("map RAM from a file"))?;
     let (input, output, child) = meet(Purpose::Main).map_err(at("connect"))?.split();
     let mut commands = Commands(Vec::from_iter(child));
     let start = Instant::now();
     let mut stream = RecordStream::new(input, config.options());
     let bitmaps = Bitmaps::new(config.bitmap_rules, config.nodes.clone());
     let mut loader = Loader::new(config, ReturnPath::new(output, config.faults.clone()), bitmaps);
+    loader.mapped = mapped;
     let mut outcome = DestinationOutcome::default();
     let result =
         load(&mut loader, &mut stream, &mut |purpose| commands.add(meet(purpose)?), start, &mut outcome);
@@ -164,6 +187,7 @@ pub fn run(
     outcome.bitmaps = lock(&loader.bitmaps).clone();
     commands.wait()?;
     outcome.verdict()?;
+    stay(&outcome);
     Ok(outcome)
 }
 
