@@ -7,6 +7,7 @@ use std::io::{self, BufReader, BufWriter, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use vm_simulator::real::{Digest, TARGET_PAGE_BYTES, page_checksum};
 use vm_simulator::{Vm, VmConfig};
 
 fn wait(mut child: Child, what: &str) -> Result<()> {
@@ -14,11 +15,12 @@ fn wait(mut child: Child, what: &str) -> Result<()> {
     if status.success() { Ok(()) } else { Err(format!("{what}: {status}").into()) }
 }
 
-pub(super) fn demo(cli: &Cli, tool: &Path, image: &Path) -> Result<()> {
+pub(super) fn demo(cli: &Cli, tool: &Path, image: &Path) -> Result<Digest> {
     let mut vm = Vm::new(VmConfig::background(cli.seed, cli.ram << 20, cli.nonzero));
 
     let start = Instant::now();
-    let mut save = Command::new(tool).arg("--create").arg(image).stdin(Stdio::piped()).spawn()?;
+    let mut save =
+        Command::new(tool).args(["--create", "--layout=linear"]).arg(image).stdin(Stdio::piped()).spawn()?;
     let mut stream = BufWriter::with_capacity(1 << 20, Counted(save.stdin.take().ok_or("no pipe")?, 0));
     let sent = vm.send(&mut stream);
     let stream_bytes = stream.into_inner().map(|counted| counted.1);
@@ -42,7 +44,16 @@ pub(super) fn demo(cli: &Cli, tool: &Path, image: &Path) -> Result<()> {
     println!("save              {:>8} MiB/s (generating the VM included)", rate(stream_bytes, saved));
     println!("revert            {:>8} MiB/s (comparing included)", rate(pages * 4096, reverted));
     println!("Every page and every device byte came back as it was saved.");
-    Ok(())
+    Ok(digest(&vm))
+}
+
+/// What RAM must be.
+fn digest(vm: &Vm) -> Digest {
+    let zero = page_checksum(&[0; TARGET_PAGE_BYTES]);
+    let checksum = |page: Option<Vec<u8>>| page.map_or(zero, |bytes| page_checksum(&bytes));
+    let blocks = vm.config().blocks.iter().enumerate();
+    let pages = |block| (0..vm.pages(block)).map(|page| checksum(vm.page(block, page))).collect();
+    Digest { blocks: blocks.map(|(block, (name, _))| (name.clone(), pages(block))).collect(), devices: None }
 }
 
 fn rate(bytes: u64, time: Duration) -> u64 {

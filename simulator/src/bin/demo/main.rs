@@ -1,19 +1,22 @@
 //! `cargo demo`: the main job without QEMU. A busy VM is saved in the background, the image is
 //! checked, the VM is reverted from it in postcopy, and every page that its guest finds is
-//! compared.
+//! compared. Then clones run from the image itself.
 
+mod clones;
 mod generated;
 mod real;
 
 use background_snapshot::Userfault;
 use clap::Parser;
+use clones::Origin;
 use std::env;
 use std::error::Error;
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use vm_simulator::real::Digest;
 
 /// Save a busy VM, check the image, revert it in postcopy, compare: without QEMU, or with --qemu on
 /// a real one.
@@ -28,6 +31,9 @@ struct Cli {
     /// Decides what the pages hold
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// How many clones run from the image at once
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(0..=1000))]
+    clones: u64,
     /// Where the image goes; removed in the end [default: a temporary folder]
     #[arg(long)]
     directory: Option<PathBuf>,
@@ -74,40 +80,67 @@ fn with_qemu() -> Result<()> {
     ])
 }
 
-/// The tool is in the folder of this program.
-fn tool() -> Result<PathBuf> {
-    cargo(&["build", "--release", "--package", "qemu-snapshot"])?;
+/// Builds a program; it is in the folder of this one.
+fn program(package: &str, name: &str) -> Result<PathBuf> {
+    cargo(&["build", "--release", "--package", package, "--bin", name])?;
     let own = std::env::current_exe()?;
-    let path = own.parent().unwrap_or(Path::new(".")).join("qemu-snapshot");
+    let path = own.parent().unwrap_or(Path::new(".")).join(name);
     if path.exists() { Ok(path) } else { Err(format!("{} was not built", path.display()).into()) }
 }
 
-/// The image, which goes when the demo ends.
-struct Image(PathBuf);
+/// A folder for the image, which goes when the demo ends. No one else may write in it: a record
+/// that the image was verified counts only there.
+struct Folder(PathBuf);
 
-impl Drop for Image {
-    fn drop(&mut self) {
-        // It may not have come to be.
-        let _ = fs::remove_file(&self.0);
+impl Folder {
+    fn new(parent: &Path) -> Result<Self> {
+        let path = parent.join(format!("qemu-snapshot-demo-{}", std::process::id()));
+        fs::DirBuilder::new().mode(0o700).create(&path)?;
+        Ok(Self(path))
     }
 }
 
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // There is no one to report to who could do more.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A word of a shell command.
+fn quoted(path: &Path) -> Result<String> {
+    let text = path.to_str().ok_or("the path is not text")?;
+    Ok(format!("'{}'", text.replace('\'', "'\\''")))
+}
+
+fn line(what: &str, text: &str) {
+    println!("{what:<22} {text}");
+}
+
 fn demo(cli: &Cli) -> Result<()> {
-    let tool = tool()?;
+    let tool = program("qemu-snapshot", "qemu-snapshot")?;
+    let snapsim = program("vm-simulator", "snapsim")?;
     eprintln!("demo: a VM with {} MiB of RAM; this takes some seconds for each GiB", cli.ram);
     let directory = cli.directory.clone().unwrap_or_else(std::env::temp_dir);
-    let image = Image(directory.join(format!("qemu-snapshot-demo-{}.qcow2", std::process::id())));
+    let folder = Folder::new(&directory)?;
+    let image = folder.0.join("vm.qcow2");
+    let digest = save_and_revert(cli, &tool, &image)?;
+    clones::demo(cli, &Origin { tool: &tool, snapsim: &snapsim, image: &image }, &digest)
+}
+
+/// The main job; what RAM and devices must be.
+fn save_and_revert(cli: &Cli, tool: &Path, image: &Path) -> Result<Digest> {
     if cli.generated {
-        return generated::demo(cli, &tool, &image.0);
+        return generated::demo(cli, tool, image);
     }
     match Userfault::open(0) {
-        Ok(_) => real::demo(cli, &tool, &image.0),
+        Ok(_) => real::demo(cli, tool, image),
         Err(error) => {
             eprintln!(
                 "demo: no userfaultfd ({error}), so without page faults: run as root, or set sysctl \
                  vm.unprivileged_userfaultfd=1, to see a guest at work"
             );
-            generated::demo(cli, &tool, &image.0)
+            generated::demo(cli, tool, image)
         }
     }
 }

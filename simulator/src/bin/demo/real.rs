@@ -1,31 +1,21 @@
 //! The demo with memory, threads and page faults: source under load, background snapshot,
 //! `qemu-snapshot`, image, postcopy revert, destination under load.
 
-use crate::{Cli, Result, check, size};
+use crate::{Cli, Result, check, line, quoted, size};
 use background_snapshot::{Strategy, Unpopulated};
 use std::path::Path;
 use std::time::Duration;
 use vm_simulator::real::destination::{self, DestinationConfig};
 use vm_simulator::real::source::{self, Mode, SourceConfig};
-use vm_simulator::real::{Address, Connection, Faults, Load, Times, Workload};
+use vm_simulator::real::{Address, Connection, Digest, Faults, Load, Times, Workload};
 
 /// No end is silent for that long.
 const TIMEOUT: Duration = Duration::from_secs(120);
 /// How long the destination's guest works on when everything is there.
 const RUN_FOR: Duration = Duration::from_millis(200);
 
-/// A word of a shell command.
-fn quoted(path: &Path) -> Result<String> {
-    let text = path.to_str().ok_or("the path is not text")?;
-    Ok(format!("'{}'", text.replace('\'', "'\\''")))
-}
-
 fn load(cli: &Cli, workload: Workload) -> Load {
     Load { workload, threads: 2, rate: 0, seed: cli.seed }
-}
-
-fn line(what: &str, text: &str) {
-    println!("{what:<22} {text}");
 }
 
 /// Microseconds.
@@ -44,7 +34,7 @@ fn rate(bytes: u64, time: Duration) -> u64 {
     u64::try_from((u128::from(bytes >> 10) * 1000 / time.as_millis().max(1)) >> 10).unwrap_or(0)
 }
 
-pub(super) fn demo(cli: &Cli, tool: &Path, image: &Path) -> Result<()> {
+pub(super) fn demo(cli: &Cli, tool: &Path, image: &Path) -> Result<Digest> {
     let (tool, image_word) = (quoted(tool)?, quoted(image)?);
     let exec = |command: String| {
         move || Connection::connect(&Address::Exec(command.clone()), TIMEOUT, &Faults::default())
@@ -59,7 +49,7 @@ pub(super) fn demo(cli: &Cli, tool: &Path, image: &Path) -> Result<()> {
         digest: true,
         ..SourceConfig::default()
     };
-    let saved = source::run(&config, exec(format!("exec {tool} --create {image_word}")))?;
+    let saved = source::run(&config, exec(format!("exec {tool} --create --layout=linear {image_word}")))?;
     let checked = check(image)?;
     let size = size(image)?;
     let config = DestinationConfig {
@@ -94,5 +84,5 @@ pub(super) fn demo(cli: &Cli, tool: &Path, image: &Path) -> Result<()> {
             reverted.verified, reverted.pages, reverted.wrong
         ),
     );
-    Ok(())
+    saved.digest.ok_or_else(|| "the source made no digest".into())
 }
