@@ -74,6 +74,13 @@ impl Version {
         self >= Self::V10_0
     }
 
+    /// Maps a part of a file privately without having it open for writing: `offset=` (since 8.1)
+    /// with `readonly=on,rom=off` (since 8.2).
+    #[must_use]
+    pub fn maps_read_only(self) -> bool {
+        self >= Self::V8_2
+    }
+
     /// Has the capability `postcopy-preempt` (since 7.1).
     #[must_use]
     pub fn has_preempt(self) -> bool {
