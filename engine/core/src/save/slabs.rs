@@ -400,8 +400,14 @@ fn runs(
     let is_written = |&page: &usize| valid.contains(page) && !(holes && is_zero(page));
     for page in (0..bytes.len() / page_bytes).filter(is_written) {
         let start = page * page_bytes;
+        // Pages that share a disk block are written together: each of two runs would write over the other.
+        let shares_block =
+            |run: &Range<usize>| (run.end - 1) / BUFFER_ALIGNMENT_BYTES == start / BUFFER_ALIGNMENT_BYTES;
         match runs.last_mut() {
-            Some(run) if start - run.end <= gap_bytes && (run.end / page_bytes..page).all(&is_zero) => {
+            Some(run)
+                if (start - run.end <= gap_bytes || shares_block(run))
+                    && (run.end / page_bytes..page).all(&is_zero) =>
+            {
                 bytes[run.end..start].fill(0);
                 run.end = start + page_bytes;
             }

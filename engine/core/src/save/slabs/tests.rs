@@ -3,7 +3,7 @@ use snapshot_image::{Geometry, Identity, ImageBlock, RamLayout};
 
 const PAGE_BYTES: usize = 4096;
 
-/// Slabs of 256 pages, with what is around them in a save.
+/// Slabs of 1 MiB, with what is around them in a save.
 struct Bed {
     slabs: Slabs,
     pool: Pool,
@@ -115,4 +115,30 @@ fn nothing_is_written_for_zero_pages_of_a_linear_image() {
     assert_eq!(bed.write(&[0, 2, 3, 5], 1), [vec![(0, 1)], vec![(2, 1), (3, 1)], vec![(5, 1)]]);
     assert_eq!(bed.write(&[3], 0), [[(3, 0)]], "what was there is written over");
     assert_eq!(bed.write(&[2, 4], 4), [[(2, 4)], [(4, 4)]]);
+}
+
+/// Boards of 32-bit ARM have pages of 1 KiB: four of them share a disk block.
+#[test]
+fn small_pages_of_one_block_are_written_together() {
+    let set = |pages: &[usize]| {
+        let mut set = PageSet::new(32);
+        pages.iter().for_each(|&page| set.insert(page));
+        set
+    };
+    for gaps in [Gaps::Fill(GAP_BYTES), Gaps::Fill(0), Gaps::Holes] {
+        let mut bytes = vec![7; 32 << 10];
+        let valid = set(&[0, 1, 2, 9, 17, 18]);
+        let runs = runs(&valid, 1024, &mut bytes, gaps, |page| ![0, 2, 9, 18].contains(&page));
+        let expected = match gaps {
+            Gaps::Fill(GAP_BYTES) => vec![0..20 << 10],
+            _ => vec![0..4 << 10, 8 << 10..12 << 10, 16 << 10..20 << 10],
+        };
+        assert_eq!(runs, expected, "{gaps:?}");
+        for page in [0, 2, 9, 18] {
+            assert!(
+                bytes[page << 10..(page + 1) << 10].iter().all(|&byte| byte == 7),
+                "{gaps:?}: page {page}"
+            );
+        }
+    }
 }
