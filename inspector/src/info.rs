@@ -33,6 +33,8 @@ pub(crate) struct Block {
 pub(crate) struct Image {
     pub(crate) uuid: Option<String>,
     pub(crate) created_unix_s: Option<u64>,
+    /// How RAM lies in the file (`linear`, `dense`), where that is verified.
+    pub(crate) layout: Option<String>,
     pub(crate) verified: bool,
     /// Why it cannot be verified.
     pub(crate) unverified_because: Option<String>,
@@ -186,6 +188,7 @@ fn of_image(info: &mut Info, name: &str, file: &FileRange, options: &OpenOptions
     info.image = Some(Image {
         uuid: snapshot.uuid.as_ref().map(snapshot_engine::uuid_text),
         created_unix_s: snapshot.created_unix_s,
+        layout: crate::linear::layout(&reader).map(|layout| layout.to_string()),
         verified: reason.is_none(),
         unverified_because: reason,
         nonzero_bytes: snapshot.nonzero_pages.map(|pages| pages * u64::from(layout.page_size())),

@@ -19,6 +19,7 @@ mod hint;
 mod info;
 pub mod input;
 mod line;
+mod linear;
 mod machines;
 mod map;
 mod pages;

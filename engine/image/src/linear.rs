@@ -24,6 +24,15 @@ pub enum Layout {
     Linear,
 }
 
+impl std::fmt::Display for Layout {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Dense => "dense",
+            Self::Linear => "linear",
+        })
+    }
+}
+
 impl Layout {
     /// What the header extension says: where RAM begins in the file, or 0.
     pub(crate) fn of(ram_at: u64) -> Self {

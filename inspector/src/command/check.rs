@@ -32,25 +32,29 @@ impl Findings<'_> {
         }
     }
 
-    fn summary(&mut self) -> Result<u8, Error> {
+    fn summary(&mut self, layout: Option<snapshot_image::Layout>) -> Result<u8, Error> {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
         let [notes, warnings, errors] = self.counts;
         match self.format {
             Format::Text => self.output.line(&format!(
-                "{}: {}, {}, {}",
+                "{}: {}, {}, {}{}",
                 crate::escape::terminal(self.file.as_os_str().as_encoded_bytes()),
                 plural(errors, "error"),
                 plural(warnings, "warning"),
-                plural(notes, "note")
+                plural(notes, "note"),
+                layout.map_or_else(String::new, |layout| format!("; {layout} layout"))
             ))?,
-            Format::Json => self.output.line(
-                &serde_json::json!({
+            Format::Json => {
+                let mut summary = serde_json::json!({
                     "type": "summary", "errors": errors, "warnings": warnings, "notes": notes,
-                })
-                .to_string(),
-            )?,
+                });
+                if let Some(layout) = layout {
+                    summary["layout"] = layout.to_string().into();
+                }
+                self.output.line(&summary.to_string())?;
+            }
             Format::Github => {}
         }
         self.output.flush()?;
@@ -63,29 +67,30 @@ pub(super) fn run(args: &CheckArgs) -> Result<u8, Error> {
     let mut output = Output::stdout();
     let mut findings =
         Findings { output: &mut output, format: args.format, file: &args.file, counts: [0; 3], failed: None };
-    examine(&args.file, &options, &mut |found| findings.take(&found))?;
-    findings.summary()
+    let layout = examine(&args.file, &options, &mut |found| findings.take(&found))?;
+    findings.summary(layout)
 }
 
-/// Everything that is checked of a file.
+/// Everything that is checked of a file. Returns the layout of an image, where it is known.
 pub(super) fn examine(
     path: &Path,
     options: &OpenOptions,
     mut take: &mut dyn FnMut(Finding),
-) -> Result<(), Error> {
+) -> Result<Option<snapshot_image::Layout>, Error> {
     let opened = open(path, options)?;
     let mut broken = false;
+    let mut layout = None;
     if let Some(file) = &opened.image
         && opened.snapshots.is_empty()
     {
-        image::check(&opened.name, file, options, &mut |found| {
+        layout = image::check(&opened.name, file, options, &mut |found| {
             broken |= found.level == Level::Error;
             take(found);
         })?;
     }
     // What a damaged image would revert to is no stream to judge, and its tables are none to follow.
     if broken {
-        return Ok(());
+        return Ok(layout);
     }
     if let Some(file) = &opened.image {
         refcounts::check(&opened.name, file, &mut take)?;
@@ -93,5 +98,5 @@ pub(super) fn examine(
     let mut checker = Checker::new(&opened, &mut take);
     walk(opened, options, &mut checker, progress::bar())?;
     checker.finish();
-    Ok(())
+    Ok(layout)
 }

@@ -3,11 +3,12 @@
 use crate::error::Error;
 use crate::hint::image_text;
 use crate::input::OpenOptions;
+use crate::linear;
 use crate::machines::{ImageReadError, open_snapshot as open, read_part};
 use crate::size::to_usize;
 use crate::source::{FileRange, RandomAccess};
 use crate::walk::{Finding, Level};
-use snapshot_image::{SnapshotReader, Verification};
+use snapshot_image::{Layout, SnapshotReader, Verification};
 
 /// A value that an image has.
 pub(super) enum Fact {
@@ -55,20 +56,19 @@ pub(super) fn lines(name: &str, file: &FileRange, options: &OpenOptions) -> Resu
         ],
     )];
     for (number, block) in layout.blocks().iter().enumerate() {
-        lines.push((
-            "image_block",
-            vec![
-                ("name", Fact::Text(crate::escape::json_text(&block.name))),
-                ("bytes", Fact::Number(block.used_length)),
-                ("guest_offset", Fact::Number(layout.guest(number, 0).0)),
-            ],
-        ));
+        let mut facts = vec![
+            ("name", Fact::Text(crate::escape::json_text(&block.name))),
+            ("bytes", Fact::Number(block.used_length)),
+            ("guest_offset", Fact::Number(layout.guest(number, 0).0)),
+        ];
+        facts.extend(reader.linear_base(number).map(|base| ("file_offset", Fact::Number(base.0))));
+        lines.push(("image_block", facts));
     }
     Ok(lines)
 }
 
 /// Verifies the container, its tables, every checksum and every page, and goes on behind pages that
-/// are damaged.
+/// are damaged. Returns the image's layout, where it is known.
 ///
 /// # Errors
 ///
@@ -78,38 +78,50 @@ pub(super) fn check(
     file: &FileRange,
     options: &OpenOptions,
     found: &mut dyn FnMut(Finding),
-) -> Result<(), Error> {
-    match verify(file, options, found) {
+) -> Result<Option<Layout>, Error> {
+    let mut layout = None;
+    match verify(file, options, &mut layout, found) {
         Err(ImageReadError::Image(error)) => {
             found(Finding::new(Level::Error, None, "image", image_text(&error)));
-            Ok(())
         }
-        done => done.map_err(|error| error.of_file(name)),
+        done => done.map_err(|error| error.of_file(name))?,
     }
+    Ok(layout)
 }
 
 fn verify(
     file: &FileRange,
     options: &OpenOptions,
+    layout: &mut Option<Layout>,
     found: &mut dyn FnMut(Finding),
 ) -> Result<(), ImageReadError> {
     let mut reader = open(file, options.reading())?;
+    *layout = linear::layout(&reader);
     if let Verification::Unverified(why) = reader.snapshot().verification.clone() {
         let level = if options.allow_unverified { Level::Note } else { Level::Warning };
         found(Finding::new(level, None, "image", format!("nothing can be verified: {why}")));
     }
-    match pages(&mut reader, file, found) {
-        Ok(0..=MAX_REPORTED) => {}
-        Ok(damaged) => {
-            let text = format!("{damaged} pages are damaged; the first {MAX_REPORTED} are listed");
-            found(Finding::new(Level::Error, None, "image", text));
-        }
-        Err(ImageReadError::Image(error)) => {
-            found(Finding::new(Level::Error, None, "image", image_text(&error)));
-        }
-        Err(error) => return Err(error),
-    }
+    let damaged = pages(&mut reader, file, found);
+    judge(damaged, "are damaged", found)?;
+    let not_zero = linear::check_zeros(&mut reader, file, MAX_REPORTED, found);
+    judge(not_zero, "are zero, and have other bytes in their places", found)?;
     reader.ask_with(|at, length| read_part(file, at, length), SnapshotReader::finish)
+}
+
+/// Says how many pages were wrong if not all have been told, or why none could be looked at.
+fn judge(
+    wrong: Result<u64, ImageReadError>,
+    are: &str,
+    found: &mut dyn FnMut(Finding),
+) -> Result<(), ImageReadError> {
+    let text = match wrong {
+        Ok(0..=MAX_REPORTED) => return Ok(()),
+        Ok(pages) => format!("{pages} pages {are}; the first {MAX_REPORTED} are listed"),
+        Err(ImageReadError::Image(error)) => image_text(&error),
+        Err(error) => return Err(error),
+    };
+    found(Finding::new(Level::Error, None, "image", text));
+    Ok(())
 }
 
 /// Reads every page that is there; returns how many are damaged.

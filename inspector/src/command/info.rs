@@ -141,6 +141,8 @@ fn what(facts: &Info, metadata: Option<&Metadata>) -> Vec<String> {
     if !facts.packed.is_empty() {
         words.push(format!("packed with {}", facts.packed.join(", ")));
     }
+    let layout = facts.image.as_ref().and_then(|image| image.layout.as_ref());
+    words.extend(layout.map(|layout| format!("{layout} layout")));
     if let Some(metadata) = metadata.filter(|metadata| metadata.is_file()) {
         words.push(format!("{} long", size_text(metadata.len())));
         words.push(format!("{} on disk", size_text(metadata.blocks() * 512)));

@@ -5,6 +5,7 @@ use crate::cli::StatArgs;
 use crate::error::Error;
 use crate::escape::{json_line, terminal};
 use crate::input::open;
+use crate::linear;
 use crate::presence::Presence;
 use crate::progress;
 use crate::stat::{Counter, SectionStat, Stat};
@@ -20,9 +21,15 @@ const COMMANDS_COLUMN: usize = 10;
 pub(super) fn run(args: &StatArgs) -> Result<u8, Error> {
     let options = args.input.options();
     let opened = open(&args.file, &options)?;
+    let image = opened.image.as_ref().filter(|_| opened.snapshots.is_empty());
+    let layout = match image {
+        Some(file) => linear::layout_of(&opened.name, file, options.reading())?,
+        None => None,
+    };
     let mut counter = Counter::new(opened.kind.name());
     walk(opened, &options, &mut counter, progress::bar())?;
-    let stat = counter.finish();
+    let mut stat = counter.finish();
+    stat.layout = layout.map(|layout| layout.to_string());
     let mut output = Output::stdout();
     if args.json {
         let json = serde_json::to_string(&stat).map_err(|error| Error::Usage(error.to_string()))?;
@@ -45,7 +52,8 @@ fn text(stat: &Stat, output: &mut Output) -> Result<(), Error> {
         size => format!("{size} ({} bytes)", count(stat.bytes)),
     };
     let page_size = size_text(stat.page_size.into());
-    output.line(&format!("{}: {size}, machine {machine}, pages of {page_size}", stat.kind))?;
+    let layout = stat.layout.as_ref().map_or_else(String::new, |layout| format!(", {layout} layout"));
+    output.line(&format!("{}: {size}, machine {machine}, pages of {page_size}{layout}", stat.kind))?;
     blocks(stat, output)?;
     let order = stat.order;
     output.line(&format!(

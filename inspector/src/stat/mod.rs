@@ -73,6 +73,9 @@ pub struct OrderStat {
 pub struct Stat {
     /// What the input is.
     pub kind: &'static str,
+    /// How RAM lies in an image (`linear`, `dense`), where that is verified.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layout: Option<String>,
     /// Machine type, escaped.
     pub machine: Option<String>,
     /// Target page size in bytes.

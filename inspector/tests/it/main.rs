@@ -15,6 +15,7 @@ mod image;
 mod io_errors;
 mod lazy_refcounts;
 mod libvirt;
+mod linear;
 mod nodes;
 mod output_files;
 mod people;
