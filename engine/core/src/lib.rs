@@ -18,6 +18,7 @@ mod bits;
 mod block_name;
 pub mod blocking;
 mod failure;
+pub mod identity;
 mod ids;
 pub mod machine;
 mod memory;

@@ -15,10 +15,12 @@
 //! * At most one [`Action::ReadInput`] is under way. A machine that asks for none has paused its input.
 //! * After [`Action::Finish`] the driver performs nothing more and asks for the outcome.
 
+use crate::identity::Assigned;
 use crate::pool::{BufferId, Pool};
 use snapshot_image::HostOffset;
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Names one operation under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -87,8 +89,13 @@ pub enum Lane {
 }
 
 /// Something that the user may want to know at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Milestone {
+    /// The guest is a clone: these NICs get other addresses, the others keep theirs.
+    Identity {
+        /// Each NIC with its old and its new address.
+        assigned: Arc<[Assigned]>,
+    },
     /// The devices are on their way, and the destination asks for the pages that they touch. Should
     /// it fail while it loads them, there is no guest yet and nothing to be recovered.
     Serving {

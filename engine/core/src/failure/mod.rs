@@ -13,6 +13,7 @@ pub use mapped::MappedError;
 pub use return_path::{ReturnPathError, ReturnPathErrorKind};
 pub use unsupported::{Region, Unsupported};
 
+use crate::identity::IdentityError;
 use crate::machine::IoError;
 use crate::memory::OutOfMemory;
 use crate::text::uuid_text;
@@ -118,6 +119,9 @@ pub enum Failure {
     /// What the destination has mapped cannot be left out.
     #[error(transparent)]
     Mapped(#[from] MappedError),
+    /// The guest cannot be given the identity of a clone.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// A recovery from another snapshot than the one whose postcopy was interrupted, or from one
     /// that may be another one.
     #[error("recovery of snapshot {}: {}; two guests must not mix", uuid_text(.wanted), what_is_there(.found.as_ref()))]

@@ -2,6 +2,7 @@
 
 use super::mapped::MappedBlock;
 use super::postcopy::{PostcopyConfig, PostcopySummary};
+use crate::identity::IdentityConfig;
 use snapshot_image::Verification;
 
 /// Configuration of a revert.
@@ -23,6 +24,8 @@ pub struct RevertConfig {
     pub loading_timeout_ms: Option<u64>,
     /// What the destination has mapped from the image, as was proved: it is not sent.
     pub mapped: Vec<MappedBlock>,
+    /// The guest is a clone: which of its NICs get other addresses.
+    pub identity: Option<IdentityConfig>,
     /// The guest runs before all its pages are there.
     pub postcopy: Option<PostcopyConfig>,
 }
@@ -40,6 +43,7 @@ impl RevertConfig {
             timeout_ms: None,
             loading_timeout_ms: None,
             mapped: Vec::new(),
+            identity: None,
             postcopy: None,
         }
     }

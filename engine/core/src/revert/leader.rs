@@ -2,6 +2,7 @@
 
 use super::emit::Emitter;
 use crate::failure::Failure;
+use crate::identity::{self, Assigned, IdentityConfig};
 use migration_stream::{Decoder, Options, PageSize, Record, SectionId, Step, device_tail};
 use snapshot_image::{Snapshot, SnapshotReader};
 
@@ -44,10 +45,21 @@ impl Leader {
         Emitter::new(self.ram, self.decoder.has_footers().unwrap_or(false), self.decoder.page_size().bytes())
     }
 
-    /// The device sections alone, without end mark and vmdesc.
-    pub(crate) fn devices<'a>(&self, snapshot: &'a Snapshot) -> Result<&'a [u8], Failure> {
-        let (eof, _) = device_tail::end(&snapshot.tail, 0, &self.decoder)?;
-        Ok(&snapshot.tail[..eof])
+    /// The device sections of `tail` alone, without end mark and vmdesc.
+    pub(crate) fn devices<'a>(&self, tail: &'a [u8]) -> Result<&'a [u8], Failure> {
+        let (eof, _) = device_tail::end(tail, 0, &self.decoder)?;
+        Ok(&tail[..eof])
+    }
+
+    /// The device tail of a clone, and what is new in it.
+    pub(crate) fn clone_tail(
+        &self,
+        snapshot: &Snapshot,
+        identity: &IdentityConfig,
+    ) -> Result<(Vec<u8>, Vec<Assigned>), Failure> {
+        let mut tail = snapshot.tail.clone();
+        let assigned = identity::rewrite(&mut tail, &self.decoder, identity)?;
+        Ok((tail, assigned))
     }
 
     /// Name of the machine type, where the leader tells it.

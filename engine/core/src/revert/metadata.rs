@@ -80,10 +80,17 @@ impl OpeningImage {
 #[derive(Debug)]
 pub(crate) struct Image {
     pub(crate) reader: SnapshotReader,
+    /// The device tail of a clone; none where it is sent as it was saved.
+    pub(crate) clone_tail: Option<Vec<u8>>,
     pub(crate) reads: MetadataReads,
 }
 
 impl Image {
+    /// The device tail that is sent.
+    pub(crate) fn tail(&self) -> &[u8] {
+        self.clone_tail.as_ref().unwrap_or(&self.reader.snapshot().tail)
+    }
+
     /// As [`MetadataReads::read`].
     pub(crate) fn read(
         &mut self,

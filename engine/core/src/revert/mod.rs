@@ -30,7 +30,8 @@ mod precopy;
 mod ring;
 
 use crate::failure::{Doing, Failure, MappedError};
-use crate::machine::{Action, Completed, Event, Header, IoError, IoId, Lane, Machine};
+use crate::identity::IdentityError;
+use crate::machine::{Action, Completed, Event, Header, IoError, IoId, Lane, Machine, Milestone};
 use crate::pool::Pool;
 use crate::progress::Progress;
 pub use config::{RevertConfig, RevertSummary};
@@ -185,7 +186,7 @@ impl RevertMachine {
                 Lookup::Need(at, length) => read_metadata(&mut opening.reads, at, length, output, pool),
                 Lookup::Ready(reader) => {
                     let reads = std::mem::take(&mut opening.reads);
-                    self.begin(Image { reader, reads }).map(|()| true)
+                    self.begin(Image { reader, clone_tail: None, reads }).map(|()| true)
                 }
             },
             Phase::Precopy(image, precopy) => {
@@ -205,7 +206,7 @@ impl RevertMachine {
                 Lookup::Ready(()) => {
                     let snapshot = image.reader.snapshot();
                     output.send(Lane::Main, Header::Long(snapshot.third.clone()), None);
-                    output.send(Lane::Main, Header::Long(snapshot.tail.clone()), None);
+                    output.send(Lane::Main, Header::Long(image.tail().to_vec()), None);
                     self.drain();
                     Ok(true)
                 }
@@ -231,9 +232,22 @@ impl RevertMachine {
         }
     }
 
+    /// Gives a clone the addresses that it is to have.
+    fn give_identity(&mut self, leader: &Leader, image: &mut Image) -> Result<(), Failure> {
+        let Some(identity) = &self.config.identity else { return Ok(()) };
+        if self.recovers() {
+            return Err(IdentityError::Recovery.into());
+        }
+        let (tail, assigned) = leader.clone_tail(image.reader.snapshot(), identity)?;
+        image.clone_tail = Some(tail);
+        self.output.actions.push_back(Action::Announce(Milestone::Identity { assigned: assigned.into() }));
+        Ok(())
+    }
+
     /// The image is open: sends the leader.
-    fn begin(&mut self, image: Image) -> Result<(), Failure> {
+    fn begin(&mut self, mut image: Image) -> Result<(), Failure> {
         let leader = Leader::walk(&image.reader, &self.config.stream)?;
+        self.give_identity(&leader, &mut image)?;
         if self.config.postcopy.is_some() && !self.config.mapped.is_empty() {
             return Err(MappedError::Postcopy.into());
         }

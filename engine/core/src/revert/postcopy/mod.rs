@@ -314,7 +314,7 @@ impl Postcopy {
         let snapshot = image.reader.snapshot();
         let mut package = Vec::new();
         put_command(&mut package, &Command::PostcopyListen);
-        package.extend_from_slice(self.leader.devices(snapshot)?);
+        package.extend_from_slice(self.leader.devices(image.tail())?);
         put_command(&mut package, &Command::Ping(PING_LOADED));
         put_command(&mut package, &Command::PostcopyRun);
         let mut out = Vec::new();
