@@ -222,6 +222,14 @@ impl Channel {
         poll(&mut [PollFd::new(input, PollFlags::IN)], Some(&timespec(time))).is_ok_and(|ready| ready > 0)
     }
 
+    /// Waits until the peer of a socket closes it, at most for this time.
+    pub(crate) fn wait_closed(&self, time: Duration) {
+        if let Some(output) = &self.output {
+            // Errors and hang-ups are told unasked.
+            let _ = poll(&mut [PollFd::new(output, PollFlags::RDHUP)], Some(&timespec(time)));
+        }
+    }
+
     /// Something can be sent back.
     #[must_use]
     pub fn can_answer(&self) -> bool {

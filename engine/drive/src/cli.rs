@@ -3,6 +3,7 @@
 use crate::block_options::ImageSpec;
 use crate::channel::Uri;
 use crate::command::Command;
+use crate::identity::IdentityArgs;
 use crate::mapped::{Blocks, Verify};
 use crate::trace::Pattern;
 use clap::builder::{OsStringValueParser, TypedValueParser};
@@ -109,6 +110,10 @@ pub struct Cli {
     /// Verify these blocks, by their numbers, of the image on stdin, of which a revert has started a guest
     #[arg(long, hide = true, value_name = "NUMBER", num_args = 1.., value_delimiter = ',', require_equals = true, conflicts_with_all = ["revert", "create", "uri"])]
     pub verify_running: Vec<usize>,
+
+    /// Whose NICs the guest has.
+    #[command(flatten)]
+    pub identity: IdentityArgs,
 
     /// Revert an image whose checksums are missing, or that another program has opened for writing since
     #[arg(long, requires = "revert")]

@@ -1,5 +1,6 @@
 //! What a user of this program can do about a failure: the engine's errors name none of its options.
 
+use snapshot_engine::identity::IdentityError;
 use snapshot_engine::{Failure, HostPagesError, Unsupported};
 use snapshot_image::{Feature, ImageError};
 
@@ -20,6 +21,7 @@ pub(crate) fn hint(failure: &Failure) -> Option<String> {
             "--recover names the snapshot that the paused guest was started from"
         }
         Failure::HostPages(HostPagesError::UnknownBlock { .. }) => "--host-page=BLOCK:SIZE names a RAM block",
+        Failure::Identity(error) => identity_hint(error)?,
         Failure::HostPages(_) => "--host-page=BLOCK:SIZE gives the destination's",
         Failure::WrongImage(error) if is_damage(error) => {
             "`snapinspect check IMAGE` lists all damage; revert from a copy, or save again"
@@ -29,6 +31,23 @@ pub(crate) fn hint(failure: &Failure) -> Option<String> {
         _ => return None,
     };
     Some(hint.to_owned())
+}
+
+/// What can be ordered instead for NICs.
+fn identity_hint(error: &IdentityError) -> Option<&'static str> {
+    Some(match error {
+        IdentityError::NoVmdesc | IdentityError::Sections(_) => {
+            "--keep-identity reverts with the MACs as they are"
+        }
+        IdentityError::Undecided { .. } => {
+            "--mac=DEVICE=MAC, --new-identity or --keep-identity=DEVICE decides"
+        }
+        IdentityError::Unproved { .. } => "--keep-identity=DEVICE reverts with the MAC as it is",
+        IdentityError::OfTheDestination { .. } => {
+            "--mac=DEVICE=MAC names it, --keep-identity=DEVICE keeps the saved one"
+        }
+        _ => return None,
+    })
 }
 
 /// What `qemu-img` can do for an image that it made.

@@ -5,6 +5,7 @@ use crate::channel::Channel;
 use crate::cli::Cli;
 use crate::disk::DiskQueue;
 use crate::event_loop::{Driver, run};
+use crate::identity::Hook;
 use crate::image_file::ImageFile;
 use crate::last_resort::{Guarded, has_destination, has_source, or_end};
 use crate::mapped::MappedRevert;
@@ -21,6 +22,7 @@ use snapshot_engine::{
 };
 use snapshot_image::{Geometry, Identity, Layout, ReadOptions};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long a source that is really one takes until its stream begins: QEMU writes the header at once.
@@ -197,6 +199,15 @@ fn open_for_save(
     Ok((image, disk))
 }
 
+/// A revert that is done.
+#[derive(Debug, Clone)]
+pub struct Reverted {
+    /// What was sent.
+    pub summary: RevertSummary,
+    /// The guest's drivers have been told of their new addresses, as far as can be known.
+    pub drivers_told: bool,
+}
+
 /// Sends the image's snapshot to the channel; `announce` is told of milestones, with the time since
 /// the start, `inform` of what was found, `warn` of what may be wrong.
 ///
@@ -208,13 +219,14 @@ pub fn revert(
     mut announce: impl FnMut(Milestone, Duration),
     inform: impl FnMut(&str),
     mut warn: impl FnMut(&str),
-) -> Result<RevertSummary, Failure> {
+) -> Result<Reverted, Failure> {
     let start = Instant::now();
     if let (Some(uuid), Some(_)) = (&cli.recover, &cli.uri) {
         // QEMU 7.2 ends, and the guest with it, when a recovery connection breaks before it has
         // resumed: what can be known to be wrong must be known before there is a connection.
         check_recovery(cli, uuid)?;
     }
+    let mut hook = Hook::new(cli);
     let signals = Signals::new().map_err(Failure::refused)?;
     signals.catch();
     let timeout = cli.timeout.map(Duration::from_secs);
@@ -231,6 +243,9 @@ pub fn revert(
         // Whoever waits at a pipe has to see this as any other error.
         Ok(_) if cli.preempt && !channel.is_preempt() => {
             Err(Failure::refused("--preempt needs a second connection: --uri=unix:PATH"))
+        }
+        Ok(_) if hook.is_wanted() && !channel.can_answer() => {
+            Err(Failure::refused("--mac-hook is for a guest that runs, and the output is a file"))
         }
         opened => opened,
     };
@@ -260,7 +275,14 @@ pub fn revert(
         &mut machine,
         (&mut driver, &signals),
         |machine| display.show(machine.progress()),
-        |milestone| announce(milestone, start.elapsed()),
+        |milestone| {
+            match &milestone {
+                Milestone::Identity { assigned } => hook.assigned(Arc::clone(assigned)),
+                Milestone::Running { .. } => hook.guest_runs(),
+                Milestone::Serving { .. } | Milestone::Resumed { .. } => {}
+            }
+            announce(milestone, start.elapsed());
+        },
     );
     display.end();
     result?;
@@ -271,8 +293,10 @@ pub fn revert(
     };
     let summary = machine.outcome()?;
     stored.map_err(Failure::refused)?;
+    // The guest runs: its drivers are told before anything else is done about it.
+    let told = hook.end(&driver.channel);
     mapped.map_or(Ok(()), |mapped| mapped.finish(cli.uri.is_none(), warn))?;
-    Ok(summary)
+    told.map(|drivers_told| Reverted { summary, drivers_told })
 }
 
 /// What the destination has mapped from the image, if that is to be left out.
@@ -310,6 +334,7 @@ fn open_for_revert(
     let spec = cli.image_spec().map_err(Failure::refused)?;
     let image = ImageFile::open_for_revert(&spec).map_err(Failure::refused)?;
     config.image_length_bytes = image.length_bytes().map_err(Failure::refused)?.unwrap_or(0);
+    config.identity = cli.identity.config()?;
     if let Some(postcopy) = &mut config.postcopy
         && !cli.no_hot_set
         && cli.recover.is_none()

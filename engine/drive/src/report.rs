@@ -7,8 +7,10 @@ use crate::hint::{hint, is_damage};
 use crate::unpack::UnpackSummary;
 use crate::words::say;
 use serde_json::{Value, json};
+use snapshot_engine::identity::Assigned;
 use snapshot_engine::{Class, Failure, RevertSummary, SaveSummary, error_text, size_text, uuid_text};
 use snapshot_image::{ImageError, Verification};
+use std::cell::Cell;
 use std::time::Instant;
 
 /// Writes a line of JSON to stderr.
@@ -22,6 +24,8 @@ pub struct Report {
     json: bool,
     image: String,
     start: Instant,
+    /// There are new MACs of which nothing has been said since the guest runs.
+    new_macs: Cell<bool>,
 }
 
 impl Report {
@@ -39,7 +43,12 @@ impl Report {
 
     fn about(progress: ProgressMode, image: Result<ImageSpec, SpecError>) -> Self {
         let image = image.map_or_else(|_| String::new(), |spec| spec.path.display().to_string());
-        Self { json: progress == ProgressMode::Json, image, start: Instant::now() }
+        Self {
+            json: progress == ProgressMode::Json,
+            image,
+            start: Instant::now(),
+            new_macs: Cell::new(false),
+        }
     }
 
     fn line(&self, level: &str, text: &str) {
@@ -105,6 +114,28 @@ impl Report {
             uuid_text(&summary.uuid),
             self.time(),
         ));
+    }
+
+    /// NICs of the guest have new addresses.
+    pub fn identity(&self, assigned: &[Assigned]) {
+        self.new_macs.set(!assigned.is_empty());
+        for Assigned { device, old, new } in assigned {
+            if self.json {
+                let (old, new) = (old.to_string(), new.to_string());
+                json_line(&json!({"type": "identity", "device": device, "old_mac": old, "new_mac": new}));
+            } else {
+                self.info(&format!("NIC {device}: MAC {old} -> {new}"));
+            }
+        }
+    }
+
+    /// The guest runs, and no one is known to have told its drivers of their new addresses.
+    pub fn drivers_use_old_macs(&self) {
+        if self.new_macs.take() {
+            self.warning(
+                "the guest's drivers use their old MACs until they are told of the new ones (docs/clones.md)",
+            );
+        }
     }
 
     /// A revert of which the destination has taken everything.

@@ -111,6 +111,9 @@ fn of_action(action: &Action) -> (&'static str, String) {
             (lane_name(*lane, "send", "send_preempt"), format!("{} + {body} bytes", header.bytes().len()))
         }
         Action::LimitOutput { bytes } => ("limit_output", format!("{bytes} bytes")),
+        Action::Announce(Milestone::Identity { assigned }) => {
+            ("identity", format!("macs={}", assigned.len()))
+        }
         Action::Announce(Milestone::Serving { .. }) => ("serving", String::new()),
         Action::Announce(Milestone::Running { .. }) => ("running", String::new()),
         Action::Announce(Milestone::Resumed { .. }) => ("resumed", String::new()),

@@ -3,7 +3,7 @@
 use clap::{CommandFactory, Parser};
 use qemu_snapshot::mapped::verify_mapped;
 use qemu_snapshot::{
-    Cli, Command, LockArgs, Report, UnpackArgs, lock_inherited, refuse_peer, revert, save, unpack,
+    Cli, Command, LockArgs, Report, Reverted, UnpackArgs, lock_inherited, refuse_peer, revert, save, unpack,
 };
 use snapshot_engine::{Failure, Milestone, error_text, uuid_text};
 use standard_streams::Stream;
@@ -147,11 +147,13 @@ fn run_revert(cli: &Cli, report: &Report) -> Result<(), Failure> {
     let say_milestone = |milestone, time: Duration| {
         let ms = time.as_secs_f64() * 1e3;
         report.info(&match milestone {
+            Milestone::Identity { assigned } => return report.identity(&assigned),
             Milestone::Serving { uuid } => {
                 let uuid = uuid.map_or("without UUID".to_owned(), |uuid| uuid_text(&uuid));
                 format!("serving pages of snapshot {uuid}")
             }
             Milestone::Running { uuid } => {
+                report.drivers_use_old_macs();
                 format!("devices loaded after {ms:.1} ms; {}", recovery_hint(uuid))
             }
             Milestone::Resumed { uuid } => {
@@ -160,6 +162,10 @@ fn run_revert(cli: &Cli, report: &Report) -> Result<(), Failure> {
         });
     };
     let reverted = revert(cli, say_milestone, |text| report.info(text), |text| report.warning(text));
-    report.reverted(&reverted?);
+    let Reverted { summary, drivers_told } = reverted?;
+    if !drivers_told {
+        report.drivers_use_old_macs();
+    }
+    report.reverted(&summary);
     Ok(())
 }
