@@ -3,6 +3,7 @@
 mod bed;
 mod channels;
 mod ci_verdict;
+mod clones;
 mod conformance;
 mod cores;
 mod corpus;
