@@ -253,6 +253,19 @@ impl Qemu {
         }
     }
 
+    /// Waits until an incoming migration that may fail (`exit-on-error` off) has failed.
+    ///
+    /// # Panics
+    ///
+    /// If it has not within a minute, or QEMU is gone.
+    pub fn wait_failed(&mut self) {
+        let end = Instant::now() + Duration::from_secs(60);
+        while self.migration_status() != "failed" {
+            assert!(Instant::now() < end, "{}: no failure: {}", self.version(), self.stderr());
+            thread::sleep(POLL);
+        }
+    }
+
     /// Loads a stream from `uri` into a machine that was started to wait for one. Completed: the
     /// machine is in the run state that the stream has.
     ///

@@ -18,6 +18,7 @@ mod inspect_convert;
 mod inspect_streams;
 mod kills;
 mod malformed;
+mod mapped;
 mod pairing;
 mod postcopy;
 mod publish;

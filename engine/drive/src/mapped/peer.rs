@@ -6,11 +6,22 @@
 
 use super::process::{Process, missing_right};
 use super::unix_diag::peer_inode;
+use crate::wait::timespec;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FileType, OFlags};
+use rustix::io::Errno;
 use rustix::net::AddressFamily;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+/// How long a destination may take to accept a connection, and how often that is asked.
+const ACCEPT_LIMIT: Duration = Duration::from_secs(30);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(1);
+/// How often all processes are looked at.
+const ATTEMPTS: u32 = 5;
+const ATTEMPT_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why the process cannot be found.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +34,8 @@ pub(super) enum PeerError {
     Diag(#[source] io::Error),
     #[error("the other end of the channel is closed")]
     Closed,
+    #[error("the destination has not accepted the connection for {} s", ACCEPT_LIMIT.as_secs())]
+    NotAccepted,
     #[error("{process} may be at the other end of the channel, and cannot be looked at: {right}")]
     Unreadable {
         process: String,
@@ -71,8 +84,7 @@ impl End {
                     return Err(PeerError::Channel("a network connection"));
                 }
                 let inode = u32::try_from(file.st_ino).map_err(|_| PeerError::Closed)?;
-                let peer = peer_inode(inode).map_err(PeerError::Diag)?.ok_or(PeerError::Closed)?;
-                Ok(Self::Socket(format!("socket:[{peer}]")))
+                Ok(Self::Socket(format!("socket:[{}]", accepted(output, inode)?)))
             }
             _ => Err(PeerError::Channel("a file")),
         }
@@ -100,8 +112,41 @@ impl End {
     }
 }
 
+/// The inode of the peer, which a connection has only when it was accepted.
+fn accepted(output: BorrowedFd<'_>, inode: u32) -> Result<u32, PeerError> {
+    let end = Instant::now() + ACCEPT_LIMIT;
+    let io = |error: Errno| PeerError::Diag(error.into());
+    loop {
+        if let Some(peer) = peer_inode(inode).map_err(PeerError::Diag)? {
+            return Ok(peer);
+        }
+        let mut ready = [PollFd::new(&output, PollFlags::RDHUP)];
+        match poll(&mut ready, Some(&timespec(ACCEPT_PAUSE))) {
+            Ok(0) | Err(Errno::INTR) => {}
+            Ok(_) => return Err(PeerError::Closed),
+            Err(error) => return Err(io(error)),
+        }
+        if Instant::now() > end {
+            return Err(PeerError::NotAccepted);
+        }
+    }
+}
+
 /// The one process that holds `end`; `output` is the channel's end here.
+///
+/// A process that is just being started, by the destination or by a shell, may be missed once, or
+/// hold what it is about to close.
 pub(super) fn find(end: &End, output: BorrowedFd<'_>) -> Result<Process, PeerError> {
+    for _ in 1..ATTEMPTS {
+        match find_once(end, output) {
+            Err(PeerError::NotFound { .. } | PeerError::Several(_)) => std::thread::sleep(ATTEMPT_PAUSE),
+            found => return found,
+        }
+    }
+    find_once(end, output)
+}
+
+fn find_once(end: &End, output: BorrowedFd<'_>) -> Result<Process, PeerError> {
     let candidates = candidates(output);
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     let (mut holders, mut hidden) = (Vec::new(), Vec::new());
