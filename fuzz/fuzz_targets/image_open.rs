@@ -28,20 +28,26 @@ enum Change {
 
 #[derive(Debug, Arbitrary)]
 struct Input {
-    second_form: bool,
+    /// Bit 0: the second form; bit 1: linear.
+    form: u8,
     changes: Vec<Change>,
     forge: bool,
     allow_unverified: bool,
 }
 
-static SAMPLES: LazyLock<[(Content, File, Places); 2]> = LazyLock::new(|| {
+type Sample = (Content, File, Places);
+
+static SAMPLES: LazyLock<[[Sample; 2]; 2]> =
+    LazyLock::new(|| [samples(bed::write), samples(bed::write_linear)]);
+
+fn samples(write: fn(&Content, Geometry) -> File) -> [Sample; 2] {
     [&b""[..], b"PART of something"].map(|third| {
         let content = bed::content(third);
-        let file = bed::write(&content, Geometry::new(64 << 10, 16).unwrap());
+        let file = write(&content, Geometry::new(64 << 10, 16).unwrap());
         let places = Places::of(&file);
         (content, file, places)
     })
-});
+}
 
 fn apply(change: &Change, file: &mut File, places: &Places) {
     let part = |number: u8| &places.parts[usize::from(number) % places.parts.len()];
@@ -69,7 +75,7 @@ fn apply(change: &Change, file: &mut File, places: &Places) {
 }
 
 fuzz_target!(|input: Input| {
-    let (content, file, places) = &SAMPLES[usize::from(input.second_form)];
+    let (content, file, places) = &SAMPLES[usize::from(input.form >> 1 & 1)][usize::from(input.form & 1)];
     let mut file = file.clone();
     input.changes.iter().take(16).for_each(|change| apply(change, &mut file, places));
     if input.forge {

@@ -11,7 +11,7 @@ mod bed;
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use snapshot_engine::SaveMachine;
-use snapshot_image::Geometry;
+use snapshot_image::{Geometry, Layout};
 use vm_simulator::{Fault, Style, VmConfig, World};
 
 #[derive(Debug, Arbitrary)]
@@ -24,6 +24,7 @@ struct Input {
     rounds: Option<u8>,
     switches: [bool; 5],
     devices: (u8, u16),
+    /// The highest bit: linear.
     cluster_bits: u8,
     refcount_order: u8,
     /// Quarters of a MiB.
@@ -64,6 +65,7 @@ fuzz_target!(|input: Input| {
     let geometry =
         Geometry::new((64 << 10) << (input.cluster_bits % 3), 1 << (input.refcount_order % 7)).unwrap();
     how.create = Some(geometry.into());
+    how.layout = Some(if input.cluster_bits > 127 { Layout::Linear } else { Layout::Dense });
     how.memory_bytes = usize::from(input.memory_quarters % 16) << 18;
     let mut machine = SaveMachine::new(how);
     let mut world = World::new(input.world_seed, None, stream, fault);

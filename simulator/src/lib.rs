@@ -22,7 +22,7 @@ mod size;
 mod trace;
 mod world;
 
-pub use checks::{Invariant, Violation};
+pub use checks::{Invariant, Violation, mapped_view};
 pub use destination::{Destination, DestinationConfig, PreemptEnd};
 pub use disk::SimFile;
 pub use generate::{Style, Vm, VmConfig};

@@ -3,6 +3,7 @@
 mod complete_image;
 mod eternal_wait;
 mod lost_page;
+mod mapped_view;
 mod page_twice;
 mod request_answered;
 mod wrong_page;
@@ -10,6 +11,7 @@ mod wrong_page;
 pub(crate) use complete_image::accepted_only_if_complete;
 pub(crate) use eternal_wait::no_eternal_wait;
 pub(crate) use lost_page::{Fate, no_lost_page};
+pub use mapped_view::mapped_view;
 pub(crate) use page_twice::no_page_twice;
 pub(crate) use request_answered::every_request_answered;
 pub(crate) use wrong_page::no_wrong_page;

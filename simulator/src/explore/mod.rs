@@ -9,7 +9,7 @@ mod scenario;
 
 pub use scenario::{Scenario, Size};
 
-use crate::checks::{Violation, accepted_only_if_complete};
+use crate::checks::{Violation, accepted_only_if_complete, mapped_view};
 use crate::destination::Destination;
 use crate::disk::SimFile;
 use crate::rng::Rng;
@@ -188,7 +188,12 @@ impl Run {
             return Ok(false);
         }
         let whole = world.destination.map_or(Ok(()), |it| it.finish_precopy(scenario.vm()));
-        whole.map(|()| true).map_err(|violation| told(&violation))
+        let mapped = whole.and_then(|()| mapped_view(image, scenario.vm()));
+        let layout = mapped.map_err(|violation| told(&violation))?;
+        if layout != scenario.layout() {
+            return Err(format!("a {layout} image, and not the one that was asked for"));
+        }
+        Ok(true)
     }
 
     /// A precopy revert under a fault: it delivers everything, or fails.

@@ -6,7 +6,7 @@ use crate::generate::{Vm, VmConfig};
 use crate::rng::Rng;
 use migration_stream::{Options, PageSize};
 use snapshot_engine::{PostcopyConfig, RevertConfig, SaveConfig};
-use snapshot_image::{Geometry, Identity};
+use snapshot_image::{Geometry, Identity, Layout};
 
 /// How much a scenario may hold. Small worlds have more seeds in a minute.
 #[derive(Debug, Clone, Copy)]
@@ -87,6 +87,13 @@ impl Scenario {
         Self { vm, stream, destination, postcopy, geometry, uuid }
     }
 
+    /// The layout of its image.
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        // Not drawn: what a seed brings otherwise stays the same.
+        if self.uuid[1].is_multiple_of(2) { Layout::Linear } else { Layout::Dense }
+    }
+
     /// The VM, as it was saved.
     #[must_use]
     pub fn vm(&self) -> &Vm {
@@ -138,6 +145,7 @@ impl Scenario {
             config.no_vmdesc = !self.vm.config().vmdesc;
             config.existing_length_bytes = left.map(SimFile::length);
             config.create = Some(self.geometry.into());
+            config.layout = Some(self.layout());
             config.live = self.uuid[0].is_multiple_of(2);
             config.can_answer = self.uuid[0].is_multiple_of(3);
             config.memory_bytes = 4 << 20;

@@ -4,7 +4,7 @@
 use crate::bed::{check_holds, save_config, stream_of};
 use proptest::prelude::*;
 use snapshot_engine::SaveMachine;
-use snapshot_image::Geometry;
+use snapshot_image::{Geometry, Layout};
 use vm_simulator::{Fault, Style, VmConfig, World};
 
 fn geometry() -> impl Strategy<Value = Geometry> {
@@ -50,6 +50,8 @@ proptest! {
         let (vm, stream) = stream_of(&config);
         let mut how = save_config(&config, None);
         how.create = Some(geometry.into());
+        let linear = config.seed & 1 == 1 && geometry.cluster_bytes() < 2 << 20;
+        how.layout = Some(if linear { Layout::Linear } else { Layout::Dense });
         how.memory_bytes = memory_mib << 20;
         let mut machine = SaveMachine::new(how);
         let mut world = World::new(world_seed, None, stream, Fault::None);

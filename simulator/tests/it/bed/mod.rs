@@ -4,9 +4,9 @@ use migration_stream::{Entry, Options, Page, PageContent, PageSize, Record, Slic
 use snapshot_engine::{
     Failure, RevertConfig, RevertMachine, RevertSummary, SaveConfig, SaveMachine, SaveSummary,
 };
-use snapshot_image::{Geometry, Identity};
+use snapshot_image::{Geometry, Identity, Layout};
 use std::collections::HashMap;
-use vm_simulator::{Fault, SimFile, Vm, VmConfig, World};
+use vm_simulator::{Fault, SimFile, Vm, VmConfig, World, mapped_view};
 
 /// RAM of a destination: pages that are not zero.
 pub(crate) type Ram = HashMap<(usize, u64), Vec<u8>>;
@@ -26,6 +26,11 @@ pub(crate) fn save_config(config: &VmConfig, existing: Option<&SimFile>) -> Save
             save.no_vmdesc = !config.vmdesc;
             save.existing_length_bytes = existing.map(SimFile::length);
             save.create = Some(geometry.into());
+            // Clusters of 2 MiB are too large for a linear image.
+            let linear = config.seed & 2 == 2 && geometry.cluster_bytes() < 2 << 20;
+            // What replaces an image has its clusters, and its layout.
+            let layout = if linear { Layout::Linear } else { Layout::Dense };
+            save.layout = existing.is_none().then_some(layout);
             save.overwrite = existing.is_some();
             save.live = config.seed.is_multiple_of(2);
             save.can_answer = config.seed.is_multiple_of(3);
@@ -112,5 +117,6 @@ pub(crate) fn check_holds(image: &SimFile, vm: &Vm, world_seed: u64) -> Result<(
         assert!(ram.get(place) == Some(page), "seed {}: page {place:?} differs", vm.config().seed);
     }
     assert_eq!(ram.len(), expected.len(), "seed {}: pages that should be zero", vm.config().seed);
+    mapped_view(image, vm).map_err(|violation| violation.to_string())?;
     Ok(())
 }
