@@ -25,7 +25,11 @@ impl OutOfMemory {
 
 /// Appends bytes.
 pub(crate) fn append(to: &mut Vec<u8>, bytes: &[u8], what: &'static str) -> Result<(), OutOfMemory> {
-    to.try_reserve(bytes.len()).map_err(|_| OutOfMemory::new(what, to.len() + bytes.len()))?;
+    if bytes.len() > to.capacity() - to.len() {
+        // Not as much again, as a vector takes by itself: one list can be the most of what is held.
+        let more = bytes.len().max(to.len() / 8);
+        to.try_reserve_exact(more).map_err(|_| OutOfMemory::new(what, to.len() + bytes.len()))?;
+    }
     to.extend_from_slice(bytes);
     Ok(())
 }

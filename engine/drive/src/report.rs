@@ -92,6 +92,15 @@ impl Report {
                  only this program's exit status says whether there is a snapshot",
             );
         }
+        if !summary.untouched_blocks.is_empty() {
+            let name = |name: &Vec<u8>| format!("\"{}\"", name.escape_ascii());
+            let names: Vec<_> = summary.untouched_blocks.iter().map(name).collect();
+            self.warning(&format!(
+                "no page of RAM block {} arrived (virtio-mem and a balloon's free page hints leave pages \
+                 out): it is zero in the image",
+                names.join(", ")
+            ));
+        }
         let saved_bytes = summary.nonzero_pages * summary.page_bytes;
         if self.json {
             return json_line(&json!({

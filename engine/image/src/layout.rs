@@ -4,6 +4,7 @@ use crate::checksum::crc32c;
 use crate::error::ImageError;
 use crate::types::GuestOffset;
 use migration_stream::PageSize;
+use std::sync::Arc;
 
 /// RAM blocks begin at multiples of this, in bytes.
 pub(crate) const BLOCK_ALIGNMENT_BYTES: u64 = 1 << 20;
@@ -34,10 +35,12 @@ pub struct PresentPage {
 }
 
 /// The blocks in the order of the stream's list, each at the next 1 MiB boundary.
+///
+/// All clones share one list: it can have 131072 blocks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RamLayout {
-    blocks: Vec<ImageBlock>,
-    starts: Vec<u64>,
+    blocks: Arc<[ImageBlock]>,
+    starts: Arc<[u64]>,
     page_size: u32,
     total_bytes: u64,
 }
@@ -71,7 +74,7 @@ impl RamLayout {
                 return Err(ImageError::Value { what: "block length", found: block.used_length, expected });
             }
         }
-        Ok(Self { blocks, starts, page_size, total_bytes: end })
+        Ok(Self { blocks: blocks.into(), starts: starts.into(), page_size, total_bytes: end })
     }
 
     /// The blocks.

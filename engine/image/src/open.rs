@@ -263,11 +263,11 @@ impl ReadRegions {
 
     /// Everything but RAM has been read.
     fn open(self, inbox: &mut Inbox) -> Result<SnapshotReader, ImageError> {
-        let Self { mut disk, proof, vm_header, regions } = self;
+        let Self { mut disk, mut proof, vm_header, regions } = self;
         let mut regions = regions.into_iter();
         let mut next = || regions.next().unwrap_or_default();
         let (leader, third, tail) = (next(), next(), next());
-        let layout = match &proof {
+        let layout = match &mut proof {
             Proof::Root(root, _) => layout_of_root(root, vm_header.page_size)?,
             Proof::None(_) => layout_of_leader(&leader, vm_header.page_size)?,
         };
@@ -294,12 +294,14 @@ impl ReadRegions {
     }
 }
 
-fn layout_of_root(root: &Root, page_size: u32) -> Result<RamLayout, ImageError> {
+/// Takes the blocks out of the root: there can be many.
+fn layout_of_root(root: &mut Root, page_size: u32) -> Result<RamLayout, ImageError> {
     if root.page_size != page_size {
         return Err(ImageError::NoSnapshot("VM-state header and root have different page sizes"));
     }
-    let layout = RamLayout::new(root.blocks.iter().map(|(block, _)| block.clone()).collect(), page_size)?;
-    let same = root.blocks.iter().enumerate().all(|(at, (_, start))| layout.guest(at, 0).0 == *start);
+    let (blocks, starts): (Vec<_>, Vec<_>) = std::mem::take(&mut root.blocks).into_iter().unzip();
+    let layout = RamLayout::new(blocks, page_size)?;
+    let same = starts.iter().enumerate().all(|(at, start)| layout.guest(at, 0).0 == *start);
     if same {
         Ok(layout)
     } else {

@@ -98,7 +98,10 @@ fn put_count(out: &mut Vec<u8>, count: usize) {
 
 impl Root {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::new();
+        // A name, its length, and three numbers; there can be 131072 of them.
+        let blocks: usize = self.blocks.iter().map(|(block, _)| block.name.len() + 2 + 3 * 8).sum();
+        let entries = ENTRY_BYTES * (self.index_pages.len() + self.tables.len());
+        let mut out = Vec::with_capacity(256 + blocks + entries);
         out.extend_from_slice(&MAGIC.to_be_bytes());
         out.extend_from_slice(&VERSION.to_be_bytes());
         out.extend_from_slice(&self.uuid);

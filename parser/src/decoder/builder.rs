@@ -122,7 +122,7 @@ impl DecoderBuilder {
             configuration: None,
             footers: None,
             blocks: Vec::new(),
-            by_name: BTreeMap::new(),
+            by_name: Vec::new(),
             current_block: None,
             advised: false,
             packaged: self.channel == ChannelKind::Recovery,

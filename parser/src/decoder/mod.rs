@@ -88,7 +88,8 @@ pub struct Decoder {
     page_size_guessed: bool,
     footers: Option<bool>,
     blocks: Vec<RamBlock>,
-    by_name: BTreeMap<Vec<u8>, usize>,
+    /// Numbers of the blocks in the order of their names.
+    by_name: Vec<usize>,
     current_block: Option<usize>,
     advised: bool,
     packaged: bool,
@@ -100,6 +101,11 @@ pub struct Decoder {
     mapped_ram: bool,
     /// Blocks are not listed; each is learned when it is named.
     learns_blocks: bool,
+}
+
+/// As [`Decoder::block_named`].
+fn block_named(by_name: &[usize], blocks: &[RamBlock], name: &[u8]) -> Result<usize, usize> {
+    by_name.binary_search_by(|&block| blocks[block].idstr.as_slice().cmp(name)).map(|at| by_name[at])
 }
 
 impl Decoder {
@@ -122,9 +128,14 @@ impl Decoder {
     }
 
     fn set_blocks(&mut self, blocks: Vec<RamBlock>) {
-        self.by_name.clear();
-        self.by_name.extend(blocks.iter().enumerate().map(|(at, block)| (block.idstr.clone(), at)));
+        self.by_name = (0..blocks.len()).collect();
+        self.by_name.sort_unstable_by_key(|&block| &blocks[block].idstr);
         self.blocks = blocks;
+    }
+
+    /// The number of a block; where it would be in `by_name` if there is none.
+    fn block_named(&self, name: &[u8]) -> Result<usize, usize> {
+        block_named(&self.by_name, &self.blocks, name)
     }
 
     /// Whether the page size is the default, or an option's: nothing in the stream has told it.

@@ -88,16 +88,18 @@ impl Decoder {
 
     /// Takes a name into the block list; returns its index.
     pub(super) fn learn_block(&mut self, name: &[u8]) -> usize {
-        let next = self.blocks.len();
-        let block = *self.by_name.entry(name.to_vec()).or_insert(next);
-        if block == next {
-            self.blocks.push(RamBlock {
-                idstr: name.to_vec(),
-                used_length: UNKNOWN_LENGTH,
-                host_page_size: None,
-                guest_physical_address: None,
-            });
-        }
+        let place = match self.block_named(name) {
+            Ok(block) => return block,
+            Err(place) => place,
+        };
+        let block = self.blocks.len();
+        self.by_name.insert(place, block);
+        self.blocks.push(RamBlock {
+            idstr: name.to_vec(),
+            used_length: UNKNOWN_LENGTH,
+            host_page_size: None,
+            guest_physical_address: None,
+        });
         block
     }
 
@@ -114,12 +116,12 @@ impl Decoder {
         }
         let (rest, block) = if named {
             let (after, name) = str8(rest)?;
-            let block = match self.by_name.get(name) {
-                Some(&block) => block,
-                None if self.learns_blocks && !name.is_empty() && self.blocks.len() < LEARNED_LIMIT => {
+            let block = match self.block_named(name) {
+                Ok(block) => block,
+                Err(_) if self.learns_blocks && !name.is_empty() && self.blocks.len() < LEARNED_LIMIT => {
                     self.learn_block(name)
                 }
-                None => return Err(rest.reject(ErrorKind::UnknownBlock { name: name.to_vec() })),
+                Err(_) => return Err(rest.reject(ErrorKind::UnknownBlock { name: name.to_vec() })),
             };
             (after, block)
         } else {

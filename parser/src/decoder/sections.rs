@@ -179,7 +179,10 @@ impl Decoder {
     fn early_behind<'a>(&mut self, input: Span<'a>) -> Parsed<'a, Record<'a>> {
         let Some((ram, _)) = self.ram else { return Err(input.reject(ErrorKind::Malformed)) };
         let footers = self.footers == Some(true);
-        let listed = |name: &[u8]| self.by_name.get(name).map(|&block| self.blocks[block].used_length);
+        let (by_name, blocks) = (&self.by_name, &self.blocks);
+        let listed = |name: &[u8]| {
+            super::block_named(by_name, blocks, name).ok().map(|block| blocks[block].used_length)
+        };
         let next = early::Next { ram, page_size: self.page_size, listed: &listed, footers };
         let length = self.early_behind.border_behind(input.bytes, next).map_err(|stop| match stop {
             early::Stop::NeedMore => nom::Err::Incomplete(nom::Needed::Unknown),

@@ -102,4 +102,8 @@ pub struct SaveSummary {
     pub layout: Layout,
     /// The source could not have seen a failure: a socket without a return path.
     pub source_could_not_see: bool,
+    /// Names of blocks of which no page came, eight at the most: they are zero in the image. QEMU
+    /// leaves out what virtio-mem has not plugged (`ramblock_dirty_bitmap_clear_discarded_pages` in
+    /// `migration/ram.c`) and what the guest says is free (`qemu_guest_free_page_hint`).
+    pub untouched_blocks: Vec<Vec<u8>>,
 }

@@ -82,7 +82,12 @@ impl Coverage {
 
     /// The first block of which no page came.
     pub(crate) fn untouched_block(&self) -> Option<usize> {
-        self.per_block.iter().position(|&seen| seen == 0)
+        self.untouched_blocks().next()
+    }
+
+    /// The blocks of which no page came.
+    pub(crate) fn untouched_blocks(&self) -> impl Iterator<Item = usize> {
+        self.per_block.iter().enumerate().filter(|(_, seen)| **seen == 0).map(|(block, _)| block)
     }
 }
 

@@ -16,6 +16,9 @@ use migration_stream::return_path::{ReturnPathMessage, put_return_path_message};
 use snapshot_image::RamLayout;
 use std::collections::VecDeque;
 
+/// Blocks without pages are named up to this many.
+const UNTOUCHED_NAMES: usize = 8;
+
 /// The part of a save that no state owns.
 #[derive(Debug)]
 pub(super) struct Job {
@@ -112,5 +115,14 @@ impl Job {
     pub(super) fn pages(&self) -> (u64, u64) {
         let count = |(coverage, _): &(Coverage, _)| (coverage.seen_pages(), coverage.total_pages());
         self.coverage.as_ref().map_or((0, 0), count)
+    }
+
+    /// Names of blocks of which no page came, a few at the most.
+    pub(super) fn untouched_blocks(&self) -> Vec<Vec<u8>> {
+        let names = |(coverage, layout): &(Coverage, RamLayout)| {
+            let name = |block: usize| layout.blocks()[block].name.clone();
+            coverage.untouched_blocks().take(UNTOUCHED_NAMES).map(name).collect()
+        };
+        self.coverage.as_ref().map_or_else(Vec::new, names)
     }
 }

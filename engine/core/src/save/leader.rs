@@ -58,7 +58,7 @@ impl Leader {
             Record::SectionPart(id) | Record::SectionEnd(id) => {
                 self.region = if Some(*id) == self.ram_id { Region::Ram } else { Region::Third };
             }
-            Record::RamBlocks(list) => {
+            Record::RamBlocks(list) if list.blocks.iter().any(|block| block.host_page_size.is_some()) => {
                 // The host page size is there for postcopy only; a precopy destination that was not told
                 // of postcopy would not expect it. The image's block table keeps it.
                 let mut plain = list.clone();

@@ -125,6 +125,7 @@ impl SaveMachine {
             normal_pages: counts.normal_pages,
             layout: counts.layout,
             source_could_not_see: self.job.config.can_answer && !self.job.return_path,
+            untouched_blocks: self.job.untouched_blocks(),
         })
     }
 

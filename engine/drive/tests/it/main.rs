@@ -3,6 +3,7 @@
 
 mod bed;
 mod command_line;
+mod costs;
 mod full_pipe;
 mod last_resort;
 mod linear;

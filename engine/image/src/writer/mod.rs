@@ -205,7 +205,8 @@ impl SnapshotWriter {
         let area = reserved.area(&[], tail_capacity)?;
         let disk = &mut reserved.disk;
         let mut writes = disk.write(disk.vm_state_start(), &area)?;
-        writes.extend(disk.write(base, &vec![0; to_usize(root_capacity)])?);
+        drop(area);
+        writes.extend(split(&disk.places(base, to_usize(root_capacity))?, &[]));
         for (entry, bytes) in index.pages.iter().filter(|(_, bytes)| !bytes.is_empty()) {
             writes.extend(disk.write(entry.offset, bytes)?);
         }

@@ -108,7 +108,10 @@ impl Reserved {
     /// The VM-state area without its header: zeros, preamble, other iterables, tail (or room for it).
     pub(super) fn area(&self, tail: &[u8], room: u64) -> Result<Vec<u8>, ImageError> {
         let bytes = self.area_bytes(room)?;
-        let mut area = vec![0; to_usize(self.form.header_bytes())];
+        // Exactly: the leader can be the most of what a save holds, and a vector that grows doubles.
+        let before = to_usize(self.form.header_bytes()) + self.vm.leader.len() + self.vm.third.len();
+        let mut area = Vec::with_capacity(to_usize(bytes).max(before + tail.len()));
+        area.resize(to_usize(self.form.header_bytes()), 0);
         area.extend_from_slice(&self.vm.leader);
         area.extend_from_slice(&self.vm.third);
         area.extend_from_slice(tail);
