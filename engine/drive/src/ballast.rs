@@ -21,8 +21,16 @@ const WRITE_BYTES: usize = 64 << 10;
 /// What is held of one file.
 #[derive(Debug, Default)]
 pub(crate) struct Ballast {
-    /// Length of the file without it, in bytes, while something is held.
-    behind: Option<u64>,
+    held: Option<Held>,
+}
+
+/// Lengths of the file in bytes.
+#[derive(Debug)]
+struct Held {
+    /// Without the ballast.
+    without: u64,
+    /// While it is held: longer, where space can be had only by writing.
+    with: u64,
 }
 
 impl Ballast {
@@ -30,26 +38,40 @@ impl Ballast {
     ///
     /// # Errors
     ///
-    /// The operating system's: `StorageFull` above all.
+    /// The operating system's: `StorageFull` above all; another program has changed the file's
+    /// length, and so its content (a shell's `>`).
     pub(crate) fn hold(&mut self, file: &File, bytes: u64) -> io::Result<()> {
-        if let Some(length) = self.behind.take() {
+        if let Some(held) = self.held.take() {
+            let (found, expected) = (file.metadata()?.len(), held.with);
+            if found != expected {
+                let what = "another program has changed the file while it was being saved";
+                return Err(io::Error::other(format!("{what}: it has {found} bytes, expected {expected}")));
+            }
             // Cuts off what lies behind the end, also if the length stays.
-            file.set_len(length)?;
+            file.set_len(held.without)?;
         }
         if bytes == 0 {
             return Ok(());
         }
-        let length = file.metadata()?.len();
-        self.behind = Some(length);
-        let is_zfs = u64::try_from(rustix::fs::fstatfs(file)?.f_type).is_ok_and(|magic| magic == ZFS_MAGIC);
-        if !is_zfs {
-            match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, length, bytes) {
-                Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
-                result => return Ok(result?),
-            }
-        }
-        write_behind(file, length, bytes)
+        let without = file.metadata()?.len();
+        // Given back also if the rest fails.
+        self.held = Some(Held { without, with: without });
+        take(file, without, bytes)?;
+        self.held = Some(Held { without, with: file.metadata()?.len() });
+        Ok(())
     }
+}
+
+/// Takes `bytes` behind the end of a file of `length` bytes.
+fn take(file: &File, length: u64, bytes: u64) -> io::Result<()> {
+    let is_zfs = u64::try_from(rustix::fs::fstatfs(file)?.f_type).is_ok_and(|magic| magic == ZFS_MAGIC);
+    if !is_zfs {
+        match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, length, bytes) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+            result => return Ok(result?),
+        }
+    }
+    write_behind(file, length, bytes)
 }
 
 /// Writes what cannot be compressed. The file is longer then, until the ballast is given back:
@@ -98,10 +120,27 @@ mod tests {
     fn where_it_has_to_be_written_it_is_cut_off_again() {
         let file = tempfile::tempfile().unwrap();
         file.write_all_at(&[7; 5000], 0).unwrap();
-        let mut ballast = Ballast { behind: Some(5000) };
         write_behind(&file, 5000, 200_000).unwrap();
-        assert!(file.metadata().unwrap().len() >= 5000 + 200_000);
+        let with = file.metadata().unwrap().len();
+        assert!(with >= 5000 + 200_000);
+        let mut ballast = Ballast { held: Some(Held { without: 5000, with }) };
         ballast.hold(&file, 0).unwrap();
         assert_eq!(file.metadata().unwrap().len(), 5000);
+    }
+
+    #[test]
+    fn a_file_that_another_program_has_changed_is_not_made_as_long_as_before() {
+        let file = tempfile::tempfile().unwrap();
+        for (length, wanted) in
+            [(0, "it has 0 bytes, expected 8192"), (9000, "it has 9000 bytes, expected 8192")]
+        {
+            file.set_len(8192).unwrap();
+            let mut ballast = Ballast::default();
+            ballast.hold(&file, 1 << 20).unwrap();
+            file.set_len(length).unwrap();
+            let error = ballast.hold(&file, 0).unwrap_err();
+            assert!(error.to_string().contains(wanted), "{error}");
+            assert_eq!(file.metadata().unwrap().len(), length);
+        }
     }
 }

@@ -257,12 +257,15 @@ impl ImageFile {
         file.set_permissions(Permissions::from_mode(mode & !0o222))
     }
 
-    /// Holds space behind the end of the file; 0 gives it back.
+    /// Holds space behind the end of the file; 0 gives it back, before what is written last.
     ///
     /// # Errors
     ///
-    /// The operating system's.
+    /// The operating system's; another program has changed the file, or what its name means.
     pub(crate) fn hold_ballast(&mut self, bytes: u64) -> io::Result<()> {
+        if let Some((new, folder)) = self.new.as_ref().zip(self.folder.as_ref()) {
+            new.check_name(folder)?;
+        }
         match &self.file {
             Some(file) => self.ballast.hold(file, bytes),
             None => Err(missing("there is no image file")),

@@ -32,6 +32,15 @@ const USAGE_ERROR_WAIT: Duration = Duration::from_secs(2);
 /// (multifd) never does.
 const LOADING_TIMEOUT_MS: u64 = 60_000;
 
+/// [`LOADING_TIMEOUT_MS`]; tests of a debug build do not wait so long.
+fn loading_timeout_ms() -> u64 {
+    #[cfg(debug_assertions)]
+    if let Some(text) = std::env::var_os("QEMU_SNAPSHOT_LOADING_TIMEOUT_MS") {
+        return text.to_str().and_then(|text| text.parse().ok()).unwrap_or(LOADING_TIMEOUT_MS);
+    }
+    LOADING_TIMEOUT_MS
+}
+
 fn stream_options(cli: &Cli) -> migration_stream::Options {
     migration_stream::Options::default().with_page_size(cli.page_size).with_max_ram_bytes(cli.max_ram)
 }
@@ -238,7 +247,7 @@ pub fn revert(
     config.postcopy = postcopy_config(cli, &channel);
     // What reads a pipe in precopy may be any program, and stand still for as long as it likes.
     let is_destination = config.postcopy.is_some() || channel.is_socket();
-    config.loading_timeout_ms = is_destination.then_some(LOADING_TIMEOUT_MS);
+    config.loading_timeout_ms = is_destination.then(loading_timeout_ms);
     let opened = match open_for_revert(cli, &mut config, &mut warn) {
         // Whoever waits at a pipe has to see this as any other error.
         Ok(_) if cli.preempt && !channel.is_preempt() => {

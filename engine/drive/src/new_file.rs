@@ -119,6 +119,23 @@ impl NewFile {
         if folder.id(to)? == Some(self.id) { Ok(()) } else { Err(gone()) }
     }
 
+    /// Finds out whether the image's name still means this file, if it has it. A directory in
+    /// which nothing can be looked up any more is no reason to give up a save.
+    ///
+    /// # Errors
+    ///
+    /// It does not.
+    pub(crate) fn check_name(&self, folder: &Folder) -> io::Result<()> {
+        let is_ours = || folder.id(folder.name()).map_or(true, |id| id == Some(self.id));
+        if self.name != Name::Image || is_ours() {
+            return Ok(());
+        }
+        Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "another program has removed or replaced the file while it was being saved",
+        ))
+    }
+
     /// Finds out whether it will be possible to [`replace`](Self::replace) the image `old`, as far
     /// as the kernel says.
     ///

@@ -1,8 +1,10 @@
 //! What the source, the destination and the exit status are when memory runs out, or the program has a bug.
 
-use super::bed::{begin_of_ram, end, said};
+use super::bed::{begin_of_ram, end, end_of_stream, said};
 use migration_stream::{SectionHeader, SectionId, put_end_of_section, put_page_header, put_section_header};
-use std::io::{PipeWriter, Write};
+use std::fs::File;
+use std::io::{PipeWriter, Read, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 const PAGES: u64 = 12_000;
@@ -11,13 +13,17 @@ fn header(section_id: SectionId, idstr: &'static [u8], version_id: u32) -> Secti
     SectionHeader { section_id, idstr, instance_id: 0, version_id }
 }
 
+fn put_pages(out: &mut Vec<u8>) {
+    for page in 0..PAGES {
+        put_page_header(out, (page == 0).then_some(b"pc.ram"), page * 4096);
+        out.extend((0..512).flat_map(|word: u64| (page * 512 + word + 1).to_be_bytes()));
+    }
+}
+
 /// A guest all of whose pages differ, and its first device section.
 fn stream() -> (Vec<u8>, Vec<u8>) {
     let mut out = begin_of_ram(PAGES);
-    for page in 0..PAGES {
-        put_page_header(&mut out, (page == 0).then_some(b"pc.ram"), page * 4096);
-        out.extend((0..512).flat_map(|word: u64| (page * 512 + word + 1).to_be_bytes()));
-    }
+    put_pages(&mut out);
     put_end_of_section(&mut out);
     let mut devices = Vec::new();
     put_section_header(&mut devices, true, &header(SectionId(3), b"timer", 2));
@@ -147,6 +153,91 @@ fn memory_that_runs_out_fails_a_revert_with_a_status() {
                 assert!(matches!(output.status.code(), Some(1 | 2)), "{what}");
                 assert_eq!(output.stdout, b"X", "{what}");
             }
+        }
+    }
+}
+
+/// A whole snapshot of the guest.
+fn snapshot(folder: &Path) -> PathBuf {
+    let image = folder.join("image");
+    let mut stream = begin_of_ram(PAGES);
+    put_pages(&mut stream);
+    end_of_stream(&mut stream);
+    super::bed::save(&stream, &image);
+    image
+}
+
+/// However little memory there is, a destination gets all of a snapshot, or no end of it.
+#[test]
+fn memory_that_is_too_little_for_a_revert_sends_no_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = snapshot(folder.path());
+    let revert = |command: &mut Command| {
+        command.arg("--revert").arg(&image).stdin(Stdio::null());
+        end(command
+            .stdout(File::create(folder.path().join("out")).unwrap())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap())
+    };
+    let sent = || std::fs::read(folder.path().join("out")).unwrap();
+    assert!(revert(&mut Command::new(TOOL)).status.success());
+    let whole = sent();
+    for limit in ["as", "data"] {
+        let least = least(limit);
+        let (mut refused, mut enough) = (0, 0);
+        for step in 0..24 {
+            let bytes = least + (step << 19) + (step.saturating_sub(8) << 21);
+            let output = revert(&mut limited(limit, bytes));
+            let what = format!("{limit} {bytes}: {:?}: {}", output.status, said(&output));
+            let sent = sent();
+            match output.status.code() {
+                Some(0) => {
+                    assert!(sent == whole, "{what}");
+                    enough += 1;
+                }
+                Some(2) => {
+                    assert!(sent == b"X" || sent.len() < whole.len() && whole.starts_with(&sent), "{what}");
+                    refused += 1;
+                }
+                _ => panic!("{what}"),
+            }
+        }
+        assert!(refused > 0 && enough > 0, "{limit} from {least}: {refused} refused, {enough} not: no use");
+    }
+}
+
+/// In the middle, too: no more memory than it has, from some moment on.
+#[test]
+fn memory_that_runs_out_in_the_middle_of_a_revert_sends_no_end() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let folder = tempfile::tempdir().unwrap();
+    let image = snapshot(folder.path());
+    let start = || {
+        let mut command = Command::new(TOOL);
+        command.arg("--revert").arg(&image).stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let whole = start().wait_with_output().unwrap();
+    assert!(whole.status.success(), "{}", said(&whole));
+    for sixteenths in 0..16 {
+        let mut child = start();
+        let mut sent = vec![0; whole.stdout.len() * sixteenths / 16 + 1];
+        let stdout = child.stdout.as_mut().unwrap();
+        stdout.read_exact(&mut sent).unwrap();
+        let none = Rlimit { current: Some(0), maximum: None };
+        prlimit(Some(Pid::from_child(&child)), Resource::Data, none).unwrap();
+        prlimit(Some(Pid::from_child(&child)), Resource::As, none).unwrap();
+        child.stdout.as_mut().unwrap().read_to_end(&mut sent).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let what = format!("after {sixteenths}/16: {:?}: {}", output.status, said(&output));
+        match output.status.code() {
+            // It had all that it needed.
+            Some(0) => assert!(sent == whole.stdout, "{what}"),
+            Some(2) => {
+                assert!(sent.len() < whole.stdout.len() && whole.stdout.starts_with(&sent), "{what}");
+            }
+            _ => panic!("{what}"),
         }
     }
 }

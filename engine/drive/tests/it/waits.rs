@@ -1,6 +1,6 @@
 //! Every wait of the program has an end: the list is in `engine/drive/src/wait.rs`.
 
-use super::bed::{end, said, tool};
+use super::bed::{begin_of_ram, end, end_of_stream, said, save, tool};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Child, Command};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 fn interrupt(child: &Child) {
     let pid = rustix::process::Pid::from_child(child);
@@ -159,4 +159,39 @@ fn signal_ends_a_refusal_that_no_one_takes() {
     interrupt(&child);
     let output = end(child);
     assert_ne!(output.status.code(), Some(0), "{}", said(&output));
+}
+
+/// One that loads takes or says something all the time. Without `--timeout` it has 60 s, which a
+/// release build waits out.
+#[test]
+fn a_silent_destination_is_given_up_without_a_timeout() {
+    const WAITED: (u64, u64) = if cfg!(debug_assertions) { (1, 30) } else { (60, 120) };
+    let folder = tempfile::tempdir().unwrap();
+    let (image, path) = (folder.path().join("image"), folder.path().join("socket"));
+    let mut stream = begin_of_ram(2048);
+    for page in 0..2048 {
+        migration_stream::put_page_header(&mut stream, Some(b"pc.ram"), page * 4096);
+        stream.extend_from_slice(&[0x5a; 4096]);
+    }
+    end_of_stream(&mut stream);
+    save(&stream, &image);
+    let listener = UnixListener::bind(&path).expect("a socket");
+    let uri = format!("--uri=unix:{}", path.display());
+    let revert = |mode: &[&str]| {
+        let mut command = tool();
+        command.env("QEMU_SNAPSHOT_LOADING_TIMEOUT_MS", "1000").arg(&uri).arg("--revert").args(mode);
+        (Instant::now(), command.arg(&image).spawn().unwrap(), listener.accept().unwrap())
+    };
+    // Beside each other: 60 s once.
+    let started = [&[][..], &["--postcopy=0"]].map(revert);
+    for (start, mut child, _connection) in started {
+        while child.try_wait().unwrap().is_none() {
+            assert!(start.elapsed() < Duration::from_secs(WAITED.1), "no end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let output = child.wait_with_output().unwrap();
+        assert!(start.elapsed() >= Duration::from_secs(WAITED.0), "{:?}", start.elapsed());
+        assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+        assert!(said(&output).contains("multifd"), "{}", said(&output));
+    }
 }

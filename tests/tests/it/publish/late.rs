@@ -1,12 +1,13 @@
 //! Without QEMU: what happens to a save while its last bytes are still to come, and before.
 
 use super::{
-    Attribute, Source, assert_holds, is_snapshot, last_bytes, names, stream, up_to_the_last_bytes, wait_until,
+    Attribute, HELD_BYTES, Source, assert_holds, is_snapshot, last_bytes, names, stream,
+    up_to_the_last_bytes, wait_until, wait_until_ballast_is_held,
 };
 use rustix::fs::IFlags;
 use snapshot_tests::{
     corpus,
-    image::{run_tool, text},
+    image::{qemu_img, qemu_img_or_skip, run_tool, text},
     ram::assert_same,
     tool::{qemu_snapshot, snapinspect},
 };
@@ -170,6 +171,60 @@ fn a_new_image_needs_no_name_any_more_when_the_last_byte_comes() {
         let renamed = home.path().join("renamed");
         assert_holds(&if renamed.exists() { renamed } else { folder }.join("vm.qcow2"), &stream());
     }
+}
+
+/// A shell's `>`, `>>` or `cp` on the file of a save whose name is there already. No lock keeps them
+/// away, and QEMU says completed: the exit status says that nothing was saved.
+#[test]
+fn what_another_program_does_to_the_file_is_noticed_before_it_is_sealed() {
+    let cut = |image: &Path| fs::OpenOptions::new().write(true).truncate(true).open(image).map(drop);
+    let appended = |image: &Path| {
+        use std::io::Write;
+        fs::OpenOptions::new().append(true).open(image).and_then(|mut file| file.write_all(b"more"))
+    };
+    type Done = fn(&Path) -> std::io::Result<()>;
+    let cases: [(&str, Done, &str); 5] = [
+        ("cut", cut, "another program has changed the file"),
+        ("written over", |image| fs::write(image, "another's"), "another program has changed the file"),
+        ("appended to", appended, "another program has changed the file"),
+        ("removed", |image| fs::remove_file(image), "another program has removed or replaced the file"),
+        (
+            "replaced",
+            |image| another_file(image).map_or(Ok(()), |_| Ok(())),
+            "has removed or replaced the file",
+        ),
+    ];
+    for (what, mischief, wanted) in cases {
+        let home = tempfile::tempdir().expect("a temporary folder");
+        let image = home.path().join("vm.qcow2");
+        let mut source = up_to_the_last_bytes(&["--create"], &image);
+        mischief(&image).expect("our own file");
+        source.write(&last_bytes());
+        let (output, _) = source.end();
+        assert_eq!(output.status.code(), Some(2), "{what}: {}", text(&output));
+        assert!(text(&output).contains(wanted), "{what}: {}", text(&output));
+        let left = if what == "replaced" { vec!["vm.qcow2"] } else { Vec::new() };
+        assert_eq!(names(home.path()), left, "{what}");
+        if what == "replaced" {
+            assert_eq!(fs::read(&image).expect("theirs"), b"another's", "{what}");
+        }
+    }
+    // An image made beforehand stays; it holds no snapshot.
+    let Some(program) = qemu_img_or_skip() else { return };
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let image = home.path().join("vm.qcow2");
+    qemu_img(&program, ["create", "-q", "-f", "qcow2", image.to_str().expect("a UTF-8 path"), "64M"]);
+    let bytes = stream();
+    let mut source = Source::start(&[], &image);
+    source.write(&bytes[..bytes.len() - HELD_BYTES]);
+    source.wait_taken();
+    wait_until_ballast_is_held(&image);
+    cut(&image).expect("our own file");
+    source.write(&last_bytes());
+    let (output, _) = source.end();
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+    assert!(text(&output).contains("another program has changed the file"), "{}", text(&output));
+    assert!(!is_snapshot(&image));
 }
 
 /// Killed before its last bytes, a new image is an interrupted save for every program, and no

@@ -1,12 +1,12 @@
-//! With QEMU: while its background snapshot is under way something happens to the image's name.
-//! Either QEMU says `failed`, or there is a snapshot.
+//! With QEMU: while its background snapshot, or its ordinary live migration, is under way something
+//! happens to the image's name. Either QEMU says `failed`, or there is a snapshot.
 
 use super::{Attribute, Source, is_snapshot, names, stream, wait_until};
 use rustix::fs::IFlags;
 use serde_json::json;
 use snapshot_tests::{
-    Config, Outcome, Qemu, Version, Workload, image::run_tool, image::text, tool::qemu_snapshot,
-    with_each_qemu_that,
+    Binary, Config, Guest, Outcome, Qemu, Version, Workload, image::run_tool, image::text,
+    tool::qemu_snapshot, with_each_qemu, with_each_qemu_that,
 };
 use std::{
     fs,
@@ -21,7 +21,7 @@ enum Expected {
     Failed,
 }
 
-/// A machine whose background snapshots are slow until something has happened to them.
+/// A machine whose saves are slow until something has happened to them.
 struct Slow {
     qemu: Qemu,
 }
@@ -54,6 +54,8 @@ impl Slow {
             Expected::Completed => {
                 assert_eq!(*outcome, Outcome::Completed, "{what}: {words}");
                 wait_until("the snapshot is sealed", || is_snapshot(image));
+                // A live migration stops the guest at its end.
+                self.qemu.execute("cont", json!({}));
             }
             Expected::Failed => {
                 assert!(matches!(outcome, Outcome::Failed(_)), "{what}: {outcome:?}: {words}");
@@ -101,19 +103,31 @@ impl Place {
 #[test]
 fn query_migrate_says_completed_only_where_there_is_a_snapshot() {
     with_each_qemu_that(Version::has_background_snapshot, |binary, guest| {
-        let config = Config { memory_mib: 32, workload: Workload::IDLE, ..Config::default() };
-        let mut qemu = Qemu::start(binary, guest, config);
-        qemu.console().wait_ready();
-        qemu.console().wait_passes(1);
-        if !qemu.background_snapshot_or_skip() {
-            return;
+        let mut qemu = start(binary, guest);
+        if qemu.background_snapshot_or_skip() {
+            check(Slow { qemu });
         }
-        let mut slow = Slow { qemu };
-        new_image(&mut slow);
-        old_image(&mut slow);
-        two_saves(&mut slow);
-        slow.qemu.console().wait_passes(2);
     });
+}
+
+#[test]
+fn query_migrate_says_completed_only_where_a_live_migration_left_a_snapshot() {
+    with_each_qemu(|binary, guest| check(Slow { qemu: start(binary, guest) }));
+}
+
+fn start(binary: &Binary, guest: &Guest) -> Qemu {
+    let config = Config { memory_mib: 32, workload: Workload::IDLE, ..Config::default() };
+    let qemu = Qemu::start(binary, guest, config);
+    qemu.console().wait_ready();
+    qemu.console().wait_passes(1);
+    qemu
+}
+
+fn check(mut slow: Slow) {
+    new_image(&mut slow);
+    old_image(&mut slow);
+    two_saves(&mut slow);
+    slow.qemu.console().wait_passes(2);
 }
 
 fn new_image(slow: &mut Slow) {

@@ -102,6 +102,15 @@ fn up_to_the_last_bytes(arguments: &[&str], image: &Path) -> Source {
     source
 }
 
+/// In an image that is there already nothing else shows that the space for its end is held.
+fn wait_until_ballast_is_held(image: &Path) {
+    let file = File::open(image).expect("it is there");
+    wait_until("the ballast is held", || {
+        let metadata = file.metadata().expect("it is open");
+        std::os::unix::fs::MetadataExt::blocks(&metadata) * 512 > metadata.len()
+    });
+}
+
 fn last_bytes() -> Vec<u8> {
     let bytes = stream();
     bytes[bytes.len() - HELD_BYTES..].to_vec()
