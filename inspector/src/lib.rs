@@ -5,6 +5,7 @@
 //! [`walk::Visitor`]. The commands of the program `snapinspect` are such visitors.
 #![deny(unsafe_code)]
 
+mod bus_error;
 pub mod check;
 pub mod cli;
 mod command;
@@ -34,6 +35,7 @@ mod text;
 mod unpack;
 pub mod walk;
 
+pub use bus_error::end_on_bus_error;
 pub use command::run;
 pub use error::Error;
 pub use presence::Presence;

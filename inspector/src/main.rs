@@ -7,6 +7,10 @@ use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if let Err(error) = snapinspect::end_on_bus_error() {
+        let _ = writeln!(std::io::stderr(), "snapinspect: a signal's handler: {error}");
+        return ExitCode::from(2);
+    }
     let answer = match Cli::try_parse() {
         Ok(cli) => snapinspect::run(&cli),
         Err(error) if error.use_stderr() => {

@@ -4,7 +4,7 @@ use super::output::Output;
 use crate::cli::StatArgs;
 use crate::error::Error;
 use crate::escape::{json_line, terminal};
-use crate::input::open;
+use crate::input::{Kind, open};
 use crate::linear;
 use crate::presence::Presence;
 use crate::progress;
@@ -114,11 +114,18 @@ fn blocks(stat: &Stat, output: &mut Output) -> Result<(), Error> {
         output.line(&row(cells.each_ref().map(String::as_str), place))?;
     }
     LEGEND.iter().try_for_each(|line| output.line(line))?;
+    if stat.kind == Kind::Image.name() {
+        output.line(ZERO_IN_AN_IMAGE)?;
+    }
     for presence in elsewhere(stat) {
         output.line(&format!("{}: not in this file; {}", presence.name(), presence.reason()))?;
     }
     Ok(())
 }
+
+/// The save counts a page that never arrived as one that is zero.
+const ZERO_IN_AN_IMAGE: &str =
+    "(an image: zero, or never sent, as with a balloon or virtio-mem: it does not say which)";
 
 /// What the columns of the blocks count.
 const LEGEND: [&str; 3] = [

@@ -145,8 +145,7 @@ fn map(file: &std::fs::File, offset: u64, length: usize) -> io::Result<Mmap> {
     // beyond the call that looks at a record, no byte of it is trusted to stay the same between two
     // looks, and every index into it is checked against the slice's length, which does not change.
     // Its pages are filled before they are looked at. A file that is cut while it is read, or a
-    // disk that fails for a page that was given back meanwhile, ends the process with SIGBUS, which
-    // the README says.
+    // disk that fails for a page that was given back meanwhile, is SIGBUS: see `bus_error`.
     let map = unsafe { MmapOptions::new().offset(offset).len(length).map(file)? };
     Ok(map)
 }

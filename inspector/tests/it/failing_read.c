@@ -1,6 +1,7 @@
 /* Loaded into a program (LD_PRELOAD): reads of the file FAILING_FILE fail with EIO, from the one with number FAILING_FIRST
  * on, counted from 0, FAILING_COUNT of them. Filling a mapping (MADV_POPULATE_READ) counts as a read of it: the kernel
- * refuses that with EFAULT where a look at the mapping would be SIGBUS. */
+ * refuses that with EFAULT where a look at the mapping would be SIGBUS. Behind the filling with number CUT_BEHIND, counted
+ * from 0, the file is cut to CUT_TO bytes: a look at what it had is SIGBUS then. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -9,18 +10,24 @@
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22
 #endif
 
 static struct stat wanted;
-static long first, count, seen;
+static const char *file;
+static long first, count, seen, filled, cut_behind = -1, cut_to;
 
 __attribute__((constructor)) static void begin(void) {
-    const char *file = getenv("FAILING_FILE");
+    file = getenv("FAILING_FILE");
     first = atol(getenv("FAILING_FIRST"));
     count = atol(getenv("FAILING_COUNT"));
+    if (getenv("CUT_BEHIND")) {
+        cut_behind = atol(getenv("CUT_BEHIND"));
+        cut_to = atol(getenv("CUT_TO"));
+    }
     if (!file || stat(file, &wanted) != 0) abort();
 }
 
@@ -56,5 +63,7 @@ int madvise(void *at, size_t bytes, int advice) {
         errno = EFAULT;
         return -1;
     }
-    return real(at, bytes, advice);
+    int result = real(at, bytes, advice);
+    if (advice == MADV_POPULATE_READ && result == 0 && filled++ == cut_behind && truncate(file, cut_to) != 0) abort();
+    return result;
 }

@@ -103,8 +103,8 @@ const COMMANDS: [&[&str]; 10] = [
     &["convert", "INPUT", "OUTPUT", "--to", "image"],
 ];
 
-/// Runs a command, with reads of `input` failing.
-fn run(command: &[&str], input: &Path, output: &Path, failing: Option<(&Path, usize, &str)>) -> Output {
+/// The program with these arguments.
+fn command_of(command: &[&str], input: &Path, output: &Path) -> Command {
     let words = command.iter().map(|word| match *word {
         "INPUT" => input.as_os_str().to_owned(),
         "OUTPUT" => output.as_os_str().to_owned(),
@@ -113,6 +113,12 @@ fn run(command: &[&str], input: &Path, output: &Path, failing: Option<(&Path, us
     });
     let mut program = program();
     program.args(words);
+    program
+}
+
+/// Runs a command, with reads of `input` failing.
+fn run(command: &[&str], input: &Path, output: &Path, failing: Option<(&Path, usize, &str)>) -> Output {
+    let mut program = command_of(command, input, output);
     if let Some((shim, first, count)) = failing {
         program.env("LD_PRELOAD", shim).env("FAILING_FILE", input);
         program.env("FAILING_FIRST", first.to_string()).env("FAILING_COUNT", count);
@@ -164,5 +170,36 @@ fn a_read_that_fails_is_no_finding() {
                 assert!(struck > 0 || reads_nothing, "{name}, {command:?}: no read failed");
             }
         }
+    }
+}
+
+/// A file that another program cuts while it is mapped is no death by a signal.
+#[test]
+fn a_file_that_is_cut_while_it_is_read_is_an_io_error() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let Some(shim) = shim(folder.path()) else { return };
+    let (input, output_path) = (folder.path().join("input"), folder.path().join("out"));
+    let whole = stream("qemu-10.0-pc");
+    for command in COMMANDS {
+        let mut struck = 0;
+        for behind in 0..4 {
+            std::fs::write(&input, &whole).expect("a file");
+            let mut program = command_of(command, &input, &output_path);
+            program.env("LD_PRELOAD", &shim).env("FAILING_FILE", &input);
+            program.env("FAILING_FIRST", "0").env("FAILING_COUNT", "0");
+            program.env("CUT_BEHIND", behind.to_string()).env("CUT_TO", "4096");
+            let output = program.output().expect("the program runs");
+            let what = format!("{command:?}, cut behind {behind}: {}", all(&output));
+            // What was looked at already, or is only in the page that is left, is not missed.
+            assert!(output.status.code().is_some(), "a signal: {:?}: {what}", output.status);
+            if String::from_utf8_lossy(&output.stderr).contains("Input/output error") {
+                assert_eq!(output.status.code(), Some(2), "{what}");
+                assert!(!output_path.exists() && !output_path.with_extension("svg").exists(), "{what}");
+                struck += 1;
+            }
+            let _ = std::fs::remove_file(&output_path);
+            let _ = std::fs::remove_file(output_path.with_extension("svg"));
+        }
+        assert!(struck > 0, "{command:?}: nothing was missed");
     }
 }
