@@ -5,6 +5,7 @@
 //! have in the end without keeping it.
 
 use crate::rng::{Rng, mix};
+use crate::size::at_most_u32;
 use migration_stream::{
     BlockList, ChunkKind, Command, Configuration, DirtyBitmapChunk, PostcopyAdvise, RAM_SECTION_VERSION,
     RamBlock, Record, SectionHeader, SectionId, put_command, put_compressed_page, put_configuration,
@@ -362,10 +363,10 @@ impl Vm {
         let mut rng = Rng::new(config.seed ^ 0xdef1ce);
         let mut described = Vec::new();
         let (mut early, mut tail) = (Vec::new(), Vec::new());
-        for number in 0..config.devices {
+        for number in (0_u32..).take(config.devices) {
             let name = format!("{:04x}:00:{number:02x}.0/device", config.seed & 0xffff);
-            let id = SectionId(FIRST_DEVICE + u32::try_from(number).unwrap_or(0) * 7);
-            let instance_id = u32::try_from(rng.below(3)).unwrap_or(0);
+            let id = SectionId(FIRST_DEVICE + number * 7);
+            let instance_id = at_most_u32(rng.below(3));
             let buffer: Vec<u8> =
                 (0..rng.index(config.device_bytes) + 1).map(|_| rng.next_u64().to_le_bytes()[0]).collect();
             let mut body = rng.next_u64().to_be_bytes().to_vec();

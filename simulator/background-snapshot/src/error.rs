@@ -1,4 +1,4 @@
-//! What can fail.
+//! What can fail. An error says what was not done; its cause is its [`source`](std::error::Error::source).
 
 use std::io;
 
@@ -7,19 +7,19 @@ use std::io;
 #[non_exhaustive]
 pub enum Error {
     /// There is no userfaultfd for us.
-    #[error(
-        "userfaultfd: {error} (it needs root or CAP_SYS_PTRACE, or sysctl vm.unprivileged_userfaultfd=1, for \
-         the kernel's own writes to guest memory have to be caught too)"
-    )]
+    ///
+    /// It needs root or `CAP_SYS_PTRACE`, or `sysctl vm.unprivileged_userfaultfd=1`, because the kernel's own
+    /// writes to guest memory have to be caught too.
+    #[error("userfaultfd")]
     Userfaultfd {
         /// Why.
-        error: io::Error,
+        source: io::Error,
     },
     /// The kernel has no write protection by userfaultfd.
     #[error("userfaultfd has no write protection in this kernel, Linux 5.7 or later is needed")]
     NoWriteProtection,
     /// Memory that cannot be write-protected. Nothing was touched.
-    #[error("region {region} ({length} bytes at {address:#x}) cannot be write-protected: {error}")]
+    #[error("region {region} ({length} bytes at {address:#x}) cannot be write-protected")]
     Unprotectable {
         /// Its index.
         region: usize,
@@ -28,7 +28,7 @@ pub enum Error {
         /// Its bytes.
         length: usize,
         /// Why.
-        error: io::Error,
+        source: io::Error,
     },
     /// A region whose place or length is no multiple of its page size, or that overlaps another one.
     #[error("region {region} ({length} bytes at {address:#x}, pages of {page_size}): {why}")]
@@ -45,16 +45,16 @@ pub enum Error {
         why: &'static str,
     },
     /// The kernel refused something that it should not.
-    #[error("{step}: {error}")]
+    #[error("{step}")]
     Kernel {
         /// What was to be done.
         step: &'static str,
         /// Why not.
-        error: io::Error,
+        source: io::Error,
     },
 }
 
 /// Names the step that failed.
 pub(crate) fn at(step: &'static str) -> impl FnOnce(io::Error) -> Error {
-    move |error| Error::Kernel { step, error }
+    move |source| Error::Kernel { step, source }
 }

@@ -19,8 +19,8 @@
 //! let ram = Arc::new(Mapping::new(1 << 20, &Backing::Anonymous)?);
 //! ram.store(0x1000, 1);
 //! let prepared = match Prepared::new(vec![ram.clone().into()], Options::default()) {
-//!     Err(error @ background_snapshot::Error::Userfaultfd { .. }) => {
-//!         return Ok(eprintln!("skipped: {error}"));
+//!     Err(background_snapshot::Error::Userfaultfd { source }) => {
+//!         return Ok(eprintln!("skipped: no userfaultfd: {source}"));
 //!     }
 //!     other => other?,
 //! };

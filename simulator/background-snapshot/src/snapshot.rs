@@ -123,16 +123,16 @@ impl Prepared {
         if options.unpopulated != Unpopulated::Populate {
             wanted |= UFFD_FEATURE_WP_UNPOPULATED;
         }
-        let userfault = Userfault::open(wanted).map_err(|error| Error::Userfaultfd { error })?;
+        let userfault = Userfault::open(wanted).map_err(|source| Error::Userfaultfd { source })?;
         if !userfault.has(UFFD_FEATURE_PAGEFAULT_FLAG_WP) {
             return Err(Error::NoWriteProtection);
         }
         for (number, Pages { region, .. }) in pages.iter().enumerate() {
-            userfault.register(region, true).map_err(|error| Error::Unprotectable {
+            userfault.register(region, true).map_err(|source| Error::Unprotectable {
                 region: number,
                 address: region.address(),
                 length: region.length(),
-                error,
+                source,
             })?;
         }
         if !userfault.has(UFFD_FEATURE_WP_UNPOPULATED) {

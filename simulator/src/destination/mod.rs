@@ -10,6 +10,7 @@ mod memory;
 use crate::checks::{Invariant, Violation, every_request_answered};
 use crate::generate::Vm;
 use crate::rng::Rng;
+use crate::size::at_most_u32;
 use memory::Memory;
 use migration_stream::protocol::{Incoming, IncomingState, put_received_bitmap};
 use migration_stream::return_path::{ReturnPathMessage, put_return_path_message};
@@ -460,7 +461,7 @@ impl Destination {
         }
         let name = self.memory.blocks[block].name.clone();
         let named = self.last_requested.replace(block) != Some(block);
-        let length = u32::try_from(self.memory.blocks[block].host_page_bytes).unwrap_or(u32::MAX);
+        let length = at_most_u32(self.memory.blocks[block].host_page_bytes);
         self.requests += 1;
         self.requested.insert((block, start));
         self.say(&ReturnPathMessage::RequestPages { block: named.then_some(&name), start, length });

@@ -5,6 +5,7 @@
 //! hexadecimal); in the end `devices CHECKSUM`, of the device sections with headers and footers.
 
 use super::memory::{GuestMemory, TARGET_PAGE_BYTES};
+use crate::size::to_usize;
 use crc_fast::{CrcAlgorithm, checksum};
 use std::fmt::Write as _;
 use std::num::IntErrorKind;
@@ -24,6 +25,31 @@ pub struct Digest {
     pub blocks: Vec<(Vec<u8>, Vec<u64>)>,
     /// Checksum of the device sections.
     pub devices: Option<u64>,
+}
+
+/// Why a text is no digest.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DigestError {
+    /// It does not begin as one.
+    #[error("line 1: not a digest, expected \"{HEAD}\"")]
+    Head,
+    /// A line is wrong.
+    #[error("line {line}: {what}")]
+    Line {
+        /// Its number, from 1.
+        line: usize,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// It has more pages than the RAM that is expected.
+    #[error("line {line}: more than {limit} pages")]
+    TooManyPages {
+        /// The number of the line, from 1.
+        line: usize,
+        /// The most that there can be.
+        limit: usize,
+    },
 }
 
 impl Digest {
@@ -70,20 +96,21 @@ impl Digest {
         text
     }
 
-    /// From text; at most `max_pages` pages.
+    /// From text; of at most `max_bytes` bytes of RAM.
     ///
     /// # Errors
     ///
     /// The line that is wrong.
-    pub fn parse(text: &str, max_pages: usize) -> Result<Self, String> {
+    pub fn parse(text: &str, max_bytes: u64) -> Result<Self, DigestError> {
+        let max_pages = to_usize(max_bytes) / TARGET_PAGE_BYTES;
         let mut lines = text.lines().enumerate();
         if lines.next().map(|(_, line)| line) != Some(HEAD) {
-            return Err(format!("line 1: not a digest, expected \"{HEAD}\""));
+            return Err(DigestError::Head);
         }
         let mut digest = Self::default();
         let mut pages = 0usize;
         for (number, line) in lines {
-            let wrong = |what: &str| format!("line {}: {what}", number + 1);
+            let wrong = |what| DigestError::Line { line: number + 1, what };
             if let Some(rest) = line.strip_prefix("block ") {
                 let name = rest
                     .split(' ')
@@ -109,7 +136,7 @@ impl Digest {
                 u64::from_str_radix(checksum, 16).map_err(|_| wrong("checksum is not hexadecimal"))?;
             pages = pages.saturating_add(count);
             if pages > max_pages {
-                return Err(wrong("more pages than RAM can be (--max-ram)"));
+                return Err(DigestError::TooManyPages { line: number + 1, limit: max_pages });
             }
             let (_, block) = digest.blocks.last_mut().ok_or_else(|| wrong("pages before a block"))?;
             block.extend(std::iter::repeat_n(checksum, count));
@@ -138,20 +165,22 @@ mod tests {
         let digest = Digest { devices: Some(0xabc), ..Digest::of(&memory) };
         let text = digest.to_text();
         assert_eq!(text.lines().count(), 1 + 4 + 2 + 1);
-        assert_eq!(Digest::parse(&text, 9), Ok(digest.clone()));
+        assert_eq!(Digest::parse(&text, 9 * 4096), Ok(digest.clone()));
         memory.write_word(8, 511, 1);
         assert_ne!(Digest::of(&memory).blocks, digest.blocks);
-        assert_eq!(Digest::parse(&text, 8).unwrap_err(), "line 7: more pages than RAM can be (--max-ram)");
+        assert_eq!(Digest::parse(&text, 8 * 4096), Err(DigestError::TooManyPages { line: 7, limit: 8 }));
     }
 
     #[test]
     fn a_wrong_line_is_named() {
-        let check = |text: &str, expected: &str| assert_eq!(Digest::parse(text, 10).unwrap_err(), expected);
+        let check = |text: &str, expected: &str| {
+            assert_eq!(Digest::parse(text, 10 * 4096).unwrap_err().to_string(), expected);
+        };
         check("", "line 1: not a digest, expected \"snapsim-digest 1\"");
         check("snapsim-digest 1\n1 00\n", "line 2: pages before a block");
         check("snapsim-digest 1\nblock 7\n", "line 2: block name is not hexadecimal");
         check("snapsim-digest 1\nblock 70 4096\nx 00\n", "line 3: count is no number");
         check("snapsim-digest 1\nblock 70 4096\n1 xx\n", "line 3: checksum is not hexadecimal");
-        check("snapsim-digest 1\nblock 70 4096\n11 00\n", "line 3: more pages than RAM can be (--max-ram)");
+        check("snapsim-digest 1\nblock 70 4096\n11 00\n", "line 3: more than 10 pages");
     }
 }

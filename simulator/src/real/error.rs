@@ -1,4 +1,4 @@
-//! What ends a job.
+//! What ends a job. An error says what failed; its cause is its [`source`](std::error::Error::source).
 
 use migration_stream::protocol::{OutOfOrder, ReceivedBitmapError};
 use std::io;
@@ -11,12 +11,12 @@ pub enum Error {
     #[error(transparent)]
     Stream(#[from] migration_stream::Error),
     /// Something came that may not come now.
-    #[error("offset {offset:#x}: {error}")]
+    #[error("offset {offset:#x}")]
     OutOfOrder {
         /// Offset in the stream, behind what came.
         offset: u64,
         /// What, and in which state.
-        error: OutOfOrder,
+        source: OutOfOrder,
     },
     /// The stream can be read, but no destination can do what it says.
     #[error("offset {offset:#x}: {text}")]
@@ -30,27 +30,24 @@ pub enum Error {
     #[error("return path: {0}")]
     ReturnPath(String),
     /// A bitmap on the return path is wrong.
-    #[error("return path: RECV_BITMAP of block \"{block}\": {error}")]
+    #[error("return path: RECV_BITMAP of block \"{block}\"")]
     ReceivedBitmap {
         /// The block.
         block: String,
         /// What is wrong.
-        error: ReceivedBitmapError,
+        source: ReceivedBitmapError,
     },
     /// The kernel refused something.
-    #[error("{step}: {error}")]
+    #[error("{step}")]
     Io {
         /// What was to be done.
         step: &'static str,
         /// Why not.
-        error: io::Error,
+        source: io::Error,
     },
     /// There is no userfaultfd.
-    #[error(
-        "userfaultfd: {0} (run as root, give CAP_SYS_PTRACE, or set sysctl vm.unprivileged_userfaultfd=1; the simulated \
-         world, snapsim explore, works without)"
-    )]
-    Userfaultfd(io::Error),
+    #[error("userfaultfd")]
+    Userfaultfd(#[source] io::Error),
     /// The background snapshot failed.
     #[error(transparent)]
     Snapshot(#[from] background_snapshot::Error),
@@ -99,5 +96,5 @@ impl Error {
 
 /// Names the step that failed.
 pub(super) fn at(step: &'static str) -> impl FnOnce(io::Error) -> Error {
-    move |error| Error::Io { step, error }
+    move |source| Error::Io { step, source }
 }

@@ -3,6 +3,7 @@
 use super::memory::{GuestMemory, TARGET_PAGE_BYTES};
 use super::vcpus::Access;
 use crate::rng::{Rng, mix};
+use crate::size::nanoseconds;
 use background_snapshot::Watch;
 use hdrhistogram::Histogram;
 use std::fs::File;
@@ -76,7 +77,7 @@ impl Access<Option<Watch>> for Writer {
             self.memory.write_word(page, rng.index(512), rng.next_u64());
         }
         if let Some(start) = start {
-            let nanoseconds = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            let nanoseconds = nanoseconds(start.elapsed());
             self.stalls[thread].lock().unwrap_or_else(PoisonError::into_inner).saturating_record(nanoseconds);
         }
     }

@@ -27,7 +27,7 @@ mod workload;
 
 pub use backend::FileBackend;
 pub use channel::{Address, Connection, Input, Listener, Output};
-pub use digest::{Digest, page_checksum};
+pub use digest::{Digest, DigestError, page_checksum};
 pub use error::Error;
 pub use faults::{Fault, Faults};
 pub use memory::{Block, GuestMemory, MemoryKind, TARGET_PAGE_BYTES, is_zero};

@@ -12,6 +12,7 @@ mod original_tool;
 mod postcopy;
 mod real;
 mod real_streams;
+mod refusals;
 mod save_revert;
 mod snapsim;
 mod stream_properties;

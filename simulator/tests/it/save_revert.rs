@@ -1,6 +1,8 @@
 //! Save, then revert: RAM and devices are what they were, for VMs, disks and channels of every kind.
 
 use crate::bed::{check_holds, load, save, stream_of};
+use migration_stream::ErrorKind;
+use snapshot_engine::{Failure, Unsupported};
 use vm_simulator::{Fault, SimFile, VmConfig};
 
 /// Seeds of one run; the nightly tier has many more.
@@ -90,9 +92,13 @@ fn a_truncated_stream_is_never_a_snapshot() {
             if config.vmdesc || !stream[..cut].ends_with(&[0]) {
                 let failure =
                     outcome.unwrap().expect_err(&format!("seed {seed}: cut at {cut} of {}", stream.len()));
-                let text = failure.to_string();
-                let known = text.contains("truncated") || text.contains("no vmdesc") || cut < 60;
-                assert!(known, "seed {seed}, cut {cut}: {text}");
+                let known = match &failure {
+                    Failure::Stream(error) => matches!(error.kind, ErrorKind::Truncated { .. }),
+                    // A cut behind an EOF byte looks like the end of a stream with suppress-vmdesc=on.
+                    Failure::Unsupported(Unsupported::NoVmdesc) => stream[..cut].ends_with(&[0]),
+                    _ => false,
+                };
+                assert!(known, "seed {seed}, cut {cut}: {failure}");
                 assert_eq!(world.image, None::<SimFile>, "seed {seed}: cut at {cut} left a file");
             }
         }

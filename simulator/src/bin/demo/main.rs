@@ -9,6 +9,7 @@ mod real;
 use background_snapshot::Userfault;
 use clap::Parser;
 use clones::Origin;
+use snapshot_engine::error_text;
 use std::env;
 use std::error::Error;
 use std::fs;
@@ -53,7 +54,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(io::stderr(), "demo: {error}");
+            let _ = writeln!(io::stderr(), "demo: {}", error_text(&*error));
             ExitCode::FAILURE
         }
     }

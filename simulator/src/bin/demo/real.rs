@@ -31,7 +31,8 @@ fn stalls(times: &Times) -> String {
 }
 
 fn rate(bytes: u64, time: Duration) -> u64 {
-    u64::try_from((u128::from(bytes >> 10) * 1000 / time.as_millis().max(1)) >> 10).unwrap_or(0)
+    let milliseconds = time.as_secs() * 1000 + u64::from(time.subsec_millis());
+    ((bytes >> 10) * 1000 / milliseconds.max(1)) >> 10
 }
 
 pub(super) fn demo(cli: &Cli, tool: &Path, image: &Path) -> Result<Digest> {

@@ -1,7 +1,7 @@
 //! `snapsim destination`
 
 use crate::options::{EndArguments, LoadArguments};
-use crate::{Failure, print};
+use crate::{Failure, hint, print};
 use clap::{ArgGroup, Args};
 use snapshot_engine::parse_bytes;
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use std::process::Command;
 use std::time::Duration;
 use vm_simulator::real::bitmaps::{Bitmap, BitmapRules, Node};
 use vm_simulator::real::destination::{self, DestinationConfig, DestinationOutcome, Purpose};
-use vm_simulator::real::{Address, Connection, Digest, FileBackend, Listener, TARGET_PAGE_BYTES};
+use vm_simulator::real::{Address, Connection, Digest, FileBackend, Listener};
 
 /// The longest digest file.
 const DIGEST_LIMIT_BYTES: u64 = 1 << 30;
@@ -116,8 +116,7 @@ fn read_digest(arguments: &Arguments) -> Result<Option<Digest>, Failure> {
         return Err(wrong(format!("{length} bytes, at most {DIGEST_LIMIT_BYTES} can be")));
     }
     let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
-    let pages = usize::try_from(arguments.max_ram).unwrap_or(usize::MAX) / TARGET_PAGE_BYTES;
-    Digest::parse(&text, pages).map(Some).map_err(wrong)
+    Digest::parse(&text, arguments.max_ram).map(Some).map_err(|error| wrong(hint::digest_text(&error)))
 }
 
 /// Starts this program anew with a word of the command line for each RAM block of the image, where

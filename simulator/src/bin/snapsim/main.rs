@@ -5,6 +5,7 @@
 
 mod destination;
 mod explore;
+mod hint;
 mod options;
 mod source;
 mod strategies;
@@ -79,7 +80,7 @@ fn run(command: &Command) -> Result<(), Failure> {
 fn end(result: Result<(), Failure>) -> ExitCode {
     let (text, status) = match result {
         Ok(()) => return ExitCode::SUCCESS,
-        Err(Failure::Job(error)) => (error.to_string(), if error.is_wrong_input() { 1 } else { 2 }),
+        Err(Failure::Job(error)) => (hint::text(&error), if error.is_wrong_input() { 1 } else { 2 }),
         Err(Failure::Usage(text)) => (text, 2),
         Err(Failure::Found(count)) => (format!("{count} seeds failed"), 1),
     };

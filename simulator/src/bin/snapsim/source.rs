@@ -62,8 +62,8 @@ pub(super) struct Arguments {
     #[arg(long, value_enum, default_value = "copy")]
     strategy: StrategyName,
     /// Background: pages in the pool of strategy copy
-    #[arg(long, default_value_t = 16384, value_parser = clap::value_parser!(u64).range(0..=1 << 30))]
-    pool_pages: u64,
+    #[arg(long, default_value_t = 16384, value_parser = clap::value_parser!(u32).range(0..=1 << 30))]
+    pool_pages: u32,
     /// Background: what is done about pages that were never touched
     #[arg(long, value_enum, default_value = "auto")]
     unpopulated: UnpopulatedName,
@@ -121,7 +121,7 @@ fn bitmap(text: &str) -> Result<SourceBitmap, String> {
 
 impl Arguments {
     fn config(&self) -> Result<SourceConfig, Failure> {
-        let pool_pages = usize::try_from(self.pool_pages).unwrap_or(usize::MAX);
+        let pool_pages = self.pool_pages as usize;
         let strategy = match self.strategy {
             StrategyName::Copy => Strategy::Copy { pool_pages },
             StrategyName::Priority => Strategy::Priority,

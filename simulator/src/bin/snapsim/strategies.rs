@@ -20,8 +20,8 @@ pub(super) struct Arguments {
     #[arg(long, default_value = "256M", value_parser = parse_bytes)]
     ram: u64,
     /// Pages in the pool of strategy copy
-    #[arg(long, default_value_t = 16384, value_parser = clap::value_parser!(u64).range(0..=1 << 30))]
-    pool_pages: u64,
+    #[arg(long, default_value_t = 16384, value_parser = clap::value_parser!(u32).range(0..=1 << 30))]
+    pool_pages: u32,
     /// Bytes per second of the slow reader
     #[arg(long, default_value = "100M", value_parser = parse_bytes)]
     slow: u64,
@@ -53,7 +53,7 @@ fn measure(arguments: &Arguments, strategy: Strategy, rate: Option<u64>) -> Resu
         mode: Mode::Background { strategy, unpopulated: Unpopulated::Auto },
         ..SourceConfig::default()
     };
-    let failed = |error| Failure::Job(Error::Io { step: "connect", error });
+    let failed = |source| Failure::Job(Error::Io { step: "connect", source });
     let none = Faults::default();
     let (ours, theirs) = Connection::pair((TIMEOUT, &none), (TIMEOUT, &none)).map_err(failed)?;
     let mut ours = Some(ours);
@@ -62,13 +62,13 @@ fn measure(arguments: &Arguments, strategy: Strategy, rate: Option<u64>) -> Resu
         let outcome = source::run(&config, || ours.take().ok_or_else(|| io::ErrorKind::NotConnected.into()));
         drop(ours);
         let read = reader.join().map_err(|_| Failure::Usage("the reader failed".to_owned()))?;
-        read.map_err(|error| Failure::Job(Error::Io { step: "read", error }))?;
+        read.map_err(|source| Failure::Job(Error::Io { step: "read", source }))?;
         Ok(outcome?)
     })
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let pool_pages = usize::try_from(arguments.pool_pages).unwrap_or(usize::MAX);
+    let pool_pages = arguments.pool_pages as usize;
     let mut table = format!(
         "{:<9} {:<6} {:>8} {:>8} {:>9} {:>9} {:>9} {:>9} {:>10} {:>9} {:>11} {:>12}\n",
         "strategy",

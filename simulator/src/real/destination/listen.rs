@@ -31,7 +31,7 @@ pub(super) enum Heard {
 
 /// Names the place of what came out of order.
 pub(super) fn out_of_order(offset: u64) -> impl FnOnce(OutOfOrder) -> Error {
-    move |error| Error::OutOfOrder { offset, error }
+    move |source| Error::OutOfOrder { offset, source }
 }
 
 /// Gathers the target pages of a host page.

@@ -20,6 +20,7 @@ use linux_raw_sys::general::{UFFD_FEATURE_MISSING_HUGETLBFS, UFFD_FEATURE_MISSIN
 use migration_stream::Command;
 use migration_stream::protocol::IncomingState;
 use rustix::event::EventfdFlags;
+use snapshot_engine::error_text;
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::thread::{Scope, ScopedJoinHandle};
@@ -61,7 +62,7 @@ pub(super) fn run(
         end_preempt(urgent);
         if let Err(error) = &result {
             // Whoever waits for a page must not any more, or the scope would not end.
-            shared.fail(Error::Wrong(error.to_string()));
+            shared.fail(Error::Wrong(error_text(error)));
         }
         shared.release();
         // The descriptor is ours and takes any number.
@@ -230,7 +231,7 @@ fn listen_thread(
 /// A channel that breaks in a recovery is no other failure than one that breaks elsewhere.
 fn recovered(heard: Result<Heard, Error>) -> Result<Heard, Error> {
     match heard {
-        Err(Error::Io { error, .. }) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Heard::Broken),
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => Ok(Heard::Broken),
         other => other,
     }
 }

@@ -6,7 +6,7 @@ use crate::real::guest::histogram;
 use crate::real::memory::TARGET_PAGE_BYTES;
 use crate::real::vcpus::Access;
 use crate::rng::Rng;
-use crate::size::to_usize;
+use crate::size::{nanoseconds, to_usize};
 use hdrhistogram::Histogram;
 use migration_stream::name_text;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -118,7 +118,7 @@ impl Access<()> for Reader {
         let (block, offset) = self.shared.memory.locate(page);
         let _ = self.shared.memory.blocks()[block].mapping.load(offset);
         if let Some(start) = start {
-            let nanoseconds = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            let nanoseconds = nanoseconds(start.elapsed());
             lock(&self.stalls[thread]).saturating_record(nanoseconds);
         }
         self.verify(page);

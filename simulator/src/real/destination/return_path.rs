@@ -4,6 +4,7 @@ use crate::real::channel::Output;
 use crate::real::error::{Error, at};
 use crate::real::faults::{Fault, Faults};
 use crate::real::memory::GuestMemory;
+use crate::size::at_most_u32;
 use migration_stream::protocol::put_received_bitmap;
 use migration_stream::return_path::{ReturnPathMessage, put_return_path_message};
 use std::io::Write;
@@ -142,7 +143,7 @@ impl ReturnPath {
         if self.faults.has(Fault::RequestHuge) {
             (start, length) = (0, known.mapping.length() as u64);
         }
-        let length = u32::try_from(length).unwrap_or(u32::MAX);
+        let length = at_most_u32(length);
         for _ in 0..self.faults.storm() {
             let named = (self.block.replace(block) != Some(block)).then_some(name);
             self.requests += 1;

@@ -5,7 +5,7 @@ use crate::real::channel::Breaker;
 use crate::real::error::{Error, at};
 use crate::real::guest::histogram;
 use crate::real::memory::{GuestMemory, TARGET_PAGE_BYTES};
-use crate::size::to_usize;
+use crate::size::{nanoseconds, to_usize};
 use background_snapshot::{Region, Userfault};
 use hdrhistogram::Histogram;
 use migration_stream::name_text;
@@ -209,7 +209,7 @@ impl Shared {
             self.received.set(page);
         }
         if let Some(requested) = lock(&self.pending).remove(&(block, offset)) {
-            let nanoseconds = u64::try_from(requested.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            let nanoseconds = nanoseconds(requested.elapsed());
             lock(&self.latency).saturating_record(nanoseconds);
         }
         Ok(())

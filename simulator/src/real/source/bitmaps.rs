@@ -1,7 +1,7 @@
 //! Dirty bitmaps as a source sends them.
 
 use crate::rng::{Rng, mix};
-use crate::size::to_usize;
+use crate::size::{at_most_u32, to_usize};
 use migration_stream::{
     ChunkKind, DirtyBitmapChunk, SectionId, put_dirty_bitmap_chunk, put_section_end, put_section_footer,
     put_section_part,
@@ -110,7 +110,7 @@ fn put_chunks(out: &mut Vec<u8>, bitmap: &SourceBitmap) {
         let sectors = (end * sectors_per_bit).min(disk_sectors) - first * sectors_per_bit;
         let kind = ChunkKind::Bits {
             first_sector: first * sectors_per_bit,
-            sectors: u32::try_from(sectors).unwrap_or(u32::MAX),
+            sectors: at_most_u32(sectors),
             bits: set.then_some(&bits[..]),
         };
         put_dirty_bitmap_chunk(out, &chunk(bitmap, kind));

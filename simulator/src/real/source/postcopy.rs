@@ -140,8 +140,8 @@ impl Source<'_> {
 /// Whether a new connection may help.
 fn broken(error: &Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected, UnexpectedEof};
-    let Error::Io { error, .. } = error else { return false };
-    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof | NotConnected)
+    let Error::Io { source, .. } = error else { return false };
+    matches!(source.kind(), BrokenPipe | ConnectionReset | UnexpectedEof | NotConnected)
 }
 
 /// Discards, and the package that starts the destination's guest.

@@ -87,9 +87,9 @@ impl Bandwidth {
 
     fn spend(&mut self, bytes: u64) {
         let now = Instant::now();
-        let micros = u128::from(bytes) * 1_000_000 / u128::from(self.per_second);
+        let micros = bytes.saturating_mul(1_000_000) / self.per_second;
         // Time that was not used is not made up for.
-        self.due = self.due.max(now) + Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX));
+        self.due = self.due.max(now) + Duration::from_micros(micros);
         std::thread::sleep(self.due.saturating_duration_since(now));
     }
 }

@@ -151,7 +151,7 @@ fn messages(input: &mut Input, memory: &GuestMemory, ear: &Ear) -> Result<(), Er
                 let name = || name_text(&memory.blocks()[block].name);
                 let taken = reading
                     .take(&bytes[used..])
-                    .map_err(|error| Error::ReceivedBitmap { block: name(), error })?;
+                    .map_err(|source| Error::ReceivedBitmap { block: name(), source })?;
                 used += taken;
                 if reading.is_complete() {
                     ear.lock().bitmaps.push((block, reading));

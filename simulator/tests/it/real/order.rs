@@ -6,6 +6,7 @@ use migration_stream::{
     SectionHeader, SectionId, put_command, put_end_of_section, put_file_header, put_page_header,
     put_ram_blocks, put_section_footer, put_section_header, put_section_part, put_zero_page,
 };
+use snapshot_engine::error_text;
 use std::io::{ErrorKind, Write};
 use std::time::Duration;
 use vm_simulator::real::destination::{self, DestinationConfig, DestinationOutcome};
@@ -115,7 +116,7 @@ fn config() -> DestinationConfig {
 fn refused(stream: Stream, expected: &str) {
     let error = stream.load().unwrap_err();
     assert!(error.is_wrong_input(), "{error}");
-    let text = error.to_string();
+    let text = error_text(&error);
     let (offset, rest) = text.split_once(": ").unwrap_or(("", &text));
     assert!(offset.starts_with("offset 0x"), "{text}");
     assert_eq!(rest, expected);
@@ -218,7 +219,7 @@ fn what_postcopy_does_not_allow() {
         (Stream::running().command(&discard(0, 4096)), "POSTCOPY_RAM_DISCARD in state "),
         (Stream::running().package(&[]), "PACKAGED on the main channel in state "),
     ] {
-        let error = stream.load().unwrap_err().to_string();
+        let error = error_text(&stream.load().unwrap_err());
         let state = error.split_once(expected).map(|(_, state)| state);
         assert!(matches!(state, Some("LISTENING" | "RUNNING")), "{error}, expected {expected}");
     }
