@@ -3,7 +3,7 @@
 use crate::error::ErrorKind;
 use crate::page_size::PageSize;
 use crate::prelude::*;
-use crate::section::{QEMU_VM_COMMAND, length32, put_str8, str8};
+use crate::section::{QEMU_VM_COMMAND, counted16, counted32, put_str8, str8};
 use crate::span::{Parsed, Span, take};
 use nom::Parser;
 use nom::number::streaming::{be_u8, be_u16, be_u32, be_u64};
@@ -233,7 +233,8 @@ fn discard<'a>(
     Ok(Command::PostcopyRamDiscard { block, ranges })
 }
 
-/// Writes what `command` accepts.
+/// Writes what `command` accepts. More than fits its length field (64 KiB of a payload, 4 GiB of a package) is
+/// cut.
 pub fn put_command(out: &mut Vec<u8>, command: &Command<'_>) {
     let mut payload = Vec::new();
     let number: u16 = match command {
@@ -262,7 +263,7 @@ pub fn put_command(out: &mut Vec<u8>, command: &Command<'_>) {
             6
         }
         Command::Packaged(package) => {
-            payload.extend_from_slice(&length32(package.len()).to_be_bytes());
+            payload.extend_from_slice(&counted32(package).0.to_be_bytes());
             7
         }
         Command::EnableColo => 8,
@@ -275,10 +276,11 @@ pub fn put_command(out: &mut Vec<u8>, command: &Command<'_>) {
     };
     out.push(QEMU_VM_COMMAND);
     out.extend_from_slice(&number.to_be_bytes());
-    out.extend_from_slice(&u16::try_from(payload.len()).unwrap_or(u16::MAX).to_be_bytes());
-    out.extend_from_slice(&payload);
+    let (length, payload) = counted16(&payload);
+    out.extend_from_slice(&length.to_be_bytes());
+    out.extend_from_slice(payload);
     if let Command::Packaged(package) = command {
-        out.extend_from_slice(package);
+        out.extend_from_slice(counted32(package).1);
     }
 }
 

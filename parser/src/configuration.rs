@@ -3,7 +3,7 @@
 use crate::error::ErrorKind;
 use crate::page_size::PageSize;
 use crate::prelude::*;
-use crate::section::str8;
+use crate::section::{counted32, str8};
 use crate::span::{Parsed, Span, take};
 use nom::Parser;
 use nom::number::streaming::{be_u8, be_u32};
@@ -152,13 +152,15 @@ pub fn put_configuration(out: &mut Vec<u8>, configuration: &Configuration) {
         out.extend_from_slice(payload);
     };
     out.push(QEMU_VM_CONFIGURATION);
-    out.extend_from_slice(&crate::section::length32(configuration.machine.len()).to_be_bytes());
-    out.extend_from_slice(&configuration.machine);
+    let (length, machine) = counted32(&configuration.machine);
+    out.extend_from_slice(&length.to_be_bytes());
+    out.extend_from_slice(machine);
     if let Some(bits) = configuration.target_page_bits {
         subsection(out, b"configuration/target-page-bits", &bits.to_be_bytes());
     }
     if let Some(names) = &configuration.capabilities {
-        let mut payload = crate::section::length32(names.len()).to_be_bytes().to_vec();
+        let (count, names) = counted32(names);
+        let mut payload = count.to_be_bytes().to_vec();
         names.iter().for_each(|name| crate::section::put_str8(&mut payload, name));
         subsection(out, b"configuration/capabilities", &payload);
     }

@@ -7,6 +7,7 @@
 //! Where such a device was registered behind RAM, it stands between RAM's START and its first PART (10.0):
 //! the PART begins with the id that is known by then, and names a block that was listed.
 
+use crate::error::EarlyDevicesError;
 use crate::page_size::PageSize;
 use crate::ram::block::{BlockListContext, optional_fields};
 use crate::ram::{
@@ -31,7 +32,7 @@ pub(crate) struct Search {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
     NeedMore,
-    Wrong(&'static str),
+    Wrong(EarlyDevicesError),
 }
 
 const START_TAIL: &[u8] = b"\x03ram\0\0\0\0\0\0\0\x04";
@@ -52,7 +53,7 @@ impl Search {
                 Candidate::Yes(_) => return Ok(at),
             }
             if at > BEHIND_LIMIT_BYTES {
-                return Err(Stop::Wrong("no PART of the ram section behind them"));
+                return Err(Stop::Wrong(EarlyDevicesError::NoRamPart));
             }
         }
         Err(Stop::NeedMore)
@@ -80,7 +81,7 @@ fn the_only_one(bytes: &[u8], section: Range<usize>, context: BlockListContext) 
             Candidate::No => {}
             Candidate::NeedMore => return Err(Stop::NeedMore),
             Candidate::Yes(_) => {
-                return Err(Stop::Wrong("two ram sections could begin among the early device sections"));
+                return Err(Stop::Wrong(EarlyDevicesError::TwoEnds));
             }
         }
     }
@@ -322,7 +323,7 @@ mod tests {
         let found =
             |bytes: usize| Search { scanned: BEHIND_LIMIT_BYTES - 1 }.border_behind(&vec![0; bytes], next);
         assert_eq!(found(BEHIND_LIMIT_BYTES + 1), Err(Stop::NeedMore));
-        let wrong = Stop::Wrong("no PART of the ram section behind them");
+        let wrong = Stop::Wrong(EarlyDevicesError::NoRamPart);
         assert_eq!(found(BEHIND_LIMIT_BYTES + 2), Err(wrong));
     }
 
@@ -331,8 +332,8 @@ mod tests {
         let list = ram(0x100_0004, &[(b"a", 0x100_0000)]);
         // The last bytes of the list, 01 and three zeros, begin another START.
         let over = [&list[..], &list[4..]].concat();
-        let text = "two ram sections could begin among the early device sections";
-        assert_eq!(Search::default().border(&over, CONTEXT), Err(Stop::Wrong(text)));
+        let wrong = Stop::Wrong(EarlyDevicesError::TwoEnds);
+        assert_eq!(Search::default().border(&over, CONTEXT), Err(wrong));
         // However few bytes of it there are at first.
         for cut in 0..over.len() {
             assert_eq!(Search::default().border(&over[..cut], CONTEXT), Err(Stop::NeedMore), "cut at {cut}");

@@ -3,6 +3,10 @@
 use crate::prelude::*;
 use core::fmt;
 
+mod parts;
+
+pub use parts::{EarlyDevicesError, Inside, TailError};
+
 /// Names are untrusted: bytes that are not printable ASCII are escaped.
 #[must_use]
 pub fn name_text(name: &[u8]) -> String {
@@ -78,7 +82,7 @@ pub enum ErrorKind {
     #[error("truncated: the stream ends {}", .inside)]
     Truncated {
         /// Inside of what.
-        inside: String,
+        inside: Inside,
     },
     /// A byte that begins no section here.
     #[error("unknown section type {found:#04x}{}", section_type_hint(*.found))]
@@ -283,13 +287,13 @@ pub enum ErrorKind {
     },
     /// Device sections, EOF and vmdesc do not fit each other.
     #[error("{0}")]
-    Tail(String),
+    Tail(TailError),
     /// Bytes behind the end; how many there are is not known, for a pipe may go on.
     #[error("bytes behind the end of the stream")]
     TrailingBytes,
     /// Early device sections without a RAM section that can be told from their bytes.
     #[error("{0}")]
-    EarlyDevices(&'static str),
+    EarlyDevices(EarlyDevicesError),
     /// A basic field could not be read.
     #[error("malformed field")]
     Malformed,

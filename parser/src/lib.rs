@@ -98,7 +98,7 @@ pub use decoder::{
     ChannelKind, DEFAULT_MAX_RAM_BYTES, Decoder, DecoderBuilder, Options, Step, UNKNOWN_LENGTH,
 };
 pub use dirty_bitmap::{ChunkKind, DirtyBitmapChunk, put_dirty_bitmap_chunk};
-pub use error::{Error, ErrorKind, name_text};
+pub use error::{EarlyDevicesError, Error, ErrorKind, Inside, TailError, name_text};
 pub use iterable::{
     BLOCK_CHUNK_BYTES, BlockMigration, Htab, StorageAttributes, put_block_migration, put_htab,
     put_storage_attributes,

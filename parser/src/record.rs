@@ -11,7 +11,7 @@ use crate::ram::block::{BlockList, RamBlock, put_ram_blocks};
 use crate::ram::page::{Page, put_page};
 use crate::ram::{put_end_of_section, put_multifd_flush};
 use crate::section::{
-    QEMU_VM_EOF, QEMU_VM_VMDESCRIPTION, SectionHeader, SectionId, length32, put_section_end,
+    QEMU_VM_EOF, QEMU_VM_VMDESCRIPTION, SectionHeader, SectionId, counted32, put_section_end,
     put_section_footer, put_section_header, put_section_part,
 };
 
@@ -123,7 +123,8 @@ impl Record<'_> {
             Record::Eof => out.push(QEMU_VM_EOF),
             Record::VmDescription(json) => {
                 out.push(QEMU_VM_VMDESCRIPTION);
-                out.extend_from_slice(&length32(json.len()).to_be_bytes());
+                let (length, json) = counted32(json);
+                out.extend_from_slice(&length.to_be_bytes());
                 out.extend_from_slice(json);
             }
         }

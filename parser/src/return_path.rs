@@ -2,7 +2,7 @@
 
 use crate::error::{Error, ErrorKind};
 use crate::prelude::*;
-use crate::section::put_str8;
+use crate::section::{counted16, put_str8};
 use crate::width::to_usize;
 
 /// A message (`enum mig_rp_message_type`, migration/migration.h).
@@ -103,8 +103,9 @@ pub fn put_return_path_message(out: &mut Vec<u8>, message: &ReturnPathMessage<'_
         ReturnPathMessage::SwitchoverAck => 7,
     };
     out.extend_from_slice(&number.to_be_bytes());
-    out.extend_from_slice(&u16::try_from(payload.len()).unwrap_or(u16::MAX).to_be_bytes());
-    out.extend_from_slice(&payload);
+    let (length, payload) = counted16(&payload);
+    out.extend_from_slice(&length.to_be_bytes());
+    out.extend_from_slice(payload);
 }
 
 /// What follows [`ReturnPathMessage::ReceivedBitmap`], outside of any frame.

@@ -67,14 +67,29 @@ pub(crate) fn str8(input: Span<'_>) -> Parsed<'_, &[u8]> {
 
 /// Writes what `str8` accepts; a longer name is cut, as it could not have come from a stream.
 pub fn put_str8(out: &mut Vec<u8>, name: &[u8]) {
-    let name = &name[..name.len().min(255)];
-    out.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
+    let (length, name) = match u8::try_from(name.len()) {
+        Ok(length) => (length, name),
+        Err(_) => (u8::MAX, &name[..usize::from(u8::MAX)]),
+    };
+    out.push(length);
     out.extend_from_slice(name);
 }
 
-/// A length that goes into a be32; nothing that came from a stream is longer.
-pub(crate) fn length32(length: usize) -> u32 {
-    u32::try_from(length).unwrap_or(u32::MAX)
+/// The bytes with their number, which goes into a be16. What is longer is cut, as it could not have come from
+/// a stream: the number never differs from what follows it.
+pub(crate) fn counted16(bytes: &[u8]) -> (u16, &[u8]) {
+    match u16::try_from(bytes.len()) {
+        Ok(count) => (count, bytes),
+        Err(_) => (u16::MAX, &bytes[..usize::from(u16::MAX)]),
+    }
+}
+
+/// As [`counted16`], for a be32.
+pub(crate) fn counted32<T>(items: &[T]) -> (u32, &[T]) {
+    match u32::try_from(items.len()) {
+        Ok(count) => (count, items),
+        Err(_) => (u32::MAX, &items[..u32::MAX as usize]),
+    }
 }
 
 /// Parses what follows the type byte of START and FULL: id (be32), idstr (str8), instance (be32), version

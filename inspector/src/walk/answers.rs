@@ -4,7 +4,7 @@ use super::event::{Context, Event, Item, Visitor};
 use super::feed::Feed;
 use super::{Stop, go, io};
 use migration_stream::return_path::{ReturnPathMessage, received_bitmap, return_path_message};
-use migration_stream::{Error, ErrorKind};
+use migration_stream::{Error, ErrorKind, Inside};
 
 /// Walks the return path. Behind an error there is no place where reading could go on.
 pub(super) fn walk(mut feed: Feed, visitor: &mut dyn Visitor, context: Context<'_>) -> Result<(), Stop> {
@@ -44,7 +44,7 @@ fn messages(feed: &mut Feed, visitor: &mut dyn Visitor, context: Context<'_>) ->
                 return Ok(());
             }
             let offset = feed.offset() + feed.bytes().len() as u64;
-            let kind = ErrorKind::Truncated { inside: "inside a return path message".to_owned() };
+            let kind = ErrorKind::Truncated { inside: Inside::ReturnPathMessage };
             return Err(Error { offset, path: String::new(), kind }.into());
         }
     }

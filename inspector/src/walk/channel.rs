@@ -6,7 +6,7 @@ use super::{Stop, go, io};
 use crate::escape::terminal;
 use crate::unpack::ChannelUnpacker;
 use migration_stream::ram::multifd::{Channel, Compression, Hello, Message};
-use migration_stream::{Error, ErrorKind};
+use migration_stream::{Error, ErrorKind, Inside};
 use snapshot_engine::error_text;
 use std::collections::HashMap;
 
@@ -62,7 +62,7 @@ impl ChannelWalk {
                 return if self.feed.bytes().is_empty() {
                     Ok(Took::End)
                 } else {
-                    Err(truncated(&self.feed, "inside a multifd packet"))
+                    Err(truncated(&self.feed, Inside::MultifdPacket))
                 };
             }
         };
@@ -90,7 +90,7 @@ impl ChannelWalk {
         self.feed.consume(length);
         let filled = self.feed.fill(data_bytes);
         if !filled.map_err(io(&self.feed))? {
-            return Err(truncated(&self.feed, "inside the data of a multifd packet"));
+            return Err(truncated(&self.feed, Inside::MultifdData));
         }
         match announced {
             Some(announced) => self.pages(&announced, data_bytes, visitor, context)?,
@@ -194,9 +194,9 @@ fn misplaced(packet: &Announced, block: Option<usize>, context: Context<'_>) -> 
     Some(format!("page {stray:#x} of \"{name}\", whose used length is {length:#x}"))
 }
 
-fn truncated(feed: &Feed, inside: &str) -> Stop {
+fn truncated(feed: &Feed, inside: Inside) -> Stop {
     let offset = feed.offset() + feed.bytes().len() as u64;
-    Error { offset, path: String::new(), kind: ErrorKind::Truncated { inside: inside.to_owned() } }.into()
+    Error { offset, path: String::new(), kind: ErrorKind::Truncated { inside } }.into()
 }
 
 /// Walks a channel whose main stream is not there.

@@ -15,7 +15,7 @@ use crate::size::to_usize;
 use migration_stream::ram::mapped::{
     ENTRY_LIMIT_BYTES, MappedBlock, MappedList, MappedPlace, entry, list_total,
 };
-use migration_stream::{Error, ErrorKind, Page, PageContent, RamBlock, Record};
+use migration_stream::{Error, ErrorKind, Inside, Page, PageContent, RamBlock, Record};
 
 /// Bitmaps up to this size are read: 16 TiB in pages of 4 KiB.
 const BITMAP_LIMIT_BYTES: u64 = 512 << 20;
@@ -41,7 +41,7 @@ fn truncated(walk: &StreamWalk<'_>) -> Error {
     Error {
         offset: walk.feed.offset() + walk.feed.bytes().len() as u64,
         path: "mapped-ram block list".to_owned(),
-        kind: ErrorKind::Truncated { inside: "inside the RAM of a mapped-ram file".to_owned() },
+        kind: ErrorKind::Truncated { inside: Inside::MappedRam },
     }
 }
 

@@ -6,7 +6,7 @@ use super::state::{StreamWalk, context};
 use super::{Stop, go, io};
 use migration_stream::device::{Device, Guess, Vmdesc, guess};
 use migration_stream::device_tail::{Located, OnError, Piece, Walker, early, locate, oversized_vmdesc};
-use migration_stream::{Error, ErrorKind, Record, VMDESC_HEADER_BYTES};
+use migration_stream::{Error, ErrorKind, Inside, Record, TailError, VMDESC_HEADER_BYTES};
 
 /// Reads everything that is left and walks it.
 pub(super) fn walk(walk: &mut StreamWalk<'_>) -> Result<(), Stop> {
@@ -22,8 +22,9 @@ pub(super) fn walk(walk: &mut StreamWalk<'_>) -> Result<(), Stop> {
     };
     let Located { eof, vmdesc } = located.clone();
     let Some(description) = Vmdesc::parse(&bytes[vmdesc.clone()]) else {
-        let text = "the vmdesc is not a description of devices";
-        go(visitor.finding(Finding::new(Level::Error, offset + vmdesc.start as u64, "vmdesc", text)))?;
+        let at = offset + vmdesc.start as u64;
+        let text = TailError::NoDescription.to_string();
+        go(visitor.finding(Finding::new(Level::Error, at, "vmdesc", text)))?;
         for part in guess(&bytes[..eof], footers) {
             guessed(visitor, context, offset, &bytes[..eof], part, false)?;
         }
@@ -164,9 +165,8 @@ fn without_vmdesc(
     if ends {
         return Ok(());
     }
-    let inside =
-        "inside the device tail: no EOF with a whole vmdesc behind it, nor EOF as the last byte".to_owned();
     let offset = base + bytes.len() as u64;
-    let error = Error { offset, path: String::new(), kind: ErrorKind::Truncated { inside } };
+    let error =
+        Error { offset, path: String::new(), kind: ErrorKind::Truncated { inside: Inside::DeviceTail } };
     go(visitor.finding(error.into()))
 }

@@ -6,7 +6,7 @@ mod sections;
 
 use crate::configuration::Configuration;
 use crate::early;
-use crate::error::{Error, ErrorKind, name_text};
+use crate::error::{Error, ErrorKind, Inside, name_text};
 use crate::page_size::PageSize;
 use crate::prelude::*;
 use crate::ram::block::RamBlock;
@@ -232,16 +232,16 @@ impl Decoder {
             {
                 return Ok(());
             }
-            State::Header => "inside the file header",
-            State::MaybeConfiguration => "inside the configuration section",
-            State::TopLevel if rest.is_empty() => "without an end mark",
-            State::TopLevel => "inside a section header or command",
-            State::Body { .. } => "inside a section body",
-            State::Footer { .. } => "inside a section footer",
-            State::DeviceTail => "inside the device sections",
-            State::AfterEof | State::AfterVmdesc => "inside the vmdesc",
+            State::Header => Inside::FileHeader,
+            State::MaybeConfiguration => Inside::Configuration,
+            State::TopLevel if rest.is_empty() => Inside::NoEndMark,
+            State::TopLevel => Inside::HeaderOrCommand,
+            State::Body { .. } => Inside::SectionBody,
+            State::Footer { .. } => Inside::SectionFooter,
+            State::DeviceTail => Inside::DeviceSections,
+            State::AfterEof | State::AfterVmdesc => Inside::Vmdesc,
         };
-        let kind = ErrorKind::Truncated { inside: inside.to_owned() };
+        let kind = ErrorKind::Truncated { inside };
         Err(Error { offset: self.offset + rest.len() as u64, path: self.path(), kind })
     }
 

@@ -158,7 +158,7 @@ impl Decoder {
         let context = self.block_list_context();
         let length = self.early.border(input.bytes, context).map_err(|stop| match stop {
             early::Stop::NeedMore => nom::Err::Incomplete(nom::Needed::Unknown),
-            early::Stop::Wrong(text) => input.reject(ErrorKind::EarlyDevices(text)),
+            early::Stop::Wrong(why) => input.reject(ErrorKind::EarlyDevices(why)),
         })?;
         let (rest, bytes) = take(input, length)?;
         self.early_devices = Some((input.offset, bytes.to_vec()));
@@ -186,7 +186,7 @@ impl Decoder {
         let next = early::Next { ram, page_size: self.page_size, listed: &listed, footers };
         let length = self.early_behind.border_behind(input.bytes, next).map_err(|stop| match stop {
             early::Stop::NeedMore => nom::Err::Incomplete(nom::Needed::Unknown),
-            early::Stop::Wrong(text) => input.reject(ErrorKind::EarlyDevices(text)),
+            early::Stop::Wrong(why) => input.reject(ErrorKind::EarlyDevices(why)),
         })?;
         let (rest, bytes) = take(input, length)?;
         self.early_devices = Some((input.offset, bytes.to_vec()));

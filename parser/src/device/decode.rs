@@ -323,7 +323,7 @@ fn value(type_name: &str, bytes: &[u8]) -> Value {
         number(length).map_or_else(
             |wrong| wrong,
             |number| {
-                let shift = 64 - 8 * u32::try_from(length).unwrap_or(8);
+                let shift = 64 - 8 * length;
                 Value::Signed((number << shift).cast_signed() >> shift)
             },
         )

@@ -8,9 +8,13 @@
 mod decode;
 mod elements;
 mod guess;
+#[cfg(feature = "vmdesc")]
+mod repeated_keys;
 mod vmdesc;
 
 pub use decode::{Decoded, DecodedField, Value, decode};
 pub use elements::{Elements, Place};
 pub use guess::{Guess, guess};
+#[cfg(feature = "vmdesc")]
+pub use repeated_keys::{RepeatedKey, repeated_keys};
 pub use vmdesc::{Array, Device, Field, State, Vmdesc};

@@ -9,7 +9,7 @@
 //! * **A key given twice in one object**: the last value counts, as in that script (Python's `json.loads`).
 //!   The exception is what QEMU writes itself: the elements of a queue (`put_qtailq`) repeat `vmsd_name`,
 //!   `version`, `fields` and `subsections` in the object of their field, and each `vmsd_name` there begins
-//!   another element.
+//!   another element. [`repeated_keys`](super::repeated_keys) lists the others.
 //! * **A key that QEMU always writes and that is missing, or is no value of its kind**: it is no description,
 //!   and [`Vmdesc::parse`] is `None`. Those are `devices`, `name` and `instance_id` of a device, and `name`,
 //!   `type` and `size` of a field; an `array_len` or `index` that is no number counts as one of them. Where

@@ -15,7 +15,7 @@ pub use walk::{OnError, Piece, Walked, Walker, early};
 
 use crate::decoder::Decoder;
 use crate::device::Vmdesc;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Inside, TailError};
 use crate::page_size::PageSize;
 use crate::prelude::*;
 use crate::section::{FOOTER_BYTES, QEMU_VM_EOF, QEMU_VM_SECTION_FOOTER, SectionHeader, section_header};
@@ -52,19 +52,15 @@ pub struct Tail<'a> {
 /// `Truncated` or `Tail` when the end is not there: EOF, the footer before it, the vmdesc in its full length.
 pub fn end(tail: &[u8], offset: u64, decoder: &Decoder) -> Result<(usize, Trailer), Error> {
     let footers = decoder.has_footers() != Some(false);
-    let wrong = |at: usize, text: String| Error {
+    let wrong = |at: usize, what| Error {
         offset: offset + at as u64,
         path: String::new(),
-        kind: ErrorKind::Tail(text),
+        kind: ErrorKind::Tail(what),
     };
-    let truncated = || {
-        let inside = "inside the device tail: no EOF with a whole vmdesc behind it, nor EOF as the last byte"
-            .to_owned();
-        Error {
-            offset: offset + tail.len() as u64,
-            path: String::new(),
-            kind: ErrorKind::Truncated { inside },
-        }
+    let truncated = || Error {
+        offset: offset + tail.len() as u64,
+        path: String::new(),
+        kind: ErrorKind::Truncated { inside: Inside::DeviceTail },
     };
     let Some(Located { eof, vmdesc }) = locate(tail) else {
         if let Some((eof, kind)) = oversized_vmdesc(tail, footers) {
@@ -88,15 +84,12 @@ pub fn end(tail: &[u8], offset: u64, decoder: &Decoder) -> Result<(usize, Traile
             }
         }
         if decoder.early_devices().is_some() {
-            return Err(wrong(
-                eof,
-                "device sections before RAM, and no vmdesc that confirms their end".to_owned(),
-            ));
+            return Err(wrong(eof, TailError::EarlyWithoutVmdesc));
         }
         return Ok((eof, Trailer::NoVmdesc));
     };
     if !ends_with_footer(&tail[..eof], footers) {
-        return Err(wrong(eof, "EOF without a section footer before it".to_owned()));
+        return Err(wrong(eof, TailError::NoFooterBeforeEof));
     }
     check_begin(&tail[..eof], offset)?;
     Ok((eof, Trailer::Vmdesc(vmdesc)))
@@ -118,7 +111,7 @@ pub fn cut<'a>(tail: &'a [u8], offset: u64, decoder: &Decoder) -> Result<Tail<'a
         .ok_or_else(|| Error {
             offset: offset + json.start as u64,
             path: String::new(),
-            kind: ErrorKind::Tail("the vmdesc is not a description of devices".to_owned()),
+            kind: ErrorKind::Tail(TailError::NoDescription),
         })
         .and_then(|vmdesc| sections(&tail[..eof], offset, decoder, &vmdesc));
     match walked {

@@ -1,7 +1,7 @@
 //! Cuts a device tail into sections, and goes on behind damage where that is honest.
 
 use crate::device::Device;
-use crate::error::{Error, ErrorKind, name_text};
+use crate::error::{Error, ErrorKind, TailError, name_text};
 use crate::prelude::*;
 use crate::section::{
     FOOTER_BYTES, FULL_HEADER_BYTES, QEMU_VM_SECTION_FOOTER, QEMU_VM_SECTION_FULL, SectionHeader,
@@ -129,7 +129,7 @@ impl Walker<'_> {
             walked.findings.push(Error {
                 offset: offset + bytes.len() as u64,
                 path: path(expected, device),
-                kind: ErrorKind::Tail("described by the vmdesc, but not in the stream".to_owned()),
+                kind: ErrorKind::Tail(TailError::NotInStream),
             });
         }
         walked
@@ -144,24 +144,24 @@ impl Walker<'_> {
         number: usize,
         may_anchor: bool,
     ) -> Result<(Piece<'a>, usize), Error> {
-        let wrong = |at: usize, path: String, text: &str| Error {
+        let wrong = |at: usize, path: String, what| Error {
             offset: offset + at as u64,
             path,
-            kind: ErrorKind::Tail(text.to_owned()),
+            kind: ErrorKind::Tail(what),
         };
         let Some(device) = self.devices.get(number) else {
-            let text = format!("{} bytes behind the last device of the vmdesc", bytes.len() - at);
-            return Err(wrong(at, String::new(), &text));
+            let what = TailError::BehindLastDevice { bytes: bytes.len() - at };
+            return Err(wrong(at, String::new(), what));
         };
         let path = path(number, device);
         if bytes.get(at) != Some(&QEMU_VM_SECTION_FULL) {
-            return Err(wrong(at, path, "no device section where the vmdesc has one"));
+            return Err(wrong(at, path, TailError::NoSection));
         }
         let Ok((rest, header)) = section_header(Span::new(&bytes[at + 1..], 0)) else {
-            return Err(wrong(at, path, "device section is cut off"));
+            return Err(wrong(at, path, TailError::Cut));
         };
         if !is(device, &header) {
-            return Err(wrong(at, path, "another device than the vmdesc has here"));
+            return Err(wrong(at, path, TailError::OtherDevice));
         }
         let start = bytes.len() - rest.bytes.len();
         let mut footer = Vec::new();
@@ -175,13 +175,7 @@ impl Walker<'_> {
         let anchored = || anchored_end(bytes, start, &footer, next).filter(|_| may_anchor && self.footers);
         let (end, by_anchor) = match described {
             Some(end) => (end, false),
-            None => (
-                anchored().ok_or_else(|| {
-                    let text = "its footer is neither where the vmdesc has it nor before the next section";
-                    wrong(start, path, text)
-                })?,
-                true,
-            ),
+            None => (anchored().ok_or_else(|| wrong(start, path, TailError::FooterNotFound))?, true),
         };
         let (head, body, footer) = (at..start, start..end, end..end + footer.len());
         let end = footer.end;
@@ -211,9 +205,10 @@ pub fn early<'a>(
         }
         wrong = wrong.or(walked.findings.pop());
     }
-    Err(wrong.unwrap_or_else(|| {
-        let text = "the vmdesc does not confirm where the device sections before RAM end".to_owned();
-        Error { offset, path: String::new(), kind: ErrorKind::Tail(text) }
+    Err(wrong.unwrap_or_else(|| Error {
+        offset,
+        path: String::new(),
+        kind: ErrorKind::Tail(TailError::EarlyEnd),
     }))
 }
 

@@ -3,6 +3,7 @@
 //! per target page, up to a multiple of 64), end mark (be64).
 
 use crate::prelude::*;
+use crate::width::to_usize;
 
 /// `RAMBLOCK_RECV_BITMAP_ENDING` (migration/ram.c).
 const END_MARK: u64 = 0x0123_4567_89ab_cdef;
@@ -38,7 +39,7 @@ impl ReceivedBitmap {
     /// The bitmap of a block of `pages` target pages, to be read.
     #[must_use]
     pub fn new(pages: u64) -> Self {
-        let bits = usize::try_from(pages.div_ceil(64) * 8).unwrap_or(usize::MAX - 16);
+        let bits = to_usize(pages.div_ceil(64) * 8);
         Self { pages, bytes: Vec::new(), expected_bytes: 8 + bits + 8 }
     }
 
@@ -75,7 +76,7 @@ impl ReceivedBitmap {
     /// Whether page number `page` has arrived.
     #[must_use]
     pub fn has(&self, page: u64) -> bool {
-        let byte = usize::try_from(page / 8).ok().and_then(|at| self.bytes.get(8 + at));
+        let byte = self.bytes.get(8 + to_usize(page / 8));
         page < self.pages && byte.is_some_and(|byte| byte >> (page % 8) & 1 == 1)
     }
 }

@@ -11,7 +11,7 @@
 
 use super::RAM_SAVE_FLAG_MEM_SIZE;
 use super::block::RamBlock;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Inside};
 use crate::prelude::*;
 use crate::section::put_str8;
 
@@ -112,8 +112,7 @@ pub fn entry(
         path: "mapped-ram block list".to_owned(),
         kind,
     };
-    let cut =
-        || fail(bytes.len(), ErrorKind::Truncated { inside: "inside the mapped-ram block list".to_owned() });
+    let cut = || fail(bytes.len(), ErrorKind::Truncated { inside: Inside::MappedBlockList });
     let length = usize::from(*bytes.first().ok_or_else(cut)?);
     if length == 0 {
         return Err(fail(0, ErrorKind::EmptyName { what: "ram block name" }));

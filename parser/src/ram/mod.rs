@@ -13,7 +13,7 @@ pub mod page_size;
 pub mod xbzrle;
 
 use crate::prelude::*;
-use crate::section::put_str8;
+use crate::section::{counted16, counted32, put_str8};
 
 /// Zero page: fill byte follows.
 pub const RAM_SAVE_FLAG_ZERO: u64 = 0x002;
@@ -59,14 +59,16 @@ pub fn put_zero_page(out: &mut Vec<u8>, block: Option<&[u8]>, offset: u64) {
 pub fn put_xbzrle_page(out: &mut Vec<u8>, block: Option<&[u8]>, offset: u64, delta: &[u8]) {
     put_flag_word(out, block, offset, RAM_SAVE_FLAG_XBZRLE);
     out.push(ENCODING_FLAG_XBZRLE);
-    out.extend_from_slice(&u16::try_from(delta.len()).unwrap_or(u16::MAX).to_be_bytes());
+    let (length, delta) = counted16(delta);
+    out.extend_from_slice(&length.to_be_bytes());
     out.extend_from_slice(delta);
 }
 
 /// Writes a compressed page.
 pub fn put_compressed_page(out: &mut Vec<u8>, block: Option<&[u8]>, offset: u64, zlib: &[u8]) {
     put_flag_word(out, block, offset, RAM_SAVE_FLAG_COMPRESS_PAGE);
-    out.extend_from_slice(&crate::section::length32(zlib.len()).to_be_bytes());
+    let (length, zlib) = counted32(zlib);
+    out.extend_from_slice(&length.to_be_bytes());
     out.extend_from_slice(zlib);
 }
 

@@ -59,7 +59,7 @@ pub fn encode(old: &[u8], new: &[u8]) -> Vec<u8> {
 }
 
 fn put_uleb128(out: &mut Vec<u8>, value: usize) {
-    let byte = |value: usize| u8::try_from(value & 0x7f).unwrap_or(0);
+    let byte = |value: usize| value.to_le_bytes()[0] & 0x7f;
     if value < 0x80 {
         out.push(byte(value));
     } else {

@@ -3,7 +3,7 @@
 
 use migration_stream::ram::multifd::Channel;
 use migration_stream::return_path::{ReturnPathMessage, received_bitmap, return_path_message};
-use migration_stream::{Error, ErrorKind, Options, ReadError, SliceReader, StreamReader};
+use migration_stream::{Error, ErrorKind, Inside, Options, ReadError, SliceReader, StreamReader};
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -135,6 +135,6 @@ fn whole(bytes: &[u8], at: usize, messages: u64) -> Result<u64, Error> {
     if at == bytes.len() {
         return Ok(messages);
     }
-    let kind = ErrorKind::Truncated { inside: format!("inside message {}", messages + 1) };
+    let kind = ErrorKind::Truncated { inside: Inside::Message(messages + 1) };
     Err(Error { offset: at as u64, path: String::new(), kind })
 }
