@@ -378,3 +378,15 @@ impl<M: Machine> Machine for &mut M {
         (**self).poll(pool)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_names_what_it_happened_to_and_keeps_its_number() {
+        let error = IoError::from_raw_os_error(5).of("vm1.qcow2");
+        let text = "vm1.qcow2: Input/output error (os error 5)".to_owned();
+        assert_eq!(error, IoError { errno: Some(5), text });
+    }
+}

@@ -186,7 +186,7 @@ impl<'a> Patience<'a> {
 /// For `poll`.
 pub(crate) fn timespec(time: Duration) -> Timespec {
     Timespec {
-        tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
+        tv_sec: time.as_secs().min(i64::MAX.cast_unsigned()).cast_signed(),
         tv_nsec: i64::from(time.subsec_nanos()),
     }
 }

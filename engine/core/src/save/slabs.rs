@@ -132,19 +132,15 @@ impl Slabs {
     }
 
     fn is_on_disk(&self, slab: u64) -> bool {
-        usize::try_from(slab / 64)
-            .ok()
-            .and_then(|at| self.on_disk.get(at))
-            .is_some_and(|word| word >> (slab % 64) & 1 == 1)
+        self.on_disk.get(to_usize(slab / 64)).is_some_and(|word| word >> (slab % 64) & 1 == 1)
     }
 
     fn set_on_disk(&mut self, slab: u64) {
-        if let Ok(at) = usize::try_from(slab / 64) {
-            if at >= self.on_disk.len() {
-                self.on_disk.resize(at + 1, 0);
-            }
-            self.on_disk[at] |= 1 << (slab % 64);
+        let at = to_usize(slab / 64);
+        if at >= self.on_disk.len() {
+            self.on_disk.resize(at + 1, 0);
         }
+        self.on_disk[at] |= 1 << (slab % 64);
     }
 
     /// Where the page at `guest` goes. With `content`, the place holds the page's present content.

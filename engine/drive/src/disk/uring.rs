@@ -177,17 +177,13 @@ fn carry_out(call: &Call) -> i64 {
         // SAFETY: The kernel has answered the request, so it has let go of its bytes; `Call`
         // promises that `length` bytes are valid and touched by no one else until this answer is
         // reported, and the operation keeps the file open.
-        Kind::Read => unsafe { libc::pread(call.file, call.address.cast(), length, at) },
+        Kind::Read => (unsafe { libc::pread(call.file, call.address.cast(), length, at) }) as i64,
         // SAFETY: As above.
-        Kind::Write => unsafe { libc::pwrite(call.file, call.address.cast(), length, at) },
+        Kind::Write => (unsafe { libc::pwrite(call.file, call.address.cast(), length, at) }) as i64,
         // SAFETY: It takes a descriptor that the operation keeps open, and touches no memory of ours.
-        Kind::Flush => unsafe { libc::fsync(call.file) }.try_into().unwrap_or(-1),
+        Kind::Flush => i64::from(unsafe { libc::fsync(call.file) }),
     };
-    if done < 0 {
-        -i64::from(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
-    } else {
-        done as i64
-    }
+    if done < 0 { -i64::from(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)) } else { done }
 }
 
 fn entry(call: &Call) -> squeue::Entry {
