@@ -1,12 +1,19 @@
 //! The command line.
 
+mod examples;
+mod values;
+
 use crate::input::OpenOptions;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use examples::{
+    CHECK_EXAMPLES, COMPAT_EXAMPLES, COMPLETIONS_EXAMPLES, CONVERT_EXAMPLES, DIFF_EXAMPLES, DUMP_EXAMPLES,
+    EXIT_STATUS, EXTRACT_EXAMPLES, INFO_EXAMPLES, MAN_EXAMPLES, MAP_EXAMPLES, STAT_EXAMPLES,
+};
 use migration_stream::PageSize;
 use snapshot_engine::{parse_bytes, parse_page_size};
-use std::num::ParseIntError;
 use std::path::{Path, PathBuf};
+use values::{number, place};
 
 /// Show, check, compare and convert QEMU migration streams and snapshot images.
 ///
@@ -25,12 +32,6 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
 }
-
-const EXIT_STATUS: &str = "\
-Begin with: snapinspect info FILE
-Exit status: 0 asked and fine (check: nothing above a note), 1 the input was
-read and is wrong, or differs, or breaks, 2 it could not be done (usage, I/O,
-an input that is none of the above).";
 
 /// A command.
 #[derive(Debug, Subcommand)]
@@ -111,81 +112,6 @@ impl Command {
         files.into_iter().chain(&input.channel).map(PathBuf::as_path).collect()
     }
 }
-
-const INFO_EXAMPLES: &str = "\
-Examples:
-  snapinspect info vm.qcow2
-  snapinspect info --check vm.qcow2
-  snapinspect info --json vm.stream | jq .machine";
-
-const DUMP_EXAMPLES: &str = "\
-Examples:
-  snapinspect dump vm.stream
-  snapinspect dump --device cpu --format line vm.stream | grep eip
-  snapinspect dump --json vm.stream | jq -r 'select(.type==\"field\") | .path'
-  snapinspect dump --at 0x1f40 --hex vm.stream
-  zcat vm.gz | snapinspect dump --coverage -";
-
-const CHECK_EXAMPLES: &str = "\
-Examples:
-  snapinspect check vm.qcow2
-  snapinspect check vm.main --channel vm.0 --channel vm.1
-  snapinspect check --format github vm.stream";
-
-const COMPAT_EXAMPLES: &str = "\
-Examples:
-  snapinspect compat vm.stream new.stream
-  qemu-system-x86_64 -M pc-i440fx-7.2 -dump-vmstate new.json
-  snapinspect compat vm.stream new.json
-  snapinspect compat vm.stream new.stream --allow allow --fail-on breaks
-The allow-list has one line per rule: RULE \"PATH-PATTERN\" EXPIRY REASON
-EXPIRY is YYYY-MM-DD, or - for never; * in a pattern is anything.";
-
-const STAT_EXAMPLES: &str = "\
-Examples:
-  snapinspect stat vm.stream
-  snapinspect stat --json vm.qcow2 | jq '.blocks[] | {name, normal, zero}'
-Of each block: normal are records with a page's content, repeated those for a
-page that had come before, never the pages that did not come at all.";
-
-const DIFF_EXAMPLES: &str = "\
-Examples:
-  snapinspect diff before.qcow2 after.qcow2
-  snapinspect diff vm.stream vm.qcow2 --json | jq 'select(.type==\"field\")'
---snapshot, --page-size, --unverified and the limits are for both files,
---channel is for the first.";
-
-const MAP_EXAMPLES: &str = "\
-Examples:
-  snapinspect map vm.qcow2 -o vm.html
-  snapinspect map after.qcow2 --against before.qcow2 -o changed.png
-  snapinspect map vm.qcow2 --hot vm.qcow2.hot-set -o vm.svg";
-
-const COMPLETIONS_EXAMPLES: &str = "\
-Examples:
-  source <(snapinspect completions bash)
-  snapinspect completions zsh >~/.zfunc/_snapinspect";
-
-const MAN_EXAMPLES: &str = "\
-Examples:
-  snapinspect man | man -l -
-  snapinspect man check >snapinspect-check.1";
-
-const EXTRACT_EXAMPLES: &str = "\
-Examples:
-  snapinspect extract vm.stream --block pc.ram -o ram.bin
-  snapinspect extract vm.stream --core --virtual -o vm.core &&
-    gdb -c vm.core -ex 'x/4i $pc' -ex bt
-  snapinspect extract vm.stream --core -o vm.core && drgn -c vm.core
-  snapinspect extract vm.stream --device 0000:00:01.1/ide -o ide.bin
-  snapinspect extract vm.stream --vmdesc -o - | jq .";
-
-const CONVERT_EXAMPLES: &str = "\
-Examples:
-  snapinspect convert vm.stream vm.qcow2 --to image
-  snapinspect convert vm.qcow2 vm.mapped --to mapped-ram
-  snapinspect convert vm.mapped vm.stream --to stream
-  snapinspect convert --salvage vm.mapped vm.qcow2 --to image";
 
 /// How inputs are read.
 #[derive(Debug, Clone, Args)]
@@ -496,29 +422,6 @@ pub struct ConvertArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "clap would show it")]
     pub input: InputArgs,
-}
-
-/// A block and its address, or `none`. A block's name may have a = in it.
-/// Why a value of `--place` is none.
-#[derive(Debug, thiserror::Error)]
-enum PlaceError {
-    #[error("expected NAME=ADDRESS or NAME=none")]
-    Shape,
-    #[error(transparent)]
-    Address(#[from] ParseIntError),
-}
-
-fn place(text: &str) -> Result<(String, Option<u64>), PlaceError> {
-    let (name, address) = text.rsplit_once('=').ok_or(PlaceError::Shape)?;
-    let address = if address == "none" { None } else { Some(number(address)?) };
-    Ok((name.to_owned(), address))
-}
-
-fn number(text: &str) -> Result<u64, ParseIntError> {
-    match text.strip_prefix("0x") {
-        Some(hex) => u64::from_str_radix(hex, 16),
-        None => text.parse(),
-    }
 }
 
 #[cfg(test)]

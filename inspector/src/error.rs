@@ -1,6 +1,8 @@
 //! What stops a command. An error says what was done to what; its cause is its
 //! [`source`](std::error::Error::source).
 
+use crate::advice::Advice;
+use crate::source::{SourceError, UnpackLimit};
 use snapshot_engine::{Class, Failure};
 use std::io;
 
@@ -39,6 +41,14 @@ pub enum Error {
     /// What was asked for is not there, or does not go together.
     #[error("{0}")]
     Usage(String),
+    /// An error that has no cause, and what can be done about it.
+    #[error("{error}")]
+    Advised {
+        /// The error.
+        error: Box<Error>,
+        /// What can be done.
+        advice: Advice,
+    },
     /// The reader of our output is gone.
     #[error("stdout: closed")]
     Closed,
@@ -60,12 +70,35 @@ impl Error {
         }
     }
 
+    /// The same error, which has no cause, with what can be done about it.
+    pub(crate) fn advised(self, advice: Option<Advice>) -> Self {
+        match advice {
+            Some(advice) => Self::Advised { error: Box::new(self), advice },
+            None => self,
+        }
+    }
+
+    /// What can be done about it, where that is known.
+    #[must_use]
+    pub fn advice(&self) -> Option<Advice> {
+        match self {
+            Self::Advised { advice, .. } => Some(advice.clone()),
+            Self::Io { source, .. } => {
+                let cause = source.get_ref()?;
+                let limit = cause.is::<UnpackLimit>().then_some(Advice::UnpackLimit);
+                limit.or_else(|| cause.downcast_ref::<SourceError>()?.advice())
+            }
+            _ => None,
+        }
+    }
+
     /// The exit status that says so: 1 the input is wrong, 2 it could not be done.
     #[must_use]
     pub fn exit_status(&self) -> u8 {
         match self {
             Self::Wrong(_) => 1,
             Self::Engine { failure, .. } if failure.class() == Class::InputWrong => 1,
+            Self::Advised { error, .. } => error.exit_status(),
             Self::Closed => 0,
             _ => 2,
         }

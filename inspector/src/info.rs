@@ -1,8 +1,9 @@
 //! What an input is, in a few facts.
 
+use crate::advice::Advice;
 use crate::error::Error;
 use crate::escape::json_text;
-use crate::hint::image_text;
+use crate::image_text::image_text;
 use crate::input::{OpenOptions, Opened, open_reader};
 use crate::machines::{ImageReadError, open_snapshot};
 use crate::presence::{Arrivals, Presence};
@@ -69,6 +70,9 @@ pub(crate) struct Verdict {
     pub(crate) warnings: u64,
     pub(crate) notes: u64,
     pub(crate) first_error: Option<String>,
+    /// What can be done about that.
+    #[serde(skip)]
+    pub(crate) advice: Option<Advice>,
 }
 
 impl Verdict {
@@ -76,7 +80,10 @@ impl Verdict {
         match finding.level {
             Level::Error => {
                 self.errors += 1;
-                self.first_error.get_or_insert_with(|| finding.to_string());
+                if self.first_error.is_none() {
+                    self.first_error = Some(finding.to_string());
+                    self.advice.clone_from(&finding.advice);
+                }
             }
             Level::Warning => self.warnings += 1,
             Level::Note => self.notes += 1,
@@ -92,6 +99,9 @@ pub(crate) struct Info {
     pub(crate) packed: Vec<&'static str>,
     /// An image that holds no snapshot: what it is instead.
     pub(crate) no_snapshot: Option<String>,
+    /// What can be done about that.
+    #[serde(skip)]
+    pub(crate) no_snapshot_advice: Option<Advice>,
     /// Bytes of the unpacked stream; of an image, none: it is not read.
     pub(crate) stream_bytes: Option<u64>,
     /// Machine type, escaped.
@@ -172,10 +182,12 @@ fn of_image(info: &mut Info, name: &str, file: &FileRange, options: &OpenOptions
             | ImageError::Foreign(_)),
         )) => {
             info.no_snapshot = Some(image_text(&error));
+            info.no_snapshot_advice = Advice::of_image(&error);
             return Ok(());
         }
         Err(ImageReadError::Image(error)) => {
-            info.verdict.take(&Finding::new(Level::Error, None, "image", image_text(&error)));
+            let finding = Finding::new(Level::Error, None, "image", image_text(&error));
+            info.verdict.take(&finding.advised(Advice::of_image(&error)));
             return Ok(());
         }
         Err(error) => return Err(error.of_file(name)),

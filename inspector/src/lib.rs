@@ -5,6 +5,7 @@
 //! [`walk::Visitor`]. The commands of the program `snapinspect` are such visitors.
 #![deny(unsafe_code)]
 
+mod advice;
 mod bus_error;
 pub mod check;
 pub mod cli;
@@ -17,6 +18,7 @@ mod error;
 pub mod escape;
 mod extract;
 mod hint;
+mod image_text;
 mod info;
 pub mod input;
 mod line;
@@ -35,7 +37,9 @@ mod text;
 mod unpack;
 pub mod walk;
 
+pub use advice::Advice;
 pub use bus_error::end_on_bus_error;
 pub use command::run;
 pub use error::Error;
+pub use hint::error_text;
 pub use presence::Presence;

@@ -7,8 +7,9 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 
+use crate::advice::Advice;
 use crate::error::Error;
-use crate::hint::image_text;
+use crate::image_text::image_text;
 use crate::size::to_usize;
 use crate::source::{RandomAccess, Source, SourceError};
 
@@ -37,7 +38,9 @@ impl ImageReadError {
     /// As an error of a command on the file with this name.
     pub(crate) fn of_file(self, name: &str) -> Error {
         match self {
-            Self::Image(error) => Error::Wrong(format!("{name}: {}", image_text(&error))),
+            Self::Image(error) => {
+                Error::Wrong(format!("{name}: {}", image_text(&error))).advised(Advice::of_image(&error))
+            }
             Self::Io { at, source } => Error::io(format_args!("{name}: offset {at:#x}"))(source),
         }
     }

@@ -30,7 +30,7 @@ fn main() -> ExitCode {
         Err(error) => {
             if !matches!(error, snapinspect::Error::Closed) {
                 // As above.
-                let _ = writeln!(std::io::stderr(), "snapinspect: {}", snapshot_engine::error_text(&error));
+                let _ = writeln!(std::io::stderr(), "snapinspect: {}", snapinspect::error_text(&error));
             }
             ExitCode::from(error.exit_status())
         }

@@ -1,6 +1,7 @@
 //! Where the RAM of an input is, block by block. RAM that is not in the input is not zeros: every
 //! command that shows, compares or writes RAM asks here first.
 
+use crate::advice::Advice;
 use crate::error::Error;
 use crate::escape::terminal;
 use crate::pages::PageSet;
@@ -73,12 +74,18 @@ impl Presence {
                 "capability x-ignore-shared: it is in the memory or file that source and destination share"
             }
             Self::Cpr => "migration mode cpr-exec or cpr-transfer: QEMU hands it over in memory",
-            Self::Multifd => "it was sent on multifd channels, which are not here (--channel)",
+            Self::Multifd => "it was sent on multifd channels, which are not here",
             Self::OtherConnection => {
                 "postcopy: pages of it were sent on another connection (main, preempt or recovery)"
             }
             Self::NeverArrived => "its pages never arrived",
         }
+    }
+
+    /// What brings the block into the input, if something does.
+    #[must_use]
+    pub fn advice(self) -> Option<Advice> {
+        (self == Self::Multifd).then_some(Advice::Channels)
     }
 }
 
@@ -94,7 +101,8 @@ impl BlockPresence {
     /// The error of a command that would have to make the block up.
     pub(crate) fn refusal(self, input: &str, block: &RamBlock) -> Error {
         let (name, reason) = (terminal(&block.idstr), self.presence.reason());
-        Error::Usage(format!("{input}: the RAM of block \"{name}\" is not in it: {reason}"))
+        let text = format!("{input}: the RAM of block \"{name}\" is not in it: {reason}");
+        Error::Usage(text).advised(self.presence.advice())
     }
 
     /// What a command that goes on says of pages that did not arrive.

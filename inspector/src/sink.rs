@@ -1,6 +1,7 @@
 //! Where an answer in bytes goes: a new file, which is there only when it is whole, or something
 //! that is written through.
 
+use crate::advice::Advice;
 use crate::error::Error;
 use crate::escape::terminal;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
@@ -106,7 +107,9 @@ impl NewFile {
                 return refuse("is an input, and would be overwritten");
             }
             Ok(metadata) if !metadata.is_file() => return refuse("exists, and is not a regular file"),
-            Ok(_) if !force => return refuse("exists; --force replaces it"),
+            Ok(_) if !force => {
+                return refuse("exists").map_err(|error| error.advised(Some(Advice::Replace)));
+            }
             // The file behind a symbolic link is replaced, not the link.
             Ok(_) => std::fs::canonicalize(path).map_err(Error::io(&name))?,
             Err(_) if path.is_symlink() => return refuse("a symbolic link to what does not exist"),
@@ -179,7 +182,7 @@ impl Sink for NewFile {
         })();
         ended.map_err(|error: io::Error| match error.kind() {
             io::ErrorKind::AlreadyExists => {
-                Error::Usage(format!("{}: exists by now; --force replaces it", self.name))
+                Error::Usage(format!("{}: exists by now", self.name)).advised(Some(Advice::Replace))
             }
             _ => self.failed(error),
         })

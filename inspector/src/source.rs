@@ -1,6 +1,7 @@
 //! Where bytes come from: files, pipes, and what is unpacked from them.
 
-use crate::hint::failure_text;
+use crate::advice::Advice;
+use crate::image_text::failure_text;
 use crate::size::to_usize;
 use snapshot_engine::{Class, Failure};
 use std::fs::File;
@@ -29,7 +30,23 @@ pub enum SourceError {
     },
 }
 
+/// More bytes come out of a packed input than may be unpacked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("unpacks to more than {bytes} bytes")]
+pub(crate) struct UnpackLimit {
+    /// The limit.
+    pub(crate) bytes: u64,
+}
+
 impl SourceError {
+    /// What can be done about it, where that is known.
+    pub(crate) fn advice(&self) -> Option<Advice> {
+        match self {
+            Self::Revert(failure) => Advice::of_failure(failure),
+            _ => None,
+        }
+    }
+
     /// The input was read and is wrong; anything else says nothing about the input.
     pub(crate) fn is_wrong_input(&self) -> bool {
         match self {

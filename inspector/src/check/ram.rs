@@ -155,7 +155,8 @@ impl Ram {
                         presence.reason()
                     );
                     let level = if presence == Presence::NeverArrived { Level::Warning } else { Level::Note };
-                    report.say("missing", Finding::new(level, None, "", text));
+                    let finding = Finding::new(level, None, "", text).advised(presence.advice());
+                    report.say("missing", finding);
                 }
             }
         }

@@ -4,7 +4,7 @@ use super::Report;
 use super::postcopy::Postcopy;
 use crate::escape::terminal;
 use crate::walk::{Context, DeviceSection};
-use migration_stream::device::{Vmdesc, decode};
+use migration_stream::device::{RepeatedKey, Vmdesc, decode, repeated_keys};
 use migration_stream::{Record, SectionId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -90,5 +90,13 @@ pub(super) fn vmdesc(report: &mut Report<'_>, offset: u64, json: &[u8], context:
     {
         let text = format!("page size {page_size}, but RAM was read with {}", context.page_size);
         report.error("vmdesc-page-size", offset, "vmdesc", text);
+    }
+    for RepeatedKey { object, key } in repeated_keys(json) {
+        let key = terminal(key.as_bytes());
+        let place =
+            if object.is_empty() { String::new() } else { format!(" in {}", terminal(object.as_bytes())) };
+        let text =
+            format!("key \"{key}\" is given twice{place}: QEMU writes each once; the last one counts here");
+        report.warning("vmdesc-key-twice", offset, "vmdesc", text);
     }
 }

@@ -1,14 +1,15 @@
 //! What an image is beside the stream that it reverts to.
 
+use crate::advice::Advice;
 use crate::error::Error;
-use crate::hint::image_text;
+use crate::image_text::image_text;
 use crate::input::OpenOptions;
 use crate::linear;
 use crate::machines::{ImageReadError, open_snapshot as open, read_part};
 use crate::size::to_usize;
 use crate::source::{FileRange, RandomAccess};
 use crate::walk::{Finding, Level};
-use snapshot_image::{Layout, SnapshotReader, Verification};
+use snapshot_image::{ImageError, Layout, SnapshotReader, Verification};
 
 /// A value that an image has.
 pub(super) enum Fact {
@@ -82,11 +83,15 @@ pub(super) fn check(
     let mut layout = None;
     match verify(file, options, &mut layout, found) {
         Err(ImageReadError::Image(error)) => {
-            found(Finding::new(Level::Error, None, "image", image_text(&error)));
+            found(wrong(&error));
         }
         done => done.map_err(|error| error.of_file(name))?,
     }
     Ok(layout)
+}
+
+fn wrong(error: &ImageError) -> Finding {
+    Finding::new(Level::Error, None, "image", image_text(error)).advised(Advice::of_image(error))
 }
 
 fn verify(
@@ -156,7 +161,7 @@ fn pages(
             if let Err(error) = reader.layout().verify_page(&present, &page) {
                 damaged += 1;
                 if damaged <= MAX_REPORTED {
-                    found(Finding::new(Level::Error, None, "image", image_text(&error)));
+                    found(wrong(&error));
                 }
             }
         }

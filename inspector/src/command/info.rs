@@ -5,6 +5,7 @@ use super::output::Output;
 use crate::cli::InfoArgs;
 use crate::error::Error;
 use crate::escape::{json_line, terminal, terminal_words};
+use crate::hint::{self, presence_text};
 use crate::info::{Block, Info, info};
 use crate::input::{OpenOptions, open};
 use crate::progress;
@@ -32,6 +33,10 @@ pub(super) fn run(args: &InfoArgs) -> Result<u8, Error> {
         let verdict = &mut facts.verdict;
         examine(&args.file, &options, &mut |finding| verdict.take(&finding))?;
     }
+    let verdict = &mut facts.verdict;
+    verdict.first_error = verdict.first_error.take().map(|error| hint::with(error, verdict.advice.as_ref()));
+    facts.no_snapshot =
+        facts.no_snapshot.take().map(|text| hint::with(text, facts.no_snapshot_advice.as_ref()));
     let mut output = Output::stdout();
     let wrong = facts.verdict.errors > 0;
     if args.json {
@@ -119,7 +124,7 @@ impl Screen<'_> {
         }
         let elsewhere: Vec<_> = facts.blocks.iter().filter(|block| !block.ram.is_here()).collect();
         if let Some(first) = elsewhere.first() {
-            let (blocks, reason) = (plural(elsewhere.len() as u64, "block"), first.ram.reason());
+            let (blocks, reason) = (plural(elsewhere.len() as u64, "block"), presence_text(first.ram));
             words.push(format!("{blocks} not in this file: {reason}"));
         }
         words.extend(facts.postcopy.then(|| "sent in postcopy".to_owned()));

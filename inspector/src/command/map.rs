@@ -4,6 +4,7 @@ use crate::cli::MapArgs;
 use crate::contents::{Contents, RamFile, load};
 use crate::error::Error;
 use crate::escape::terminal;
+use crate::hint::presence_text;
 use crate::input::OpenOptions;
 use crate::map::{Hot, html, picture, png, svg};
 use crate::progress;
@@ -57,7 +58,7 @@ fn drawable(contents: &Contents) -> Result<(), Error> {
 fn say_absent(contents: &Contents, what: &str) {
     for (block, presence) in contents.absent() {
         let name = terminal(&block.idstr);
-        let reason = presence.reason();
+        let reason = presence_text(presence);
         eprintln!(
             "snapinspect: {}: block \"{name}\" is {what}: its RAM is not in it: {reason}",
             contents.name

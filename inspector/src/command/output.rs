@@ -3,6 +3,7 @@
 use crate::cli::Format;
 use crate::error::Error;
 use crate::escape::{github_message, github_property, json_line};
+use crate::hint::finding_text;
 use crate::line::Line;
 use crate::walk::{Finding, Level};
 use std::io::{BufWriter, IsTerminal, Stdout, Write, stdout};
@@ -47,15 +48,16 @@ pub(super) fn coloured(word: &str, level: Level) -> String {
 /// The line of a finding.
 pub(super) fn finding(found: &Finding, format: Format, file: &Path) -> String {
     let place = found.offset.map_or_else(|| "-         ".to_owned(), |offset| format!("{offset:#010x}"));
+    let text = finding_text(found);
     let path = if found.path.is_empty() { String::new() } else { format!("{}: ", found.path) };
     match format {
         Format::Text => {
-            format!("{place} {} {path}{}", coloured(found.level.name(), found.level), found.text)
+            format!("{place} {} {path}{text}", coloured(found.level.name(), found.level))
         }
         Format::Json => {
             let json = serde_json::json!({
                 "type": "finding", "level": found.level, "offset": found.offset, "path": found.path,
-                "text": found.text,
+                "text": text,
             });
             json_line(&json.to_string()).into_owned()
         }
@@ -65,7 +67,7 @@ pub(super) fn finding(found: &Finding, format: Format, file: &Path) -> String {
                 Level::Warning => "warning",
                 Level::Error => "error",
             };
-            let message = github_message(&format!("{} {path}{}", place.trim_end(), found.text));
+            let message = github_message(&format!("{} {path}{text}", place.trim_end()));
             let file = github_property(file.as_os_str().as_encoded_bytes());
             format!("::{command} file={file},title=snapinspect::{message}")
         }

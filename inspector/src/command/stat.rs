@@ -4,6 +4,7 @@ use super::output::Output;
 use crate::cli::StatArgs;
 use crate::error::Error;
 use crate::escape::{json_line, terminal};
+use crate::hint::{self, presence_text};
 use crate::input::{Kind, open};
 use crate::linear;
 use crate::presence::Presence;
@@ -30,6 +31,7 @@ pub(super) fn run(args: &StatArgs) -> Result<u8, Error> {
     walk(opened, &options, &mut counter, progress::bar())?;
     let mut stat = counter.finish();
     stat.layout = layout.map(|layout| layout.to_string());
+    stat.error = stat.error.take().map(|error| hint::with(error, stat.advice.as_ref()));
     let mut output = Output::stdout();
     if args.json {
         let json = serde_json::to_string(&stat).map_err(|error| Error::Usage(error.to_string()))?;
@@ -118,7 +120,7 @@ fn blocks(stat: &Stat, output: &mut Output) -> Result<(), Error> {
         output.line(ZERO_IN_AN_IMAGE)?;
     }
     for presence in elsewhere(stat) {
-        output.line(&format!("{}: not in this file; {}", presence.name(), presence.reason()))?;
+        output.line(&format!("{}: not in this file; {}", presence.name(), presence_text(presence)))?;
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ use super::physical::Physical;
 use super::placement::Placement;
 use super::processor::{Processor, processors};
 use super::segment::Segment;
+use crate::advice::Advice;
 use crate::contents::{Contents, RamFile};
 use crate::error::Error;
 use crate::sink::Sink;
@@ -121,11 +122,11 @@ fn virtual_loads(
     processors: &[Processor],
     memory: Physical<'_>,
 ) -> Result<Vec<Load>, Error> {
-    let refuse = |why: &str| Err(Error::Usage(format!("{}: {why}", contents.name)));
+    let refuse = |why: &str| {
+        Err(Error::Usage(format!("{}: {why}", contents.name)).advised(Some(Advice::PhysicalAddresses)))
+    };
     if processors.is_empty() {
-        return refuse(
-            "--virtual needs the registers of an x86 guest, and there are none; use --core without it",
-        );
+        return refuse("virtual addresses need the registers of an x86 guest, and there are none");
     }
     let physical = physical_loads(memory.segments);
     // A guest without paging has physical addresses everywhere (`qemu_get_guest_memory_mapping`).
@@ -145,7 +146,7 @@ fn virtual_loads(
         });
     }
     if loads.is_empty() {
-        return refuse("the guest's page tables map nothing to its RAM; use --core without --virtual");
+        return refuse("the guest's page tables map nothing to its RAM");
     }
     Ok(loads)
 }

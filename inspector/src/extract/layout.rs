@@ -10,6 +10,7 @@ use super::numa::{backend, main_ram};
 use super::placement::{Place, Placement};
 use super::segment::Segment;
 use super::shadow;
+use crate::advice::Advice;
 use crate::contents::{Contents, RamFile};
 use crate::error::Error;
 use crate::escape::terminal;
@@ -27,17 +28,18 @@ pub(super) struct Layout {
 /// The layout, if it is known.
 pub(super) fn layout(contents: &Contents, ram: &RamFile, placement: &Placement) -> Result<Layout, Error> {
     let refuse = |why: &str| Error::Usage(format!("{}: {why}", contents.name));
-    let board = Board::of(contents)
-        .ok_or_else(|| refuse("where this machine has its RAM is not known; use --block"))?;
+    let board = Board::of(contents).ok_or_else(|| {
+        refuse("where this machine has its RAM is not known").advised(Some(Advice::SingleBlocks))
+    })?;
     let affinity = affinity::read(contents, ram, board).map_err(Error::io("reading RAM"))?;
     let main = match placement.nodes(contents, affinity.as_ref())? {
         Some(nodes) => nodes,
-        None => main_ram(contents, board, affinity.as_ref()).map_err(|why| {
-            refuse(&format!("{why}; give the blocks of main RAM in the order of -numa: --nodes NAME,NAME"))
-        })?,
+        None => main_ram(contents, board, affinity.as_ref())
+            .map_err(|why| refuse(&why).advised(Some(Advice::NodeOrder)))?,
     };
     let parts = parts(contents, board, affinity.as_ref(), &main).ok_or_else(|| {
-        refuse("so much main RAM may lie at 1 TiB, and the file has no ACPI table that says so; use --block")
+        let why = "so much main RAM may lie at 1 TiB, and the file has no ACPI table that says so";
+        refuse(why).advised(Some(Advice::SingleBlocks))
     })?;
     let mut segments = main_segments(contents, &main, &parts);
     let devices = Devices::of(contents);
@@ -57,11 +59,9 @@ pub(super) fn layout(contents: &Contents, ram: &RamFile, placement: &Placement) 
         }
     }
     if let [first, ..] = &unknown[..] {
-        return Err(refuse(&format!(
-            "at which addresses the guest has this memory is not in the file: {}; give each, as QEMU's \
-             query-memory-devices reports it: --place {first}=ADDRESS, or leave it out: --place {first}=none",
-            listed(&unknown)
-        )));
+        let why =
+            format!("at which addresses the guest has this memory is not in the file: {}", listed(&unknown));
+        return Err(refuse(&why).advised(Some(Advice::PlaceBlock(first.clone()))));
     }
     shadow::cover(contents, board, &mut segments);
     segments.retain(|segment| !segment.range.is_empty());
@@ -161,7 +161,7 @@ mod tests {
 
     fn layout_of(contents: &Contents) -> Result<Layout, String> {
         let ram = RamFile::temporary().unwrap();
-        layout(contents, &ram, &Placement::default()).map_err(|error| error.to_string())
+        layout(contents, &ram, &Placement::default()).map_err(|error| crate::error_text(&error))
     }
 
     /// Address, block and bytes of each segment.

@@ -8,6 +8,7 @@
 use super::mappings::{MAPPINGS_LIMIT, Mapping, Mappings, Run};
 use super::physical::Physical;
 use super::processor::Processor;
+use crate::advice::Advice;
 use crate::error::Error;
 
 /// The most tables that are read, for all processors. As many map 1 TiB in pages of 4 KiB.
@@ -120,9 +121,8 @@ pub(super) fn mappings(
 }
 
 fn too_many(name: &str, what: &str, limit: impl std::fmt::Display) -> Error {
-    Error::Usage(format!(
-        "{name}: the guest's page tables have more than {limit} {what}; use --core without --virtual"
-    ))
+    Error::Usage(format!("{name}: the guest's page tables have more than {limit} {what}"))
+        .advised(Some(Advice::PhysicalAddresses))
 }
 
 struct Walk<'a> {

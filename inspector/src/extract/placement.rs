@@ -36,7 +36,7 @@ impl Placement {
             let block = find_block(contents, name)?;
             if placement.places.iter().any(|(placed, _)| *placed == block) {
                 let name = terminal(name.as_bytes());
-                return Err(Error::Usage(format!("--place: block \"{name}\" is given twice")));
+                return Err(Error::Usage(format!("two addresses are given for block \"{name}\"")));
             }
             placement.places.push((block, address.map_or(Place::LeftOut, Place::At)));
         }
@@ -62,14 +62,14 @@ impl Placement {
             let block = find_block(contents, name)?;
             if nodes.contains(&block) || self.place(block).is_some() {
                 let name = terminal(name.as_bytes());
-                return Err(Error::Usage(format!("--nodes: block \"{name}\" is given twice")));
+                return Err(Error::Usage(format!("main RAM: block \"{name}\" is given twice")));
             }
             nodes.push(block);
         }
         let sizes: Vec<_> = nodes.iter().map(|&block| contents.blocks[block].used_length).collect();
         match affinity {
             Some(affinity) if affinity.nodes != sizes => Err(Error::Usage(format!(
-                "{}: --nodes has blocks of {sizes:?} bytes, the ACPI tables have nodes of {:?} bytes",
+                "{}: the given blocks of main RAM have {sizes:?} bytes, the nodes in the ACPI tables {:?} bytes",
                 contents.name, affinity.nodes
             ))),
             _ => Ok(Some(nodes)),

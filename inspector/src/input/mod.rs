@@ -12,6 +12,7 @@ pub use savevm::InternalSnapshot;
 pub(crate) use savevm::{L2_COMPRESSED, OFFSET_MASK, be, be32};
 pub use wrapped::Wrapper;
 
+use crate::advice::Advice;
 use crate::error::Error;
 use crate::escape::terminal;
 use crate::machines::{ImageReadError, ImageStream};
@@ -334,11 +335,8 @@ fn open_image(mut opened: Opened, file: FileRange, options: &OpenOptions) -> Res
                 format!("a qcow2 disk whose internal snapshots ({names}) are of the disk alone, without RAM");
             return Err(Error::Input { what: opened.name, why });
         }
-        return Err(Error::Usage(format!(
-            "{}: choose a snapshot with --snapshot: {}",
-            opened.name,
-            names.join(", ")
-        )));
+        let text = format!("{}: which snapshot? It has {}", opened.name, names.join(", "));
+        return Err(Error::Usage(text).advised(Some(Advice::ChooseSnapshot)));
     };
     if chosen.vm_state_bytes == 0 {
         let why = format!("snapshot \"{}\" is of the disk alone", terminal(&chosen.name));

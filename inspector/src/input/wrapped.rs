@@ -3,6 +3,7 @@
 use super::lzop::LzopReader;
 use crate::error::Error;
 use crate::size::to_usize;
+use crate::source::UnpackLimit;
 use bzip2::read::MultiBzDecoder;
 use flate2::read::MultiGzDecoder;
 use liblzma::read::XzDecoder;
@@ -93,12 +94,12 @@ impl Read for Capped {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let read = self.unpacked.read(out).map_err(|error| match error.kind() {
             io::ErrorKind::Interrupted => error,
+            _ if error.get_ref().is_some_and(|cause| cause.is::<UnpackLimit>()) => error,
             kind => io::Error::new(kind, format!("cannot unpack {}: {error}", self.wrapper.name())),
         });
         let bytes = read? as u64;
         if bytes > self.left {
-            let text = format!("unpacks to more than {} bytes (--max-unpacked)", self.limit);
-            return Err(io::Error::other(text));
+            return Err(io::Error::other(UnpackLimit { bytes: self.limit }));
         }
         self.left -= bytes;
         Ok(to_usize(bytes))
@@ -138,10 +139,7 @@ mod tests {
             // Two, one behind the other, are one.
             let twice = packed.repeat(2);
             assert_eq!(unpacked(wrapper, twice, 200_000).unwrap().len(), 200_000, "{wrapper:?}");
-            assert_eq!(
-                unpacked(wrapper, packed, 99_999).unwrap_err(),
-                "unpacks to more than 99999 bytes (--max-unpacked)"
-            );
+            assert_eq!(unpacked(wrapper, packed, 99_999).unwrap_err(), "unpacks to more than 99999 bytes");
         }
     }
 

@@ -2,6 +2,10 @@
 
 pub(crate) mod fields;
 
+mod lookup;
+
+pub(crate) use lookup::Values;
+
 use crate::escape::{json_text, terminal};
 use migration_stream::SectionHeader;
 use std::borrow::Cow;

@@ -34,8 +34,8 @@ enum Problem {
 }
 
 /// Reads; what is cut off by the end of the file is an error.
-fn read(file: &dyn RandomAccess, at: u64, length: impl TryInto<usize>) -> Result<Vec<u8>, Problem> {
-    let mut bytes = vec![0; length.try_into().unwrap_or(usize::MAX)];
+fn read(file: &dyn RandomAccess, at: u64, length: u64) -> Result<Vec<u8>, Problem> {
+    let mut bytes = vec![0; to_usize(length)];
     // The file may end inside the last cluster.
     if at >= file.size_bytes() {
         return Err(Problem::Wrong(format!("a table at {at:#x}, behind the end of the file")));

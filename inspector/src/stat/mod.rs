@@ -2,6 +2,7 @@
 
 mod content;
 
+use crate::advice::Advice;
 use crate::pages::PageSet;
 use crate::presence::{Arrivals, Presence};
 use crate::walk::{Context, Event, Finding, Flow, Item, Level, PacketPages, Visitor};
@@ -98,6 +99,9 @@ pub struct Stat {
     pub content: ContentStat,
     /// The first thing that is wrong: counting ends there, or has a gap.
     pub error: Option<String>,
+    /// What can be done about that.
+    #[serde(skip)]
+    pub advice: Option<Advice>,
 }
 
 /// Counts what a walk comes across.
@@ -317,6 +321,7 @@ impl Visitor for Counter {
     fn finding(&mut self, finding: Finding) -> Flow {
         if finding.level == Level::Error && self.stat.error.is_none() {
             self.stat.error = Some(finding.to_string());
+            self.stat.advice = finding.advice;
         }
         ControlFlow::Continue(())
     }

@@ -3,6 +3,7 @@
 //! has a bitmap of 480 MiB.
 
 use super::event::{Finding, Level};
+use crate::advice::Advice;
 use crate::pages::is_zero;
 
 /// Bytes of the bitmap that are kept together if any bit of them is set.
@@ -66,14 +67,14 @@ impl Written {
         let text = match (self.ended || self.marked, self.content, salvage) {
             (false, true, false) => {
                 "no page is marked and the RAM section has no END, yet pages have content: background-snapshot with \
-                 mapped-ram, for which QEMU writes no bitmaps. A destination loads all RAM as zeros; snapinspect convert \
-                 --salvage takes the pages from their places"
+                 mapped-ram, for which QEMU writes no bitmaps. A destination loads all RAM as zeros"
             }
             (true, _, true) => "nothing to salvage: the bitmaps say which pages are there",
             (false, false, true) => "nothing to salvage: no page has content",
             _ => return None,
         };
-        Some(Finding::new(Level::Error, at, "mapped-ram bitmap", text))
+        let finding = Finding::new(Level::Error, at, "mapped-ram bitmap", text);
+        Some(finding.advised((!salvage).then_some(Advice::Salvage)))
     }
 }
 

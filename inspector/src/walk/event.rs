@@ -1,5 +1,6 @@
 //! What a walk comes across.
 
+use crate::advice::Advice;
 use migration_stream::device::State;
 use migration_stream::ram::mapped::MappedBlock;
 use migration_stream::ram::multifd;
@@ -159,12 +160,20 @@ pub struct Finding {
     pub path: String,
     /// What it is. Names in it are escaped for a terminal.
     pub text: String,
+    /// What can be done about it, where that is known.
+    pub advice: Option<Advice>,
 }
 
 impl Finding {
     /// A finding.
     pub fn new(level: Level, offset: impl Into<Option<u64>>, path: &str, text: impl Into<String>) -> Self {
-        Self { level, offset: offset.into(), path: path.to_owned(), text: text.into() }
+        Self { level, offset: offset.into(), path: path.to_owned(), text: text.into(), advice: None }
+    }
+
+    /// The same finding, with what can be done about it.
+    #[must_use]
+    pub fn advised(self, advice: Option<Advice>) -> Self {
+        Self { advice, ..self }
     }
 }
 
@@ -183,17 +192,12 @@ impl fmt::Display for Finding {
 
 impl From<migration_stream::Error> for Finding {
     fn from(error: migration_stream::Error) -> Self {
-        // The parser knows no options of this program.
-        let hint = match &error.kind {
-            kind if kind.may_be_of_page_size() => "; is --page-size right?",
-            kind if kind.is_ram_limit() => "; --max-ram sets it",
-            _ => "",
-        };
         Self {
             level: Level::Error,
             offset: Some(error.offset),
             path: error.path,
-            text: format!("{}{hint}", error.kind),
+            text: error.kind.to_string(),
+            advice: Advice::of_stream(&error.kind),
         }
     }
 }
@@ -230,7 +234,7 @@ impl FirstError {
     /// The error, of the input with this name.
     pub(crate) fn into_result(self, name: &str) -> Result<(), crate::Error> {
         match self.0 {
-            Some(finding) => Err(crate::Error::Wrong(format!("{name}: {finding}"))),
+            Some(finding) => Err(crate::Error::Wrong(format!("{name}: {finding}")).advised(finding.advice)),
             None => Ok(()),
         }
     }

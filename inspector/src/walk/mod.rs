@@ -104,7 +104,8 @@ pub fn walk(
         Err(Stop::Visitor(error)) => Err(error),
         // What the engine says of a damaged image is about the image, not about reading it.
         Err(Stop::Source(error, _)) if error.is_wrong_input() => {
-            let finding = Finding::new(Level::Error, None, "image", error.to_string());
+            let finding =
+                Finding::new(Level::Error, None, "image", error.to_string()).advised(error.advice());
             match visitor.finding(finding) {
                 ControlFlow::Continue(()) => Ok(()),
                 ControlFlow::Break(error) => Err(error),

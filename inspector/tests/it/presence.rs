@@ -8,7 +8,7 @@ use std::process::Output;
 const SHARED: &str =
     "capability x-ignore-shared: it is in the memory or file that source and destination share";
 const CPR: &str = "migration mode cpr-exec or cpr-transfer: QEMU hands it over in memory";
-const MULTIFD: &str = "it was sent on multifd channels, which are not here (--channel)";
+const MULTIFD: &str = "it was sent on multifd channels, which are not here";
 
 fn elsewhere(name: &str) -> String {
     format!("../elsewhere/qemu-{name}.bin.zst")
@@ -143,7 +143,7 @@ fn check_stat_and_map_say_where_it_is() {
         assert_eq!(check.status.code(), Some(0), "{}", all(&check));
         let words = stdout(&check);
         let found = words.lines().any(|line| {
-            line.contains(" note the RAM of ") && line.contains("\"pc.ram\"") && line.ends_with(reason)
+            line.contains(" note the RAM of ") && line.contains("\"pc.ram\"") && line.contains(reason)
         });
         assert!(found, "{words}");
 

@@ -393,6 +393,7 @@ fn vmdesc(r: &mut Recipes) {
         "\"page_size\": 1024,",
         "\"page_size\": 1024, \"devices\": [],",
     );
+    replace(r, "vmdesc-size-twice", "two sizes of a field", "\"size\": 8}", "\"size\": 9, \"size\": 8}");
     replace(
         r,
         "vmdesc-deep",

@@ -1,7 +1,6 @@
 //! Differences for people: below their block or device, and of arrays only the elements that differ.
 
-use crate::escape::terminal;
-use crate::line::{Line, Value};
+use crate::line::{Line, Value, Values};
 use crate::text::values::{Field, element_of, hex, items};
 use crate::text::{Layout, count, plural};
 use std::ops::Range;
@@ -23,34 +22,6 @@ pub(super) struct Text {
     more_ranges: u64,
     /// The heading that was written last.
     heading: String,
-}
-
-/// The values of a difference, by their keys.
-struct Values<'a>(&'a Line<'a>);
-
-impl Values<'_> {
-    fn get(&self, key: &str) -> Option<&Value<'_>> {
-        self.0.values.iter().find(|(name, _)| *name == key).map(|(_, value)| value)
-    }
-
-    fn number(&self, key: &str) -> u64 {
-        match self.get(key) {
-            Some(Value::Decimal(number) | Value::Hex(number)) => *number,
-            _ => 0,
-        }
-    }
-
-    fn name(&self, key: &str) -> String {
-        match self.get(key) {
-            Some(Value::Name(name)) => terminal(name),
-            Some(Value::Word(word)) => (*word).to_owned(),
-            _ => String::new(),
-        }
-    }
-
-    fn only(&self) -> Option<String> {
-        self.get("only").map(|_| format!("only in {}", self.name("only").to_uppercase()))
-    }
 }
 
 impl Text {

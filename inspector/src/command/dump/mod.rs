@@ -1,6 +1,7 @@
 //! `dump`: every record, in the order of the file.
 
 mod coverage;
+mod events;
 mod records;
 mod text;
 
@@ -8,14 +9,12 @@ use super::{image, output::Output};
 use crate::cli::{DumpArgs, Shown};
 use crate::error::Error;
 use crate::input::{OpenOptions, Opened, open};
-use crate::line::{Line, Value, fields};
+use crate::line::{Line, Value};
 use crate::progress;
 use crate::size::to_usize;
-use crate::walk::{Context, Event, Finding, Flow, Item, Level, PacketPages, Visitor, walk};
+use crate::walk::{Context, Event, Finding, Flow, Item, Level, Visitor, walk};
 use coverage::Coverages;
-use migration_stream::device::decode;
-use migration_stream::ram::multifd::Message;
-use migration_stream::return_path::ReturnPathMessage;
+use events::{container, finding_line};
 use migration_stream::{Page, PageContent, Record, SectionId};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -104,44 +103,6 @@ fn coverage(args: &DumpArgs, opened: Opened, output: &mut Output) -> Result<u8, 
     }
     output.flush()?;
     Ok(u8::from(!all_accounted || !coverages.errors.is_empty()))
-}
-
-/// What stands around the stream.
-fn container(opened: &Opened) -> Vec<Line<'static>> {
-    let wrappers = opened.wrappers.iter().map(|wrapper| Value::Word(wrapper.name())).collect();
-    let mut lines = vec![
-        Line { offset: None, ..Line::new(0, 0, "input") }
-            .with("kind", Value::Word(opened.kind.name()))
-            .with("packed", Value::List(wrappers))
-            .with("start", Value::Hex(opened.start)),
-    ];
-    if let Some((header, xml)) = &opened.libvirt {
-        lines.push(
-            Line::new(0, 92 + u64::from(header.data_bytes), "libvirt")
-                .with("version", Value::Decimal(header.version.into()))
-                .with("was_running", Value::Bool(header.was_running))
-                .with("format", Value::Word(header.format_name()))
-                .with("complete", Value::Bool(header.complete))
-                .with("xml", Value::Name(xml.clone())),
-        );
-    }
-    for snapshot in &opened.snapshots {
-        lines.push(
-            Line { offset: None, ..Line::new(0, snapshot.vm_state_bytes, "internal_snapshot") }
-                .with("id", Value::Name(snapshot.id.clone()))
-                .with("name", Value::Name(snapshot.name.clone()))
-                .with("date", Value::Decimal(snapshot.date_s.into()))
-                .with("vm_state_bytes", Value::Decimal(snapshot.vm_state_bytes)),
-        );
-    }
-    lines
-}
-
-fn finding_line(finding: &Finding) -> Line<'static> {
-    let line = Line { offset: finding.offset, ..Line::new(0, 0, "finding") };
-    line.with("level", Value::Word(finding.level.name()))
-        .with("path", Value::Name(finding.path.clone().into_bytes()))
-        .with("text", Value::Name(finding.text.clone().into_bytes()))
 }
 
 /// Pages of one kind that follow each other, in the stream and in their block.
@@ -299,133 +260,19 @@ impl Dump<'_> {
     }
 
     fn event(&mut self, item: &Item<'_>, context: &Context<'_>) -> Result<(), Error> {
-        if let Event::Record(record) = &item.event {
-            return self.record(item, record, context);
-        }
-        // Nothing is left out of a dump, and this has no bytes.
-        if matches!(item.event, Event::ZerosLeftOut) {
-            return Ok(());
-        }
-        // `--at` means a place in the stream itself.
-        if self.args.at.is_some() && context.channel.is_some() {
-            return Ok(());
-        }
-        self.end_run()?;
-        let line = |kind| Line::new(item.offset, item.length, kind).on_channel(context.channel);
         match &item.event {
+            Event::Record(record) => return self.record(item, record, context),
+            // Nothing is left out of a dump, and this has no bytes.
+            Event::ZerosLeftOut => return Ok(()),
+            // `--at` means a place in the stream itself.
+            _ if self.args.at.is_some() && context.channel.is_some() => return Ok(()),
             Event::Device(section) => {
+                self.end_run()?;
                 self.section = Some((section.header.section_id, section.header.idstr.to_vec()));
-                let header_bytes = section.header_bytes as u64;
-                let mut header = fields::device_line(item.offset, header_bytes, section);
-                if item.packaged {
-                    header.values.push(("packaged", Value::Bool(true)));
-                }
-                self.show(header, None)?;
-                let at = item.offset + header_bytes;
-                match section.description {
-                    Some(state) => {
-                        for line in fields::field_lines(at, &decode(section.body, state).fields) {
-                            self.show(line, None)?;
-                        }
-                        Ok(())
-                    }
-                    None => {
-                        let why = Value::Word("no vmdesc describes it");
-                        let line = Line::new(at, section.body.len() as u64, "opaque");
-                        let bytes = Value::bytes(section.body);
-                        self.show(line.with("value", bytes).with("why", why), None)
-                    }
-                }
             }
-            Event::MappedList(total) => self
-                .show(line("block_list").with("blocks", Value::Null).with("bytes", Value::Hex(*total)), None),
-            Event::MappedBlock(mapped) => {
-                let place = mapped.place;
-                let line = records::block_line(item.offset, item.length, &mapped.block)
-                    .with(
-                        "bitmap_offset",
-                        Value::optional(place.map(|place| Value::Hex(place.bitmap_offset))),
-                    )
-                    .with("pages_offset", Value::optional(place.map(|place| Value::Hex(place.pages_offset))));
-                self.show(line, None)
-            }
-            Event::MappedBitmap { block, first_page, bits } => {
-                let mut line = line("mapped_bitmap").with("block", records::block_name(context, *block));
-                if *first_page > 0 {
-                    line = line.with("start", Value::Hex(first_page * u64::from(context.page_size)));
-                }
-                line = line.with("bits_set", Value::Decimal(records::ones(bits)));
-                self.show(line, Some(bits))
-            }
-            Event::MappedRoom { block, offset } => {
-                let name = block.map_or(Value::Null, |block| records::block_name(context, block));
-                self.show(line("mapped_room").with("block", name).with("start", Value::Hex(*offset)), None)
-            }
-            Event::Multifd(message) => self.show(multifd_line(line, message), None),
-            Event::MultifdPages(pages) if pages.data.is_empty() => Ok(()),
-            Event::MultifdPages(PacketPages { data, .. }) | Event::MultifdData(data) => {
-                self.show(line("multifd_data"), Some(data))
-            }
-            Event::ReturnPath(message) => self.show(return_path_line(line("return_path"), message), None),
-            Event::ReceivedBitmap(bits) => {
-                let line = line("received_bitmap").with("bits_set", Value::Decimal(records::ones(bits)));
-                self.show(line, Some(bits))
-            }
-            Event::Opaque(bytes, why) => {
-                let line = line("opaque").with("value", Value::bytes(bytes));
-                self.show(line.with("why", Value::Word(why)), None)
-            }
-            Event::Record(_) | Event::Skipped | Event::ZerosLeftOut => self.show(line("skipped"), None),
+            _ => self.end_run()?,
         }
-    }
-}
-
-fn multifd_line(line: impl Fn(&'static str) -> Line<'static>, message: &Message<'_>) -> Line<'static> {
-    let name = |bytes: &[u8]| Value::Name(bytes.to_vec());
-    match message {
-        Message::Hello(hello) => line("multifd_hello")
-            .with("channel", Value::Decimal(hello.channel.into()))
-            .with("uuid", Value::Name(snapshot_engine::uuid_text(&hello.uuid).into_bytes())),
-        Message::Packet(packet) => {
-            let offsets = |pages: &[u64]| Value::List(pages.iter().map(|&page| Value::Hex(page)).collect());
-            line("multifd_packet")
-                .with("number", Value::Decimal(packet.number))
-                .with("sync", Value::Bool(packet.sync))
-                .with("block", name(packet.block))
-                .with("normal", offsets(&packet.normal))
-                .with("zero", offsets(&packet.zero))
-                .with("data_bytes", Value::Decimal(packet.data_bytes.into()))
-        }
-        Message::DeviceState(state) => line("multifd_device_state")
-            .with("name", name(state.idstr))
-            .with("instance", Value::Decimal(state.instance_id.into()))
-            .with("data_bytes", Value::Decimal(state.data_bytes.into())),
-        other => line("multifd_message").with("data_bytes", Value::Decimal(other.data_bytes().into())),
-    }
-}
-
-fn return_path_line<'a>(line: Line<'a>, message: &ReturnPathMessage<'_>) -> Line<'a> {
-    let named = |text| Value::Word(text);
-    match message {
-        ReturnPathMessage::Shut(status) => {
-            line.with("message", named("SHUT")).with("value", Value::Decimal((*status).into()))
-        }
-        ReturnPathMessage::Pong(value) => {
-            line.with("message", named("PONG")).with("value", Value::Hex((*value).into()))
-        }
-        ReturnPathMessage::RequestPages { block, start, length } => line
-            .with("message", named("REQ_PAGES"))
-            .with("block", block.map_or(Value::Null, |block| Value::Name(block.to_vec())))
-            .with("start", Value::Hex(*start))
-            .with("bytes", Value::Decimal((*length).into())),
-        ReturnPathMessage::ReceivedBitmap(block) => {
-            line.with("message", named("RECV_BITMAP")).with("block", Value::Name(block.to_vec()))
-        }
-        ReturnPathMessage::ResumeAck(value) => {
-            line.with("message", named("RESUME_ACK")).with("value", Value::Decimal((*value).into()))
-        }
-        ReturnPathMessage::SwitchoverAck => line.with("message", named("SWITCHOVER_ACK")),
-        _ => line.with("message", named("other")),
+        events::lines(item, context).into_iter().try_for_each(|(line, bytes)| self.show(line, bytes))
     }
 }
 

@@ -1,11 +1,14 @@
 //! `dump` for people: the same records as [`Line`]s of `--format line`, folded, with sizes, times and names.
 
+mod row;
+
 use crate::command::output::Output;
 use crate::error::Error;
 use crate::escape::{terminal, terminal_words};
-use crate::line::{Line, Value};
-use crate::text::values::{Field, buffer, element_name, hex, items};
+use crate::line::{Line, Value, Values};
+use crate::text::values::{Field, buffer, hex, items};
 use crate::text::{Layout, count, date, plural};
+use row::{Row, split};
 use snapshot_engine::size_text;
 use std::collections::BTreeMap;
 
@@ -37,46 +40,6 @@ struct Hidden {
     runs: u64,
     pages: u64,
     zero: u64,
-}
-
-/// The values of a line, by their keys.
-struct Values<'a>(&'a Line<'a>);
-
-impl Values<'_> {
-    fn get(&self, key: &str) -> Option<&Value<'_>> {
-        self.0.values.iter().find(|(name, _)| *name == key).map(|(_, value)| value)
-    }
-
-    fn number(&self, key: &str) -> u64 {
-        match self.get(key) {
-            Some(Value::Decimal(number) | Value::Hex(number)) => *number,
-            _ => 0,
-        }
-    }
-
-    fn present(&self, key: &str) -> Option<u64> {
-        match self.get(key) {
-            Some(Value::Decimal(number) | Value::Hex(number)) => Some(*number),
-            _ => None,
-        }
-    }
-
-    /// A name, escaped for a terminal.
-    fn name(&self, key: &str) -> String {
-        match self.get(key) {
-            Some(Value::Name(name)) => terminal(name),
-            Some(Value::Word(word)) => (*word).to_owned(),
-            _ => String::new(),
-        }
-    }
-
-    fn quoted(&self, key: &str) -> String {
-        format!("\"{}\"", self.name(key))
-    }
-
-    fn flag(&self, key: &str) -> bool {
-        matches!(self.get(key), Some(Value::Bool(true)))
-    }
 }
 
 impl Text {
@@ -394,66 +357,6 @@ impl Text {
     }
 }
 
-/// A row of fields: one field, or all members of an element of an array.
-struct Row {
-    offset: Option<u64>,
-    stem: String,
-    index: String,
-    members: Vec<(String, Vec<String>)>,
-    lines: Vec<Line<'static>>,
-}
-
-impl Row {
-    fn name(&self, vmsd: &str) -> String {
-        let member = match &self.members[..] {
-            [(rest, _)] if !rest.is_empty() => format!(".{rest}"),
-            _ => String::new(),
-        };
-        let known = element_name(vmsd, &self.stem, &self.index);
-        format!(
-            "{}{}{member}{}",
-            self.stem,
-            self.index,
-            known.map_or_else(String::new, |name| format!(" ({name})"))
-        )
-    }
-
-    fn words(&self) -> Vec<String> {
-        match &self.members[..] {
-            [(_, words)] => words.clone(),
-            members => members.iter().map(|(rest, words)| format!("{rest}={}", words.join(" "))).collect(),
-        }
-    }
-
-    /// The next row is another element of the same array, with the same content.
-    fn folds(&self, next: &Self, vmsd: &str) -> bool {
-        !self.index.is_empty()
-            && self.stem == next.stem
-            && self.members == next.members
-            && next.lines.is_empty()
-            && element_name(vmsd, &self.stem, &self.index).is_none()
-    }
-}
-
-/// Splits a path into the structure that a field is a member of, and the member: at its first
-/// array, or before the last name of a structure inside of another.
-fn split(path: &str) -> (&str, &str, &str) {
-    let Some(start) = path.find('[') else {
-        return match path.rsplit_once('.') {
-            Some((parent, member)) if parent.contains('.') => (parent, "", member),
-            _ => (path, "", ""),
-        };
-    };
-    let mut end = start;
-    while path[end..].starts_with('[') {
-        match path[end..].find(']') {
-            Some(length) => end += length + 1,
-            None => break,
-        }
-    }
-    (&path[..start], &path[start..end], path[end..].trim_start_matches('.'))
-}
-
 fn instance_and_version(values: &Values<'_>) -> String {
     let instance = match values.number("instance") {
         0 => String::new(),
@@ -479,18 +382,4 @@ fn generic(layout: Layout, line: &Line<'_>, name: &str, left_out: &[&str]) -> Ve
 
 fn write(output: &mut Output, rows: Vec<String>) -> Result<(), Error> {
     rows.iter().try_for_each(|row| output.line(row))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_are_split_at_their_first_array() {
-        assert_eq!(split("env.eip"), ("env.eip", "", ""));
-        assert_eq!(split("env.ldt.base"), ("env.ldt", "", "base"));
-        assert_eq!(split("env.xmm_regs[0][3]._q_ZMMReg[1]"), ("env.xmm_regs", "[0][3]", "_q_ZMMReg[1]"));
-        assert_eq!(split("unused[1]"), ("unused", "[1]", ""));
-        assert_eq!(split("odd[1"), ("odd", "", "[1"));
-    }
 }
