@@ -1,7 +1,8 @@
 //! The streams in `corpus/valid/`, captured from real QEMUs by `corpus/capture`.
 
 use std::{
-    fs,
+    collections::BTreeMap,
+    env, fs,
     io::Write,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -48,6 +49,37 @@ pub fn names() -> Vec<String> {
     names
 }
 
+/// Whether tests that go over many streams take all of them: environment variable `CORPUS=all`, as in
+/// `.ci/nightly`.
+#[must_use]
+pub fn is_whole() -> bool {
+    env::var_os("CORPUS").is_some_and(|value| value == "all")
+}
+
+/// Of `names` one of each kind, which is the newest QEMU's; all of them if the corpus [is whole](is_whole).
+#[must_use]
+pub fn of_each_kind(names: Vec<String>) -> Vec<String> {
+    if is_whole() {
+        return names;
+    }
+    let mut newest: BTreeMap<String, (Vec<u32>, String)> = BTreeMap::new();
+    for name in names {
+        let (version, kind) = version_and_kind(&name);
+        let entry = newest.entry(kind).or_default();
+        if version >= entry.0 {
+            *entry = (version, name);
+        }
+    }
+    newest.into_values().map(|(_, name)| name).collect()
+}
+
+/// `qemu-7.2-pc-xbzrle` is of version 7.2, and its kind is `pc-xbzrle`.
+fn version_and_kind(name: &str) -> (Vec<u32>, String) {
+    let parts = name.strip_prefix("qemu-").and_then(|rest| rest.split_once('-'));
+    let Some((version, kind)) = parts else { return (Vec::new(), name.to_owned()) };
+    (version.split('.').filter_map(|number| number.parse().ok()).collect(), kind.to_owned())
+}
+
 /// Names of all files in a folder of the corpus, without `.bin.zst`, sorted.
 ///
 /// # Panics
@@ -82,4 +114,23 @@ pub fn sha256(bytes: &[u8]) -> String {
     assert!(output.status.success(), "sha256sum");
     let text = String::from_utf8(output.stdout).expect("hex digits");
     text.split_whitespace().next().expect("the sum").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn the_newest_of_each_kind_is_taken() {
+        let names = ["qemu-10.0-pc", "qemu-7.2-pc", "qemu-7.2-pc-xbzrle", "qemu-9.1-virt", "other"];
+        let found = of_each_kind(names.map(str::to_owned).to_vec());
+        let expected = ["other", "qemu-10.0-pc", "qemu-7.2-pc-xbzrle", "qemu-9.1-virt"];
+        assert!(is_whole() || found == expected, "{found:?}");
+        // Each kind of the corpus is among them.
+        let kinds = |names: &[String]| -> BTreeSet<String> {
+            names.iter().map(|name| version_and_kind(name).1).collect()
+        };
+        assert_eq!(kinds(&of_each_kind(super::names())), kinds(&super::names()));
+    }
 }

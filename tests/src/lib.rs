@@ -53,7 +53,7 @@ pub use console::{Console, Report};
 pub use failing_disk::{Failing, FailingDisk};
 pub use guest::{Guest, Workload};
 pub use migration::{Outcome, ToImage, exec_uri};
-pub use qemu::{Boot, Config, Qemu, Ram, with_each_qemu, with_each_qemu_that};
+pub use qemu::{Boot, Config, Qemu, Ram, TWO_UNEQUAL_NODES, with_each_qemu, with_each_qemu_that};
 pub use qmp::{Qmp, QmpError};
 pub use recorder::{ChannelRecorder, Recorder, Recording};
 pub use saved::{Saved, Server, save_after_a_pass};

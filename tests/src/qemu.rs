@@ -21,6 +21,18 @@ use crate::{
 
 const POLL: Duration = Duration::from_millis(10);
 
+/// Two NUMA nodes of 4 MiB together, by libvirt's names; the larger one comes first in the stream.
+pub const TWO_UNEQUAL_NODES: &[&str] = &[
+    "-object",
+    "memory-backend-ram,id=ram-node0,size=1M",
+    "-object",
+    "memory-backend-ram,id=ram-node1,size=3M",
+    "-numa",
+    "node,memdev=ram-node0",
+    "-numa",
+    "node,memdev=ram-node1",
+];
+
 /// What a machine's RAM is made of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Ram {

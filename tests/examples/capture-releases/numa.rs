@@ -4,7 +4,7 @@
 use std::{fs, time::Duration};
 
 use serde_json::json;
-use snapshot_tests::{Guest, Outcome, Ram, Version};
+use snapshot_tests::{Guest, Outcome, Ram, TWO_UNEQUAL_NODES, Version};
 
 use crate::{keep::keep, stopped::Stopped};
 
@@ -19,21 +19,10 @@ const TWO_NODES: &[&str] = &[
     "-numa",
     "node,memdev=ram-node1",
 ];
-/// The same, unequal, and with the smaller one first.
-const UNEQUAL_NODES: &[&str] = &[
-    "-object",
-    "memory-backend-ram,id=ram-node0,size=1M",
-    "-object",
-    "memory-backend-ram,id=ram-node1,size=3M",
-    "-numa",
-    "node,memdev=ram-node0",
-    "-numa",
-    "node,memdev=ram-node1",
-];
 
 /// Takes the files of one QEMU that are wanted; false where that QEMU is not there.
 pub(crate) fn take(version: Version, guest: &Guest, wanted: &dyn Fn(&str) -> bool) -> bool {
-    for (what, machine, more) in [("pc-numa", "pc", TWO_NODES), ("q35-numa", "q35", UNEQUAL_NODES)] {
+    for (what, machine, more) in [("pc-numa", "pc", TWO_NODES), ("q35-numa", "q35", TWO_UNEQUAL_NODES)] {
         let name = |form: &str| format!("cores/qemu-{}-{what}.{form}", version.number());
         if version < Version::V10_0 || !["stream", "elf"].iter().any(|form| wanted(&name(form))) {
             continue;

@@ -88,9 +88,10 @@ fn assert_fails(output: &Output, status: i32, wanted: &str) {
     assert_eq!(said.lines().count(), 1, "one clear line: {said}");
 }
 
+/// One of each kind, and with `CORPUS=all` every one.
 #[test]
 fn every_stream_is_saved_and_reverted() {
-    for name in storable() {
+    for name in corpus::of_each_kind(storable().collect()) {
         let bench = Bench::new(&name);
         let output = bench.save(&["--create"]);
         assert_eq!(output.status.code(), Some(0), "{name}: {}", text(&output));

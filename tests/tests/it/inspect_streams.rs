@@ -201,7 +201,7 @@ fn internal_snapshots_are_listed_chosen_and_explained() {
         let ambiguous = run(&["check"], &disk);
         assert_eq!(ambiguous.status.code(), Some(2));
         assert!(
-            text(&ambiguous).contains("choose a snapshot with --snapshot: first, second"),
+            text(&ambiguous).contains("which snapshot? It has first, second; --snapshot chooses one"),
             "{}",
             text(&ambiguous)
         );
