@@ -157,7 +157,7 @@ fn check_stat_and_map_say_where_it_is() {
         assert!(said.contains(&format!("not in this file: {reason}")), "{said}");
         let text = stdout(&run(&["stat", &file]));
         assert!(text.lines().any(|line| line.starts_with("pc.ram ") && line.ends_with(place)), "{text}");
-        assert!(text.contains(&format!("{place}: not in this file; {reason}\n")), "{text}");
+        assert!(text.contains(&format!("{place}: not in this file; {reason}")), "{text}");
 
         let map = run(&["map", &file, "-o", name]);
         let words = String::from_utf8_lossy(&map.stderr).into_owned();
