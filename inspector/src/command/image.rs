@@ -113,19 +113,21 @@ fn verify(
     reader.ask_with(|at, length| read_part(file, at, length), SnapshotReader::finish)
 }
 
-/// Says how many pages were wrong if not all have been told, or why none could be looked at.
+/// Says how many pages are wrong if not all are listed, or why none could be looked at.
 fn judge(
-    wrong: Result<u64, ImageReadError>,
+    pages: Result<u64, ImageReadError>,
     are: &str,
     found: &mut dyn FnMut(Finding),
 ) -> Result<(), ImageReadError> {
-    let text = match wrong {
-        Ok(0..=MAX_REPORTED) => return Ok(()),
-        Ok(pages) => format!("{pages} pages {are}; the first {MAX_REPORTED} are listed"),
-        Err(ImageReadError::Image(error)) => image_text(&error),
+    match pages {
+        Ok(0..=MAX_REPORTED) => {}
+        Ok(pages) => {
+            let text = format!("{pages} pages {are}; the first {MAX_REPORTED} are listed");
+            found(Finding::new(Level::Error, None, "image", text));
+        }
+        Err(ImageReadError::Image(error)) => found(wrong(&error)),
         Err(error) => return Err(error),
-    };
-    found(Finding::new(Level::Error, None, "image", text));
+    }
     Ok(())
 }
 
