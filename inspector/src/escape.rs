@@ -1,4 +1,4 @@
-//! Names from a stream are bytes of a stranger: how they are written for each sink.
+//! Names from a stream are untrusted input: how they are written for each sink.
 
 use std::fmt::Write;
 use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};

@@ -1,6 +1,6 @@
 //! Shows, checks, compares and converts QEMU migration streams and snapshot images.
 //!
-//! [`input::open()`] tells by its content what an input is and unwraps it; [`walk::walk()`] goes
+//! [`input::open()`] recognises an input by its content and unwraps it; [`walk::walk()`] goes
 //! over it piece by piece, in constant memory, and hands every piece and every finding to a
 //! [`walk::Visitor`]. The commands of the program `snapinspect` are such visitors.
 #![deny(unsafe_code)]

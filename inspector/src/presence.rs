@@ -117,7 +117,7 @@ impl BlockPresence {
     }
 }
 
-/// Takes note of which pages arrive, and of what says where the others are.
+/// Records which pages arrive, and what says where the others are.
 #[derive(Debug, Default)]
 pub(crate) struct Arrivals {
     seen: PageSet,
@@ -142,7 +142,7 @@ pub(crate) struct Arrivals {
 }
 
 impl Arrivals {
-    /// Takes note of a piece, pages included.
+    /// Records a piece, pages included.
     pub(crate) fn item(&mut self, item: &Item<'_>, context: Context<'_>) {
         self.other(item, context);
         match &item.event {
@@ -156,7 +156,7 @@ impl Arrivals {
         }
     }
 
-    /// Takes note of a piece, but not of pages.
+    /// Records a piece, but not of pages.
     pub(crate) fn other(&mut self, item: &Item<'_>, context: Context<'_>) {
         if let Some(new @ [_, ..]) = context.blocks.get(self.blocks.len()..) {
             self.blocks.extend_from_slice(new);
@@ -191,7 +191,7 @@ impl Arrivals {
         }
     }
 
-    /// Takes note of a page, if the record is one; whether it came for the first time.
+    /// Records a page, if the record is one; whether it came for the first time.
     pub(crate) fn page(&mut self, record: &Record<'_>) -> bool {
         match record {
             Record::Page(page) => self.arrived(page.block, page.offset, page.content != PageContent::Zero),

@@ -233,8 +233,8 @@ fn discard<'a>(
     Ok(Command::PostcopyRamDiscard { block, ranges })
 }
 
-/// Writes what `command` accepts. More than fits its length field (64 KiB of a payload, 4 GiB of a package) is
-/// cut.
+/// Writes what `command` accepts. More than fits its length field (64 KiB of a payload, 4 GiB of a package)
+/// is cut.
 pub fn put_command(out: &mut Vec<u8>, command: &Command<'_>) {
     let mut payload = Vec::new();
     let number: u16 = match command {

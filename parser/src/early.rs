@@ -1,10 +1,10 @@
 //! Finds where device sections before RAM end.
 //!
 //! Devices that must be loaded before RAM (virtio-mem) are sent first, as FULL sections without a length;
-//! only the vmdesc at the far end of the stream tells it. But the RAM section's START behind them can be told
+//! only the vmdesc at the far end of the stream has it. But the RAM section's START behind them can be told
 //! from other bytes: its header is fixed, and the lengths in its block list sum up to the total exactly.
 //!
-//! Where such a device was registered behind RAM, it stands between RAM's START and its first PART (10.0):
+//! Where such a device was registered behind RAM, it is between RAM's START and its first PART (10.0):
 //! the PART begins with the id that is known by then, and names a block that was listed.
 
 use crate::error::EarlyDevicesError;
@@ -163,7 +163,7 @@ fn candidate(bytes: &[u8], context: BlockListContext) -> Candidate {
 }
 
 /// The end of a block list whose lengths sum up to its total; false if this is none. What else is wrong with
-/// a list is told when it is parsed.
+/// a list is reported when it is parsed.
 fn list_end(input: Span<'_>, context: BlockListContext) -> Parsed<'_, bool> {
     let mask = u64::from(context.page_size) - 1;
     let (mut rest, word) = be_u64.parse(input)?;

@@ -1,4 +1,4 @@
-//! The return path: what the destination tells the source.
+//! The return path: what the destination reports to the source.
 
 use crate::error::{Error, ErrorKind};
 use crate::prelude::*;

@@ -26,7 +26,7 @@ pub(crate) struct Reject {
 pub(crate) type Parsed<'a, T> = IResult<Span<'a>, T, Reject>;
 
 impl<'a> Span<'a> {
-    /// `bytes`, the first of which stands at `offset`.
+    /// `bytes`, the first of which is at `offset`.
     #[must_use]
     pub(crate) fn new(bytes: &'a [u8], offset: u64) -> Self {
         Self { bytes, offset }

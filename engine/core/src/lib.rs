@@ -1,6 +1,6 @@
 //! Sans-IO machines that save a migration stream to an image and revert a guest from it.
 //!
-//! [`SaveMachine`] and [`RevertMachine`] are [`Machine`]s: a driver tells them what happened
+//! [`SaveMachine`] and [`RevertMachine`] are [`Machine`]s: a driver reports to them what happened
 //! ([`Event`]) and carries out what they want done ([`Action`]). They perform no I/O, read no clock
 //! and know no file: everything that differs between production, tests and a simulation under one
 //! seed is in the driver.

@@ -11,7 +11,7 @@ pub fn error_text(error: &dyn Error) -> String {
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
-/// Writes a UUID as everybody does: 8-4-4-4-12 hex digits.
+/// Writes a UUID in the usual form: 8-4-4-4-12 hex digits.
 #[must_use]
 pub fn uuid_text(uuid: &[u8; 16]) -> String {
     let mut text = String::with_capacity(36);

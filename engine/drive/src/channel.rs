@@ -95,7 +95,7 @@ impl Channel {
     ///
     /// # Errors
     ///
-    /// The operating system's; a terminal is refused; nobody connected.
+    /// The operating system's; a terminal is refused; no one connected.
     pub fn for_save(
         uri: Option<&Uri>,
         timeout: Option<Duration>,
@@ -296,7 +296,7 @@ impl Channel {
         match (&self.input, self.input_kind) {
             (Some(fd), Kind::Pipe) => {
                 // Whoever has many large pipes (fs.pipe-user-pages-soft) gets no more of them, and
-                // goes on with what there is.
+                // goes on with the one it has.
                 !matches!(rustix::pipe::fcntl_setpipe_size(fd, bytes), Err(rustix::io::Errno::BUSY))
             }
             // The system sizes a socket's buffer well, as long as it may.

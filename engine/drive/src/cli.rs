@@ -179,7 +179,7 @@ pub enum ProgressMode {
     None,
 }
 
-/// No line is longer than 78 columns: a narrow terminal would have it wrapped, and nobody could copy it.
+/// No line is longer than 78 columns: a narrow terminal would have it wrapped, and no one could copy it.
 const EXAMPLES: &str = "\
 Save, in QMP, while the guest runs:
   {\"execute\": \"migrate-set-capabilities\", \"arguments\": {\"capabilities\":

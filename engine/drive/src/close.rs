@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 /// Closes a file that has no name any more, and lets the kernel free its blocks when we are gone.
 ///
-/// That takes seconds where the file system tells the disk of each extent (ext4 with `discard`: 1.7
+/// That takes seconds where the file system reports each extent to the disk (ext4 with `discard`: 1.7
 /// s per GiB), and QEMU waits for the end of what `exec:` started with its guest standing still. A
 /// file that is registered with a ring goes with the ring, which the kernel takes apart behind the
 /// back of whoever closes it (io_uring_register(2)); without io_uring it is closed here and now.

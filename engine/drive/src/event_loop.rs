@@ -1,4 +1,4 @@
-//! Runs a machine: starts what it wants done, waits, and tells it what happened.
+//! Runs a machine: starts what it wants done, waits, and reports what happened.
 
 mod input;
 mod output;
@@ -18,7 +18,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 use waiting::Ready;
 
-/// How often progress is shown, and how long nothing is looked at if nothing tells of itself.
+/// How often progress is shown, and how long nothing is looked at if no descriptor is ready.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What a machine works with.
@@ -172,7 +172,7 @@ impl Run<'_> {
             }
             Action::Flush { id } => self.submit(id, Work::Flush),
             Action::Send { lane, header, body } => {
-                // Nothing to send would leave the channel ready for ever.
+                // Nothing to send would leave the channel ready all the time.
                 if !header.bytes().is_empty() || body.as_ref().is_some_and(|body| !body.range.is_empty()) {
                     self.output[lane as usize].pieces.push_back((header, body));
                 }
@@ -217,7 +217,7 @@ impl Run<'_> {
         }
     }
 
-    /// Tells the machine what has happened.
+    /// Reports to the machine what has happened.
     fn tell<M: Machine>(&mut self, machine: &mut M, ready: &Ready) {
         let finished = if ready.disk { self.driver.disk.finished() } else { Vec::new() };
         for Finished { id, buffer, result } in finished {

@@ -121,7 +121,7 @@ impl ImageFile {
     ///
     /// # Errors
     ///
-    /// It is missing, no regular file, or written to by somebody.
+    /// It is missing, no regular file, or another program writes to it.
     pub fn open_for_revert(spec: &ImageSpec) -> Result<Self, OpenError> {
         let file = open(&spec.path, spec.direct, Use::Read, false)?;
         Ok(Self::holding(spec.path.clone(), spec.direct, None, Some(file)))

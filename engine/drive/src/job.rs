@@ -76,8 +76,8 @@ fn disk_queue(aio: Option<Aio>) -> Result<DiskQueue, Failure> {
 
 /// Lets the peer on stdin and stdout see that the command line was wrong, as it would see any other error.
 ///
-/// A source that finds nobody at its pipe any more may lose its guest (QEMU 7.2 does), and a
-/// destination to which nothing was sent waits for ever. Says nothing; `revert` is whether the
+/// A source whose pipe no one reads any more may lose its guest (QEMU 7.2 does), and a
+/// destination to which nothing was sent waits without limit. Says nothing; `revert` is whether the
 /// command line asked for that.
 pub fn refuse_peer(revert: bool) {
     let job = if revert { &["qemu-snapshot", "--revert", "-"][..] } else { &["qemu-snapshot", "-"] };
@@ -149,7 +149,7 @@ fn postcopy_config(cli: &Cli, channel: &Channel) -> Option<PostcopyConfig> {
     }))
 }
 
-/// Saves the stream of the channel into the image; `warn` is told what killed saves left.
+/// Saves the stream of the channel into the image; `warn` takes what killed saves left.
 ///
 /// # Errors
 ///
@@ -217,7 +217,7 @@ pub struct Reverted {
     pub drivers_told: bool,
 }
 
-/// Sends the image's snapshot to the channel; `announce` is told of milestones, with the time since
+/// Sends the image's snapshot to the channel; `announce` takes milestones, with the time since
 /// the start, `inform` of what was found, `warn` of what may be wrong.
 ///
 /// # Errors

@@ -1,20 +1,20 @@
 //! What is left to do when the program itself is at its end: a panic, or memory that ran out where
 //! that is no error.
 //!
-//! A guest of QEMU 7.2 stands still for good if the reader of its background snapshot goes away in
-//! the middle, and a destination that was sent nothing waits for ever. So whatever happens, the
+//! A guest of QEMU 7.2 stays stopped for good if the reader of its background snapshot goes away in
+//! the middle, and a destination that was sent nothing waits without limit. So whatever happens, the
 //! source is drained, the destination is sent what it refuses, and the exit status is 2:
 //!
-//! 1. A panic of a machine is caught ([`Guarded`]): it is told so, stores nothing any more, and
+//! 1. A panic of a machine is caught ([`Guarded`]): an event says so, it stores nothing any more, and
 //!    drains its source to the end.
 //! 2. A panic of what it does then, or of the driver, and an abort (SIGABRT: an allocation that
 //!    cannot be refused, a panic of another thread, or one in the middle of another) end in
 //!    [`end`], which takes no memory, and drains the source, too.
 //!
-//! QEMU says that it has completed then; only the exit status tells better.
+//! QEMU says that it has completed then; only the exit status shows that it has not.
 //!
 //! Each of them is reported in one line, without a backtrace: taking one needs memory, and waits
-//! for ever if there is none.
+//! without limit if there is none.
 
 use crate::wait;
 use rustix::event::{PollFd, PollFlags, poll};

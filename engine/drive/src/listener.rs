@@ -119,7 +119,7 @@ mod tests {
         let listener = Listener::bind(&path).unwrap();
         assert!(path.metadata().unwrap().file_type().is_socket());
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-        // One at which somebody listens stays, and does not notice.
+        // One at which another program listens stays, and does not notice.
         assert!(address_in_use(&path));
         listener.socket.set_nonblocking(true).unwrap();
         assert_eq!(listener.socket.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);

@@ -21,7 +21,7 @@ const RESIZE: u8 = 3;
 /// How a file is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Use {
-    /// A save: nobody else may touch it.
+    /// A save: no one else may touch it.
     Write,
     /// A save that puts a new file in the place of this one: it is not written, and guests that are mapped
     /// from it go on; nothing else may use it.

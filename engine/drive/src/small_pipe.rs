@@ -56,7 +56,7 @@ fn shrink(pipe: BorrowedFd<'_>, bytes: usize) -> bool {
     false
 }
 
-/// Takes what there is, without waiting for more, and asks for the size before anything else is done: the
+/// Takes what is in it, without waiting for more, and asks for the size before anything else is done: the
 /// writer that this read wakes needs longer to arrive, even if it finds a processor at once.
 fn take(pipe: BorrowedFd<'_>, bytes: usize, taken: &mut VecDeque<u8>) -> io::Result<usize> {
     let waiting = to_usize(rustix::io::ioctl_fionread(pipe)?).min(READ_BYTES);

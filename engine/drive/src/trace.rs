@@ -1,4 +1,4 @@
-//! `--trace`: says on stderr what a machine wants and what it is told.
+//! `--trace`: says on stderr what a machine wants and what is reported to it.
 //!
 //! Sizes and places only, never a byte of the guest.
 

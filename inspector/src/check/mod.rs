@@ -19,7 +19,7 @@ use sections::Sections;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-/// Findings of one rule that are told one by one.
+/// Findings of one rule that are reported one by one.
 const TOLD: u64 = 20;
 
 /// What a rule found, with the rule's name, so that a rule that fails everywhere does not fill the terminal.

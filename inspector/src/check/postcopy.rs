@@ -29,7 +29,7 @@ impl Postcopy {
         command: &Command<'_>,
         context: Context<'_>,
     ) {
-        // The walk tells of what may not be in a package.
+        // The walk reports what may not be in a package.
         if item.packaged && matches!(command, Command::Packaged(_)) {
             return;
         }

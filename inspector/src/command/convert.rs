@@ -81,7 +81,7 @@ pub(super) fn run(args: &ConvertArgs, inputs: &[&Path]) -> Result<u8, Error> {
     let mut options = args.input.options();
     options.salvage = args.salvage;
     let input = Input::new(&args.source)?;
-    // What cannot be loaded is not written; this also tells the page size.
+    // What cannot be loaded is not written; this also shows the page size.
     let before = input.load(&options)?;
     if args.salvage {
         salvageable(&before)?;

@@ -20,7 +20,7 @@ pub(super) enum Fact {
 /// Lines for `dump`: kind, keys and values.
 pub(super) type Facts = (&'static str, Vec<(&'static str, Fact)>);
 
-/// Findings about pages that are told one by one.
+/// Findings about pages that are reported one by one.
 const MAX_REPORTED: u64 = 20;
 /// Pages that are looked up at once.
 const BATCH_PAGES: u64 = 8192;

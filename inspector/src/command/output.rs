@@ -34,7 +34,7 @@ impl Output {
     }
 }
 
-/// A word in a colour: red, yellow, or none; where stdout is a terminal, and nobody asked for none
+/// A word in a colour: red, yellow, or none; where stdout is a terminal, and no one asked for none
 /// (NO_COLOR).
 pub(super) fn coloured(word: &str, level: Level) -> String {
     let wanted = stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());

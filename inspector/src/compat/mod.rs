@@ -25,7 +25,7 @@ use shape::StateShape;
 pub enum Verdict {
     /// It loads.
     Safe,
-    /// It depends on the state of the guest, or cannot be told from what there is.
+    /// It depends on the state of the guest, or does not follow from what is known.
     MayBreak,
     /// It does not load.
     Breaks,

@@ -9,7 +9,7 @@ use super::Judge;
 use super::shape::{FieldShape, Wire};
 use crate::escape::json_text;
 
-/// Names that are told; of more the number is.
+/// Names that are listed; of more the number is.
 const NAMED: usize = 4;
 
 /// Judges fields that lie together on either side, if they are the same bytes, cut differently;

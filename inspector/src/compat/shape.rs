@@ -1,4 +1,4 @@
-//! What there is to compare of a stream, or of the file that `-dump-vmstate` writes.
+//! What can be compared of a stream, or of the file that `-dump-vmstate` writes.
 
 mod sent;
 

@@ -125,7 +125,7 @@ impl RamFile {
         self.written.is_incomplete() || self.written.contains(block, page)
     }
 
-    /// Takes what stands at `offset` of the input `name`, if it is a page.
+    /// Takes what is at `offset` of the input `name`, if it is a page.
     pub(crate) fn take(
         &mut self,
         name: &str,

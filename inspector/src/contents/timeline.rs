@@ -1,11 +1,11 @@
-//! What stands where in a stream, section by section.
+//! What is where in a stream, section by section.
 
 use crate::walk::{Event, Item};
 use migration_stream::{Record, SectionId};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// Stretches that are told apart; more of them are one.
+/// Stretches that are kept apart; more of them are one.
 const LIMIT: usize = 4096;
 
 /// A stretch of the stream, for the timeline.

@@ -193,7 +193,7 @@ impl Parts {
         self.presence.get(block).is_none_or(|block| block.presence.is_here())
     }
 
-    /// Header, configuration and what stands before the `ram` section, with or without capability mapped-ram.
+    /// Header, configuration and what is before the `ram` section, with or without capability mapped-ram.
     pub(super) fn leader(&self, mapped: bool) -> Vec<u8> {
         let mut out = Vec::new();
         migration_stream::put_file_header(&mut out);

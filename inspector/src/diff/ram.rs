@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 /// What is compared at once.
 const PIECE_BYTES: u64 = 1 << 20;
-/// Ranges of one block that are told one by one.
+/// Ranges of one block that are reported one by one.
 const RANGES_TOLD: u64 = 1000;
 
 /// Compares block lists and pages.

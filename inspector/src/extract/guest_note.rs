@@ -1,6 +1,6 @@
 //! The note that a guest's kernel has about itself: VMCOREINFO, which says where things are in it.
 //!
-//! With `-device vmcoreinfo` the guest tells QEMU where in its memory that note lies
+//! With `-device vmcoreinfo` the guest reports to QEMU where in its memory that note lies
 //! (`hw/misc/vmcoreinfo.c`), and the device's section has it.
 
 use super::physical::Physical;

@@ -59,7 +59,7 @@ pub(super) fn detect(head: &[u8]) -> Option<(Kind, u64)> {
     if let Some(kind) = at_start {
         return Some((kind, 0));
     }
-    // `file:NAME,offset=N`: what stands before the stream is somebody else's.
+    // `file:NAME,offset=N`: what is before the stream belongs to others.
     let magic = b"QEVM\0\0\0\x03";
     let at = head.windows(magic.len()).position(|window| window == magic)?;
     Some((Kind::Stream, at as u64))
@@ -100,7 +100,7 @@ mod tests {
         check(b"\0\x02\0\x04\0\0\0\x01", Some((Kind::ReturnPath, 0)));
         check(b"\x08\0\x0a\0\x07\x06pc.ram", Some((Kind::Recovery, 0)));
         check(b"\0\0\0\0\0\x0c\0\x08\x06pc.ramU", Some((Kind::Preempt, 0)));
-        check(b"somebody else's QEVM\0\0\0\x03", Some((Kind::Stream, 16)));
+        check(b"another program QEVM\0\0\0\x03", Some((Kind::Stream, 16)));
         check(b"\0\x02\0\x05\0\0\0\x01", None);
         check(b"\x7fELF\x02\x01\x01", None);
         check(b"", None);

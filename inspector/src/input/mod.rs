@@ -92,7 +92,7 @@ impl OpenOptions {
     }
 }
 
-/// An input that was told and unwrapped.
+/// An input that was recognised and unwrapped.
 pub struct Opened {
     /// Its name, for messages.
     pub name: String,
@@ -276,7 +276,7 @@ fn channels(main: &Opened, options: &OpenOptions) -> Result<Vec<Box<dyn Source>>
     Ok(sources)
 }
 
-/// Sets up the source of what was told.
+/// Sets up the source of what was recognised.
 fn finish(mut opened: Opened, stage: Stage, at: u64, options: &OpenOptions) -> Result<Opened, Error> {
     if opened.kind == Kind::Image {
         let file = match stage {

@@ -1,4 +1,4 @@
-//! One line of output: what stands where, as text and as JSON.
+//! One line of output: what is where, as text and as JSON.
 
 pub(crate) mod fields;
 
@@ -24,7 +24,7 @@ pub(crate) enum Value<'a> {
     /// A floating-point number.
     Double(f64),
     Bool(bool),
-    /// Bytes of a stranger that are a name.
+    /// Untrusted bytes that are a name.
     Name(Vec<u8>),
     /// Words of ours.
     Word(&'static str),
@@ -55,7 +55,7 @@ impl<'a> Value<'a> {
             Self::Null => Value::Null,
         }
     }
-    /// Bytes of a stranger as a name.
+    /// Untrusted bytes as a name.
     pub(crate) fn name(bytes: &[u8]) -> Self {
         Self::Name(bytes.to_vec())
     }
@@ -179,7 +179,7 @@ impl<'a> Line<'a> {
         self
     }
 
-    /// Says on which multifd channel beside the main stream it stands.
+    /// Says on which multifd channel beside the main stream it is.
     pub(crate) fn on_channel(self, channel: Option<usize>) -> Self {
         match channel {
             Some(number) => self.with("on_channel", Value::Decimal(number as u64)),

@@ -21,7 +21,7 @@ use std::io;
 const WINDOW_CLUSTERS: u64 = 4 << 20;
 /// Windows that are looked at; a file that needs more is not an image of this world, or is sparse.
 const WINDOWS_LIMIT: u64 = 64;
-/// Findings of one kind that are told one by one.
+/// Findings of one kind that are reported one by one.
 const TOLD: u64 = 20;
 const PATH: &str = "refcounts";
 
@@ -167,7 +167,7 @@ impl Checker<'_> {
         }
         let here = (first..first + counted.len() as u64).contains(clusters.start());
         if let Some(copied) = reference.copied.filter(|_| here) {
-            // A block that is wrong is told where clusters are compared.
+            // A block that is wrong is reported where clusters are compared.
             let refcount = match self.refcount(*clusters.start()) {
                 Err(Problem::Wrong(_)) => 0,
                 refcount => refcount?,

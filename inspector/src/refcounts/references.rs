@@ -39,7 +39,7 @@ pub(super) struct References<'a> {
     read_bytes: u64,
 }
 
-/// Entries of a piece of a table that stands at `at`, with their places. What comes behind the
+/// Entries of a piece of a table that is at `at`, with their places. What comes behind the
 /// first eight bytes of a longer entry refers to nothing.
 fn entries(at: u64, piece: &[u8], entry_bytes: usize) -> impl Iterator<Item = (u64, u64)> {
     let places = (at..).step_by(entry_bytes);
@@ -90,7 +90,7 @@ impl<'a> References<'a> {
         (self.take)(Reference { place, structure, from, aligned: true, copied })
     }
 
-    /// The next piece of a table, and where it stands.
+    /// The next piece of a table, and where it is.
     fn piece(&mut self, table: Place, done: &mut u64) -> Result<Option<(u64, Vec<u8>)>, Problem> {
         let length = PIECE_BYTES.min(table.bytes - *done);
         if length == 0 {
@@ -125,7 +125,7 @@ impl<'a> References<'a> {
                 if l2.at != 0 {
                     let copied = active.then_some(entry & COPIED != 0);
                     self.entry(l2, "L2 table", from, copied)?;
-                    // What is no table is told by who counts, and not followed.
+                    // Who counts reports what is no table, and not followed.
                     if l2.at.is_multiple_of(bytes) && l2.at < self.file.size_bytes() {
                         self.l2(l2, active)?;
                     }

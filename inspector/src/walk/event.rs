@@ -16,7 +16,7 @@ pub struct Item<'a> {
     pub offset: u64,
     /// Its length in bytes.
     pub length: u64,
-    /// It stands inside of a package.
+    /// It is inside of a package.
     pub packaged: bool,
     /// What it is.
     pub event: Event<'a>,
@@ -79,7 +79,7 @@ pub struct PacketPages<'a> {
     pub normal: &'a [u64],
     /// Byte offsets of zero pages.
     pub zero: &'a [u64],
-    /// What stands on the channel.
+    /// What is on the channel.
     pub data: &'a [u8],
     /// The pages with content, one after the other; none where they could not be unpacked.
     pub unpacked: Option<&'a [u8]>,
@@ -211,7 +211,7 @@ pub struct Context<'a> {
     pub page_size: u32,
     /// The configuration section.
     pub configuration: Option<&'a Configuration>,
-    /// The piece stands on this channel beside the main stream, counted as they were given; so its
+    /// The piece is on this channel beside the main stream, counted as they were given; so its
     /// offset is one there.
     pub channel: Option<usize>,
 }

@@ -50,7 +50,7 @@ impl Join {
         }
     }
 
-    /// What has to happen before a record of the main stream, which stands at `offset`.
+    /// What has to happen before a record of the main stream, which is at `offset`.
     pub(super) fn before(
         &mut self,
         record: &Record<'_>,

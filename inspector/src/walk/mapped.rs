@@ -50,7 +50,7 @@ fn fill(walk: &mut StreamWalk<'_>, needed: usize) -> Result<(), Stop> {
     if filled.map_err(io(&walk.feed))? { Ok(()) } else { Err(truncated(walk).into()) }
 }
 
-/// Walks the list and the pages; the feed stands behind the header of the RAM section.
+/// Walks the list and the pages; the feed is behind the header of the RAM section.
 pub(super) fn walk(walk: &mut StreamWalk<'_>) -> Result<(), Stop> {
     let page_size = walk.decoder.page_size().bytes();
     fill(walk, 8)?;

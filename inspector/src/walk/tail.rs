@@ -85,13 +85,13 @@ pub(super) fn pieces(
                     let path = format!("section {} \"{name}\"", header.section_id.0);
                     let (level, text) = if described.state.may_be_inexact() {
                         let text = "the vmdesc describes another length (QEMU before 10.0 does that for arrays with \
-                                    NULL pointers); the next section tells the end";
+                                    NULL pointers); the next section shows where it ends";
                         (Level::Note, text)
                     } else {
                         // A destination reads no vmdesc, but it knows the length itself, and looks
                         // for the footer there.
                         let text = "the vmdesc describes another length, and one of the two is wrong: with the length \
-                                    of this section a destination may refuse it; the next section tells the end";
+                                    of this section a destination may refuse it; the next section shows where it ends";
                         (Level::Warning, text)
                     };
                     go(visitor.finding(Finding::new(level, base + body.start as u64, &path, text)))?;

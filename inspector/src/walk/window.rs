@@ -1,4 +1,4 @@
-//! A window on a file that is mapped into memory: most of a stream is page data, which nobody looks
+//! A window on a file that is mapped into memory: most of a stream is page data, which no one looks
 //! at, so not copying it makes reading five times faster.
 
 use crate::size::to_usize;
@@ -141,7 +141,7 @@ impl MappedWindow {
 
 #[allow(unsafe_code, reason = "mapping a file is unsafe whatever the file is")]
 fn map(file: &std::fs::File, offset: u64, length: usize) -> io::Result<Mmap> {
-    // SAFETY: The map is private to this window and only read. Nobody keeps a reference into it
+    // SAFETY: The map is private to this window and only read. No one keeps a reference into it
     // beyond the call that looks at a record, no byte of it is trusted to stay the same between two
     // looks, and every index into it is checked against the slice's length, which does not change.
     // Its pages are filled before they are looked at. A file that is cut while it is read, or a

@@ -20,7 +20,7 @@ struct Golden {
     version: String,
     /// `pc-virtio-net`.
     configuration: String,
-    /// `pc-i440fx-7.2`; nothing where no configuration section tells.
+    /// `pc-i440fx-7.2`; nothing where no configuration section says it.
     machine: Option<String>,
     shape: Shape,
 }

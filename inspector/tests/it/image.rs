@@ -1,4 +1,4 @@
-//! Images: what is in them beside the stream, and how damage is told.
+//! Images: what is in them beside the stream, and how damage is reported.
 
 use crate::common::{all, corpus, program, stdout};
 use std::path::{Path, PathBuf};

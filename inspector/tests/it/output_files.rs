@@ -101,12 +101,12 @@ fn a_file_that_is_there_is_replaced_with_force_only_and_belongs_to_its_owner_alo
         let mode = |path: &Path| std::fs::metadata(path).expect("there").permissions().mode() & 0o777;
         assert_eq!(mode(&output), 0o600, "{command:?}");
         let whole = std::fs::read(&output).expect("there");
-        std::fs::write(&output, "somebody's").expect("written");
+        std::fs::write(&output, "another's").expect("written");
         std::fs::set_permissions(&output, PermissionsExt::from_mode(0o644)).expect("ours");
         let again = run(command, &path, &output, &[]);
         assert_eq!(again.status.code(), Some(2), "{command:?}");
         assert!(all(&again).contains("exists; --force replaces it"), "{}", all(&again));
-        assert_eq!(std::fs::read(&output).expect("there"), b"somebody's");
+        assert_eq!(std::fs::read(&output).expect("there"), b"another's");
         // Through a link what it leads to is replaced.
         symlink(&output, &link).expect("a link");
         let forced = run(command, &path, &link, &["--force"]);
@@ -208,7 +208,7 @@ fn the_name_of_a_file_is_escaped_for_ci_as_names_in_it_are() {
     for (command, more) in [("check", &[][..]), ("compat", &[STREAM])] {
         let output = program().args([command, "--format", "github"]).arg(&path).args(more).output();
         let text = stdout(&output.expect("the program runs"));
-        assert!(text.lines().count() > 0, "something is told");
+        assert!(text.lines().count() > 0, "something is reported");
         for line in text.lines() {
             assert!(line.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{}", line.escape_debug());
             assert!(line.contains("a\\u{1b}[2J\\u{202e}%2Cb%3Ac%0A%25,title="), "{line}");

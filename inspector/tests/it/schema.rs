@@ -78,7 +78,7 @@ fn json_is_as_documented() {
         let diff = run(&["diff", "--json", a, b]);
         check(&schema, "diff", &["offset", "length"], &stdout(&diff), &mut seen);
     }
-    // What stands in the text of `info` is what it writes.
+    // What is in the text of `info` is what it writes.
     let text = include_str!("../../SCHEMA.md");
     let section =
         text.split("## `info`").nth(1).and_then(|rest| rest.split("## ").next()).expect("a section");

@@ -1,4 +1,4 @@
-//! Names of a stranger in every sink: none of them can do anything there. One input per sink.
+//! Untrusted names in every sink: none of them can do anything there. One input per sink.
 
 use crate::common::{program, stdout};
 use migration_stream::{
@@ -170,7 +170,7 @@ fn a_workflow_of_ci_gets_one_command_per_finding() {
             assert_eq!(properties.matches(',').count(), 1, "{properties}");
         }
     }
-    assert!(!stdout(&run(&["check", "--format", "github"], &[&files.a])).is_empty(), "names are told of");
+    assert!(!stdout(&run(&["check", "--format", "github"], &[&files.a])).is_empty(), "names are reported");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use core::ops::Range;
 /// The most fields of one device that are named; the rest stays bytes. A description can claim more than any
 /// device has.
 const FIELD_LIMIT: usize = 1 << 18;
-/// The longest array of numbers whose elements are told one by one; longer ones stay bytes.
+/// The longest array of numbers whose elements are listed one by one; longer ones stay bytes.
 const LIST_LIMIT: usize = 1 << 16;
 /// The longest path that is followed: names are untrusted input, and each field has all those around it.
 const PATH_LIMIT_BYTES: usize = 512;
@@ -143,7 +143,7 @@ impl<'a> FieldDecoder<'a> {
                 let why = if fits {
                     "nested deeper, or more, than is followed"
                 } else {
-                    "described longer than what there is"
+                    "described longer than the section is"
                 };
                 self.undecoded(&path, &field.type_name, at, end, why);
                 return end;

@@ -20,7 +20,7 @@
 //!
 //! An array whose pointers the destination allocates (`VMS_ARRAY_OF_POINTER_AUTO_ALLOC`, 11.1: the queues of
 //! `nvme`) has a `ptr-marker` in front of each element, one byte: `0` for NULL, `1` before an object, which
-//! is a field of the same name. Marker and object are one element. Only the byte tells this from a NULL
+//! is a field of the same name. Marker and object are one element. Only the byte sets this apart from a NULL
 //! before another element.
 
 use super::vmdesc::{Array, Field};

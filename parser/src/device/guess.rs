@@ -1,6 +1,6 @@
 //! Cuts device sections without a description: a package of a postcopy, a tail whose vmdesc is suppressed.
 //!
-//! Nothing tells their lengths. A section's footer repeats its id, and what follows it is a section, a
+//! Nothing states their lengths. A section's footer repeats its id, and what follows it is a section, a
 //! command or the end; where the first such place is, the section ends, most likely. Bodies stay bytes.
 
 use crate::command::{Command, command};

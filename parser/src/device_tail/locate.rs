@@ -52,7 +52,7 @@ pub fn locate(tail: &[u8]) -> Option<Located> {
 }
 
 /// An EOF behind a footer, and behind it the start of a vmdesc that is longer than is accepted: where EOF
-/// stands, and what is wrong. To be asked where [`locate`] finds nothing.
+/// is, and what is wrong. To be asked where [`locate`] finds nothing.
 #[must_use]
 pub fn oversized_vmdesc(tail: &[u8], footers: bool) -> Option<(usize, ErrorKind)> {
     let length = |mark: &[u8]| u32::from_be_bytes([mark[2], mark[3], mark[4], mark[5]]);

@@ -38,7 +38,7 @@ pub struct Tail<'a> {
     pub sections: Option<Vec<(SectionHeader<'a>, Range<usize>)>>,
     /// Why they cannot.
     pub finding: Option<Error>,
-    /// Where EOF stands.
+    /// Where EOF is.
     pub eof: usize,
     /// How it ends.
     pub trailer: Trailer,

@@ -97,7 +97,7 @@ fn a_body_of_another_length_ends_before_the_next_device_if_there_is_one_such_pla
     let more = found(&both, &[described("a", 9)]);
     let text = "offset 0x11d: 23 bytes behind the last device of the vmdesc";
     assert!(more.as_ref().is_err_and(|error| error.starts_with(text)), "{more:?}");
-    // The footer and the header of the next device twice: nothing tells which of them it is.
+    // The footer and the header of the next device twice: nothing shows which of them it is.
     let inner = [&a[15..], &b[..15], &[0; 4]].concat();
     let twice = [device(b"a", 1, &inner, true), b];
     assert!(found(&twice, &[described("a", 4), described("b", 3)]).is_err());

@@ -9,7 +9,7 @@ use core::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum IncomingState {
-    /// Precopy, and nobody spoke of postcopy.
+    /// Precopy, and postcopy was not announced.
     None,
     /// Postcopy may follow.
     Advise,
@@ -129,7 +129,7 @@ impl Incoming {
             (Command::PostcopyRun, _) => return Err(self.refuse("POSTCOPY_RUN", "")),
             // Its length and bytes would be read from the main channel: the destination hangs.
             (Command::Packaged(_), _) if packaged => {
-                return Err(self.refuse("PACKAGED", "it stands in a package"));
+                return Err(self.refuse("PACKAGED", "it is inside a package"));
             }
             (Command::Packaged(_) | Command::SwitchoverStart | Command::EnableColo, _) => {}
             (Command::RecvBitmap(_), S::Running) if self.paused => {}
@@ -163,7 +163,7 @@ impl Incoming {
     /// It may not come now.
     pub fn end_of_stream(&mut self, packaged: bool) -> Result<(), OutOfOrder> {
         if packaged {
-            return Err(self.refuse("the end mark", "it stands in a package"));
+            return Err(self.refuse("the end mark", "it is inside a package"));
         }
         match self.state {
             // The listen thread is done before the package is loaded.
@@ -265,9 +265,9 @@ mod tests {
         check(&[ADVISE, Command::PostcopyRun], "POSTCOPY_RUN in state ADVISE");
         check(&[Command::RecvBitmap(b"a")], "RECV_BITMAP in state NONE: postcopy is not paused");
         let nested = Incoming::default().command(&Command::Packaged(&[]), true).unwrap_err();
-        assert_eq!(nested.to_string(), "PACKAGED in state NONE: it stands in a package");
+        assert_eq!(nested.to_string(), "PACKAGED in state NONE: it is inside a package");
         let eof = Incoming::default().end_of_stream(true).unwrap_err();
-        assert_eq!(eof.to_string(), "the end mark in state NONE: it stands in a package");
+        assert_eq!(eof.to_string(), "the end mark in state NONE: it is inside a package");
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub enum ReceivedBitmapError {
     /// Its end mark is wrong.
     #[error("bitmap ends in {found:#x}, expected {END_MARK:#x}")]
     EndMark {
-        /// What stands there.
+        /// What is there.
         found: u64,
     },
 }
@@ -81,7 +81,7 @@ impl ReceivedBitmap {
     }
 }
 
-/// Writes what [`ReceivedBitmap`] reads; `has` tells for each of `pages` pages whether it has arrived.
+/// Writes what [`ReceivedBitmap`] reads; `has` says for each of `pages` pages whether it has arrived.
 pub fn put_received_bitmap(out: &mut Vec<u8>, pages: u64, has: impl Fn(u64) -> bool) {
     let bits = pages.div_ceil(64) * 8;
     out.extend_from_slice(&bits.to_be_bytes());

@@ -22,7 +22,7 @@ pub struct RamBlock {
     pub idstr: Vec<u8>,
     /// Its length in bytes.
     pub used_length: u64,
-    /// Host page size in bytes, where the source tells it: postcopy-ram is on and the block has huge pages.
+    /// Host page size in bytes, where the source states it: postcopy-ram is on and the block has huge pages.
     pub host_page_size: Option<u64>,
     /// Guest physical address, with capability x-ignore-shared.
     pub guest_physical_address: Option<u64>,
@@ -108,7 +108,7 @@ pub(crate) fn block_list(input: Span<'_>, total: u64, context: BlockListContext)
     Ok((rest, list))
 }
 
-/// Parses what stands behind a block's length where the source sends it: host page size (be64), guest
+/// Parses what is behind a block's length where the source sends it: host page size (be64), guest
 /// physical address (be64).
 pub(crate) fn optional_fields(
     input: Span<'_>,

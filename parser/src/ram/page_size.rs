@@ -1,4 +1,4 @@
-//! Guesses the target page size where nothing tells it: in what comes through a pipe, on targets that have no
+//! Guesses the target page size where nothing has it: in what comes through a pipe, on targets that have no
 //! `configuration/target-page-bits` (32-bit ARM boards with 1 KiB, alpha and sparc64 with 8 KiB).
 //!
 //! With another page size than the right one, addresses look like flags, or what follows a page is no record.
@@ -88,7 +88,7 @@ fn guess_bytes(bytes: &[u8], blocks: &[RamBlock]) -> Option<u32> {
         .map(|size| trial(bytes, &by_name, size))
         .filter(|trial| trial.sound && trial.records > 0)
         .collect();
-    // Zero pages alone make sense with several sizes: the distance between them tells the right one.
+    // Zero pages alone make sense with several sizes: the distance between them shows the right one.
     let by_step = trials.iter().find(|trial| trial.step == Some(u64::from(trial.size)));
     let best = by_step.or_else(|| trials.first())?;
     (best.size != DEFAULT_BYTES).then_some(best.size)

@@ -120,7 +120,7 @@ fn every_capture_walks_to_its_end_and_encodes_back() {
                 stream = zstd::decode_all(&stream[..]).unwrap();
             }
             if path.to_string_lossy().contains("fileoff") {
-                // `file:NAME,offset=N`: what stands before is somebody else's.
+                // `file:NAME,offset=N`: what is before belongs to others.
                 let start = stream.windows(4).position(|window| window == b"QEVM").unwrap();
                 stream.drain(..start);
             }

@@ -23,7 +23,7 @@ fn corpus() -> Vec<(String, Vec<u8>)> {
     streams
 }
 
-/// A stream's page size, as the vmdesc or nothing tells it.
+/// A stream's page size, as the vmdesc states it, or nothing.
 fn options(stream: &[u8]) -> Options {
     let page_size = SliceReader::new(stream, Options::default()).decoder().page_size();
     Options::default().with_page_size(page_size)

@@ -217,7 +217,7 @@ fn a_page_size_that_the_stream_tells_is_no_guess() {
         let configuration =
             Configuration { machine: b"pc".to_vec(), target_page_bits: bits, ..Default::default() };
         put_configuration(&mut stream, &configuration);
-        // Behind the list of subsections another byte tells that it is at its end.
+        // Behind the list of subsections another byte shows that it is at its end.
         stream.push(8);
         let mut decoder = Decoder::new(Options::default().with_page_size(PageSize::new(1 << 14)));
         assert_eq!((decoder.page_size_is_guessed(), decoder.configuration()), (true, None));

@@ -320,7 +320,7 @@ fn device_sections_and_vmdesc_say_the_same() {
     device(&mut two, 4, b"b");
     let both = [&one[..], &two].concat();
     assert_eq!(said(&with_tail(&both, &[("a", 4), ("b", 4)])), WHOLE);
-    // A length that is wrong is told by what follows, if it is what is described.
+    // What follows shows a length that is wrong, if it is what is described.
     assert_eq!(said(&with_tail(&both, &[("a", 5), ("b", 4)])), WHOLE);
     assert_eq!(said(&with_tail(&both, &[("a", 4), ("b", 9)])), WHOLE);
     assert_eq!(

@@ -174,11 +174,11 @@ fn a_damaged_input_is_not_converted_and_leaves_nothing() {
         assert_eq!(output.expect("it runs").status.code(), Some(1));
         assert!(!to.exists(), "{form}");
     }
-    std::fs::write(&to, b"somebody's").expect("a file");
+    std::fs::write(&to, b"another's").expect("a file");
     let whole = folder.path().join("whole");
     std::fs::write(&whole, snapshot_tests::corpus::stream("qemu-10.0-pc")).expect("a file");
     let output =
         Command::new(snapinspect()).arg("convert").arg(&whole).arg(&to).args(["--to", "stream"]).output();
     assert_eq!(output.expect("it runs").status.code(), Some(2));
-    assert_eq!(std::fs::read(&to).expect("still there"), b"somebody's");
+    assert_eq!(std::fs::read(&to).expect("still there"), b"another's");
 }

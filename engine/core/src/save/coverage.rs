@@ -4,7 +4,7 @@ use crate::bits::Bits;
 use crate::memory::OutOfMemory;
 use snapshot_image::RamLayout;
 
-/// One bit per page of RAM that came in any form, zero pages included. Tells when a stream nears
+/// One bit per page of RAM that came in any form, zero pages included. Shows when a stream nears
 /// its end, and which RAM never came.
 #[derive(Debug)]
 pub(crate) struct Coverage {

@@ -26,7 +26,7 @@ pub(super) struct Job {
     pub(super) decoder: Decoder,
     pub(super) intake: Intake,
     pub(super) leader: Leader,
-    /// Known from the block list on, also while a failed save is drained: it tells when the end is near.
+    /// Known from the block list on, also while a failed save is drained: it shows when the end is near.
     pub(super) coverage: Option<(Coverage, RamLayout)>,
     pub(super) steps: StepRunner,
     pub(super) ids: Ids,

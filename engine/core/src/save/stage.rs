@@ -95,7 +95,7 @@ impl Stage {
         self.slabs.first_key_value().map(|(&slab, _)| slab)
     }
 
-    /// Copies the pages of `slab` to their places in `to`, and tells which they were.
+    /// Copies the pages of `slab` to their places in `to`, and returns which they were.
     pub(crate) fn move_to(&mut self, pool: &mut Pool, slab: u64, to: BufferId) -> Vec<usize> {
         let pages = self.slabs.remove(&slab).unwrap_or_default();
         self.by_count.remove(&(pages.len(), slab));

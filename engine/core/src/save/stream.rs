@@ -51,7 +51,7 @@ fn keep(leader: &mut Leader, record: &Record<'_>, raw: &[u8], at: u64) -> Result
         Record::SectionEnd(_) => FollowUp::NearTheEnd,
         Record::RamMultifdFlush => FollowUp::Multifd,
         Record::DeviceTail => FollowUp::Settle,
-        // Most of RAM may not come at all: nothing tells when the end is near.
+        // Most of RAM may not come at all: nothing shows when the end is near.
         Record::Configuration(configuration) if configuration.has_capability("x-ignore-shared") => {
             FollowUp::NearTheEnd
         }

@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn it_has_a_limit() {
-        // Memory that nobody touches.
+        // Memory that no one touches.
         let mut tail = Tail { bytes: vec![0; 256 << 20], ..Tail::new(false, 0) };
         tail.push(&[]).unwrap();
         let error = tail.push(&[0]).unwrap_err();

@@ -188,7 +188,7 @@ impl Drop for Native {
             // A short answer asks for more; not any longer.
             self.operations.close();
         }
-        // SAFETY: the context is ours and used by nobody any more.
+        // SAFETY: the context is ours and not used any more.
         unsafe { libc::syscall(libc::SYS_io_destroy, self.context) };
     }
 }

@@ -65,7 +65,7 @@ pub(super) struct Call {
     pub(super) name: u64,
     pub(super) file: RawFd,
     pub(super) kind: Kind,
-    /// Valid for `length` bytes until the answer is reported; nobody else touches them meanwhile.
+    /// Valid for `length` bytes until the answer is reported; no one else touches them meanwhile.
     /// Null for a flush.
     pub(super) address: *mut u8,
     pub(super) length: u32,

@@ -64,7 +64,7 @@ impl Run<'_> {
         }
         let time = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         let mut ready = self.poll(time)?;
-        // A signal that did not come, for whatever reason, must not be waited for for ever.
+        // A signal that did not come, for whatever reason, must not be waited for without limit.
         ready.disk |= !ready.anything();
         Ok(ready)
     }
@@ -83,7 +83,7 @@ impl Run<'_> {
     pub(super) fn poll(&mut self, time: Duration) -> io::Result<Ready> {
         self.limit_output();
         let channel = &self.driver.channel;
-        // Without a flag it still tells that the peer has gone.
+        // Without a flag it still shows that the peer has gone.
         let main = if self.limiting.is_some() { PollFlags::empty() } else { PollFlags::OUT };
         let signal = self.driver.disk.signal();
         let signals = self.driver.signals.as_ref().map(AsFd::as_fd);

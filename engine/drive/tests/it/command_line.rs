@@ -150,7 +150,7 @@ fn usage_errors_end_with_2() {
         let output = run(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(text(&output.stderr).contains("error:"), "{arguments:?}");
-        // A destination that waits behind a revert is told.
+        // A destination that waits behind a revert learns of it.
         let told = arguments.contains(&"--revert");
         assert_eq!(output.stdout, if told { &b"X"[..] } else { b"" }, "{arguments:?}");
     }
@@ -210,7 +210,7 @@ fn destination_of_a_revert_that_cannot_begin_is_told() {
     let missing = folder.path().join("missing.qcow2");
     let output = run(&["--revert", path_text(&missing)]);
     assert_fails(&output, 2, "No such file or directory (os error 2)");
-    assert_eq!(output.stdout, b"X", "one byte makes QEMU refuse; none lets it wait for ever");
+    assert_eq!(output.stdout, b"X", "one byte makes QEMU refuse; none lets it wait without limit");
     let output = run(&["--revert", "--no-such-option", path_text(&missing)]);
     assert_eq!((output.status.code(), output.stdout), (Some(2), b"X".to_vec()));
 }
@@ -414,5 +414,5 @@ fn options_of_postcopy_are_refused_where_they_mean_nothing() {
     std::fs::write(&image, [0; 4096]).expect("a file");
     let output = run(&["--revert", "--postcopy=0", "--preempt", path_text(&image)]);
     assert_fails(&output, 2, "--preempt needs a second connection");
-    assert_eq!(output.stdout, b"X", "the destination would wait for ever");
+    assert_eq!(output.stdout, b"X", "the destination would wait without limit");
 }

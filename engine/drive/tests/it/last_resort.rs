@@ -122,7 +122,7 @@ fn bug_fails_a_save_and_drains_its_source() {
     }
 }
 
-/// It would wait for ever for the first byte.
+/// It would wait without limit for the first byte.
 #[test]
 fn bug_lets_the_destination_of_a_revert_refuse() {
     let folder = tempfile::tempdir().unwrap();

@@ -14,7 +14,7 @@ use migration_stream::return_path::ReturnPathMessage;
 /// A line, and the bytes that `--hex` shows below it.
 type Shown<'a> = (Line<'a>, Option<&'a [u8]>);
 
-/// What stands around the stream.
+/// What is around the stream.
 pub(super) fn container(opened: &Opened) -> Vec<Line<'static>> {
     let wrappers = opened.wrappers.iter().map(|wrapper| Value::Word(wrapper.name())).collect();
     let mut lines = vec![

@@ -228,7 +228,7 @@ impl Dump<'_> {
             Record::SectionPart(id) | Record::SectionEnd(id) => {
                 self.section = Some((*id, self.sections.get(id).cloned().unwrap_or_default()));
             }
-            // Footers come last; everything else without a section stands between two.
+            // Footers come last; everything else without a section is between two.
             Record::Command(_) | Record::Eof | Record::VmDescription(_) => self.section = None,
             _ => {}
         }

@@ -121,7 +121,7 @@ fn all_elements_are_compared_and_those_that_are_null() {
         array(&[1, 1, 1], Nulls::None),
         &["may break null-pointers device rtc/0: esp"],
     );
-    // Where each element says so itself, the target does as it is told.
+    // Where each element says so itself, the target follows that.
     let mut empty = array(&[], Nulls::range(0..3));
     empty.wire.as_mut().unwrap().type_name = "nullptr".to_owned();
     arrays(array(&[1, 1], Nulls::Marked), empty, &[]);

@@ -84,7 +84,7 @@ fn descriptions_that_claim_too_much_stay_bytes() {
 fn what_does_not_fit_its_description_stays_bytes_with_the_reason() {
     assert_eq!(
         lines(&[1, 2], r#""fields": [{"name": "a", "type": "uint32", "size": 4}]"#),
-        [r#"a Undecoded("described longer than what there is")"#]
+        [r#"a Undecoded("described longer than the section is")"#]
     );
     assert_eq!(
         lines(&[1, 2], r#""fields": [{"name": "a", "type": "uint8", "size": 1}]"#),
@@ -158,7 +158,7 @@ fn a_subsection_that_is_not_there_is_told() {
     }
 }
 
-/// JSON does not nest so deep; a description that somebody has made otherwise can.
+/// JSON does not nest so deep; one that another program has made can.
 #[test]
 fn nesting_is_followed_so_far_and_no_further() {
     let mut inner = state(r#""fields": [{"name": "x", "type": "uint8", "size": 1}]"#);
@@ -339,7 +339,7 @@ fn a_field_may_end_with_the_body_and_not_behind_it() {
     assert_eq!(lines(&[1, 0, 2], fields), ["a Unsigned(1)", "b Unsigned(2)"]);
     assert_eq!(
         lines(&[1, 0], fields),
-        ["a Unsigned(1)", r#"b Undecoded("described longer than what there is")"#]
+        ["a Unsigned(1)", r#"b Undecoded("described longer than the section is")"#]
     );
 }
 

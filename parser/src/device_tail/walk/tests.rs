@@ -101,7 +101,7 @@ fn a_section_that_is_cut_off_or_no_section_is_told() {
         walked.findings.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     assert_eq!(said(&bytes[..7], true)[0], "offset 0x100: device 0 \"a\": device section is cut off");
-    // What follows is damaged, and then missing: one finding tells it.
+    // What follows is damaged, and then missing: one finding says it.
     let mut damaged = bytes[..bytes.len() / 3 + 9].to_vec();
     damaged[3] ^= 0x10;
     assert_eq!(said(&damaged, true).len(), 1, "{:?}", said(&damaged, true));

@@ -171,7 +171,7 @@ fn what_a_package_must_be() {
     );
     refused(
         ready().command(&discard(0, 4096)).package(&[listen.clone(), Command::Packaged(&[])]),
-        "PACKAGED in state LISTENING: it stands in a package",
+        "PACKAGED in state LISTENING: it is inside a package",
     );
     if userfaultfd_works() {
         refused(

@@ -75,7 +75,7 @@ impl Draining {
     }
 }
 
-/// The machine panicked, and what it was told then is lost, a completion or bytes of the stream.
+/// The machine panicked, and the event of that moment is lost, a completion or bytes of the stream.
 /// Nothing is stored any more, and nothing understood: a live source is drained to its end.
 #[derive(Debug)]
 pub(in crate::save) struct Dropping {
