@@ -12,8 +12,8 @@ pub(super) struct LoadArguments {
     #[arg(long, default_value = "idle", value_parser = Workload::parse)]
     workload: Workload,
     /// Threads of the guest
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=256))]
-    threads: u64,
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256))]
+    threads: u16,
     /// Accesses per second of all threads; 0: as many as they can
     #[arg(long, default_value_t = 0)]
     rate: u64,
@@ -24,7 +24,7 @@ pub(super) struct LoadArguments {
 
 impl LoadArguments {
     pub(super) fn load(&self) -> Load {
-        let threads = usize::try_from(self.threads).unwrap_or(1);
+        let threads = usize::from(self.threads);
         Load { workload: self.workload.clone(), threads, rate: self.rate, seed: self.seed }
     }
 }

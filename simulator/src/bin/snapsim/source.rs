@@ -53,8 +53,8 @@ pub(super) struct Arguments {
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(0..=100))]
     fill: u64,
     /// Number of devices
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=1000))]
-    devices: u64,
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    devices: u16,
     /// How the stream comes to be
     #[arg(long, value_enum, default_value = "background")]
     mode: ModeName,
@@ -140,7 +140,7 @@ impl Arguments {
             memory: self.end.memory,
             host_page: self.end.host_page,
             fill_percent: self.fill,
-            devices: usize::try_from(self.devices).unwrap_or(1),
+            devices: usize::from(self.devices),
             load: self.load.load(),
             kernel_percent: self.kernel_writes,
             warm_up: Duration::from_millis(self.warm_up),
