@@ -4,6 +4,7 @@ use std::{
     ffi::OsStr,
     fs::File,
     io::Read,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
@@ -78,6 +79,9 @@ const RESERVED_BYTES: u64 = 512 << 10;
 /// Panics if `image`, which was not preallocated, is longer than RAM, 1 % of it, 8 clusters, and
 /// its VM state: however often pages were sent. `stream` is what was saved, or what comes back.
 ///
+/// A linear image is as long as it has to be, with holes: there it is its blocks on disk that count, and of
+/// RAM only what is not zero. Each block of RAM is in the file as a whole.
+///
 /// With clusters larger than those that the tool chooses, or less than 32 MiB of RAM, that is
 /// counted in clusters, and with all that is reserved for the VM state: each block begins at a
 /// cluster of its own, and a ROM of 4 KiB costs as much as one of 1 MiB.
@@ -87,7 +91,7 @@ const RESERVED_BYTES: u64 = 512 << 10;
 /// That is its job.
 pub fn assert_size(image: &Path, stream: &[u8]) {
     let contents = contents(stream);
-    let mut header = [0; 24];
+    let mut header = [0; 376];
     File::open(image).and_then(|mut file| file.read_exact(&mut header)).expect("the image is there");
     let cluster = 1_u64 << header[23];
     let lengths = || contents.blocks.iter().map(|(_, length)| *length);
@@ -99,8 +103,21 @@ pub fn assert_size(image: &Path, stream: &[u8]) {
     let leader: usize = contents.blocks.iter().map(|(name, _)| name.len() + 25).sum::<usize>() + 1024;
     let vm_state = ((devices + leader + contents.vmdesc.len()) as u64).next_multiple_of(cluster);
     let vm_state = if chosen { vm_state } else { vm_state.max(RESERVED_BYTES) };
+    let metadata = std::fs::metadata(image).expect("the image is there");
+    let linear = u64::from_be_bytes(header[368..376].try_into().expect("eight bytes"));
+    if linear != 0 {
+        let ram = (contents.ram.len() * contents.page_bytes) as u64;
+        // A longer device tail than was reserved at first is given twice its length.
+        let tail =
+            if vm_state > RESERVED_BYTES { 2 * vm_state.next_multiple_of(RESERVED_BYTES) } else { vm_state };
+        let (found, allowed) = (metadata.blocks() * 512, ram * 101 / 100 + 8 * cluster + tail);
+        assert!(found <= allowed, "{found} bytes on disk for {ram} bytes of RAM, {allowed} allowed");
+        let end = lengths().fold(linear, |at, length| at.next_multiple_of(2 << 20) + length);
+        assert!(metadata.len() >= end, "{} bytes of file, RAM ends at {end:#x}", metadata.len());
+        return;
+    }
     let allowed = ram * 101 / 100 + 8 * cluster + vm_state;
-    let found = std::fs::metadata(image).expect("the image is there").len();
+    let found = metadata.len();
     let blocks: Vec<u64> = lengths().collect();
     assert!(found <= allowed, "{found} bytes of image for blocks of {blocks:?} bytes, {allowed} allowed");
 }

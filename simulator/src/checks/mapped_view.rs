@@ -4,9 +4,9 @@ use crate::generate::Vm;
 use crate::size::to_usize;
 use snapshot_image::{HostOffset, ImageError, Layout, ReadOptions, SnapshotReader};
 
-/// What a guest sees that is mapped from a linear image is what was saved, over the whole length of each
-/// block, zero pages included, and the file is as long as that. Returns the image's layout; a dense one is not
-/// mapped.
+/// What a guest sees that is mapped from a linear image is what was saved, over the whole length of
+/// each block, zero pages included, and the file is as long as that. Returns the image's layout; a
+/// dense one is not mapped.
 ///
 /// # Errors
 ///

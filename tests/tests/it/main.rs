@@ -17,6 +17,7 @@ mod inspect_compat;
 mod inspect_convert;
 mod inspect_streams;
 mod kills;
+mod linear;
 mod malformed;
 mod mapped;
 mod pairing;
