@@ -14,6 +14,7 @@ use snapshot_engine::{parse_bytes, parse_page_size, parse_uuid};
 use snapshot_image::Layout;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 /// Save a running QEMU VM into one image, or revert a VM from it.
 ///
@@ -106,6 +107,11 @@ pub struct Cli {
     /// When the pages of mapped blocks are verified
     #[arg(long, value_enum, requires = "mapped", default_value_t = Verify::Before)]
     pub verify: Verify,
+
+    /// The blocks are mapped from the files that unpack made of the image for this guest alone (QEMU
+    /// before 8.2)
+    #[arg(long, value_name = "DIR", requires = "mapped", conflicts_with = "verify")]
+    pub ram_files: Option<PathBuf>,
 
     /// Verify these blocks, by their numbers, of the image on stdin, of which a revert has started a guest
     #[arg(long, hide = true, value_name = "NUMBER", num_args = 1.., value_delimiter = ',', require_equals = true, conflicts_with_all = ["revert", "create", "uri"])]

@@ -1,5 +1,6 @@
 //! What a user of this program can do about a failure: the engine's errors name none of its options.
 
+use crate::mapped::NotMapped;
 use snapshot_engine::identity::IdentityError;
 use snapshot_engine::{Failure, HostPagesError, Unsupported};
 use snapshot_image::{Feature, ImageError};
@@ -26,6 +27,7 @@ pub(crate) fn hint(failure: &Failure) -> Option<String> {
         Failure::WrongImage(error) if is_damage(error) => {
             "`snapinspect check IMAGE` lists all damage; revert from a copy, or save again"
         }
+        Failure::Refused(error) => return error.downcast_ref::<NotMapped>()?.hint().map(str::to_owned),
         Failure::WrongImage(ImageError::Unverifiable(_)) => "--unverified reads it without checks",
         Failure::WrongImage(error) | Failure::UnfitImage(error) => return image_hint(error),
         _ => return None,

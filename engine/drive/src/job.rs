@@ -319,6 +319,9 @@ fn prove_mapped(
     let Some(blocks) = &cli.mapped else { return Ok(None) };
     let file = image.file.as_ref().ok_or(Failure::NoImage)?;
     let output = channel.output(Lane::Main).ok_or(Failure::Unfinished)?;
+    if let Some(folder) = &cli.ram_files {
+        return MappedRevert::of_ram_files((folder, file), output, blocks, inform).map(Some);
+    }
     let argument = cli.image.as_deref().unwrap_or_default();
     MappedRevert::prepare((argument, file), output, (blocks, cli.verify), inform, warn).map(Some)
 }

@@ -10,7 +10,7 @@ use std::io;
 
 /// Why the destination's descriptors are not as they must be.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum DescriptorError {
+pub(crate) enum DescriptorError {
     #[error("its descriptors cannot be looked at")]
     Io(#[from] io::Error),
     #[error(
@@ -32,8 +32,14 @@ pub(super) fn identity(file: &Statx) -> (u64, (u32, u32)) {
     (file.stx_ino, (file.stx_dev_major, file.stx_dev_minor))
 }
 
-/// Checks all descriptors of `process` against the image.
-pub(super) fn check(process: &Process, image: &Statx, file_system: i64) -> Result<(), DescriptorError> {
+/// Checks all descriptors of `process` against the image, or against a file that is the process's
+/// own, which it may write to (`is_own`).
+pub(super) fn check(
+    process: &Process,
+    image: &Statx,
+    file_system: i64,
+    is_own: bool,
+) -> Result<(), DescriptorError> {
     let (inode, device) = identity(image);
     let mut found = false;
     for number in process.descriptors()? {
@@ -47,7 +53,7 @@ pub(super) fn check(process: &Process, image: &Statx, file_system: i64) -> Resul
             continue;
         }
         if identity(&file).1 == device {
-            if process.flags(number)? & OFlags::RWMODE != OFlags::RDONLY {
+            if !is_own && process.flags(number)? & OFlags::RWMODE != OFlags::RDONLY {
                 return Err(DescriptorError::Writable(number));
             }
             found = true;

@@ -1,103 +1,46 @@
 //! The proof and the verification, in their order.
 
-use super::command_line::{COMMAND_LINE_LIMIT_BYTES, CommandLineError, parse_command_line};
-use super::copied::copied;
-use super::descriptors::{self, DescriptorError};
+use super::destination::Destination;
 use super::file_system::is_tmpfs;
-use super::judge::{Evidence, Proven, Wanted, candidates, prove};
-use super::maps::{MAPS_LIMIT_BYTES, MapsError, parse_maps};
+use super::judge::Wanted;
+use super::not_mapped::NotMapped;
 use super::options::{Blocks, Verify};
-use super::own::{Own, OwnError};
-use super::peer::{End, PeerError, find, holding};
-use super::process::{Process, missing_right};
+use super::own::Own;
+use super::peer::holding;
 use super::record;
-use super::refusal::{Problem, Refusal};
+use super::unpacked;
 use super::verify::{DAMAGE_LIMIT, Until, verify};
 use crate::block_options::ImageSpec;
 use crate::open_snapshot::OpenSnapshot;
-use snapshot_engine::{Failure, MappedBlock, size_text};
+use snapshot_engine::{Failure, MappedBlock};
 use snapshot_image::{ReadOptions, SnapshotReader, Verification};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-/// Why nothing is left out of the stream.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum NotMapped {
-    /// No block of the image can be mapped.
-    #[error(
-        "the image has the dense layout, in which RAM does not lie in one piece; needed: the linear layout"
-    )]
-    Dense,
-    /// What is mapped could be anything.
-    #[error("the image's checksums do not count ({0}), so what is mapped from it proves nothing")]
-    Unverified(&'static str),
-    #[error(transparent)]
-    Own(OwnError),
-    #[error(transparent)]
-    Peer(PeerError),
-    /// The destination may not be looked at.
-    #[error("the mappings of {process} cannot be looked at: {right}")]
-    Hidden {
-        process: String,
-        right: String,
-        #[source]
-        source: io::Error,
-    },
-    #[error("{process}: its list of mappings is not as the kernel writes it")]
-    Maps {
-        process: String,
-        #[source]
-        source: MapsError,
-    },
-    #[error("{process}: its command line")]
-    CommandLine {
-        process: String,
-        #[source]
-        source: CommandLineError,
-    },
-    #[error("{process} at the other end of the channel has no RAM block mapped from the image")]
-    Nothing { process: String },
-    #[error("{process}: {refusal}")]
-    Block { process: String, refusal: Refusal },
-    #[error("{process}")]
-    Descriptors {
-        process: String,
-        #[source]
-        source: DescriptorError,
-    },
-    #[error("{0} has ended, or has closed the channel, while its mappings were looked at")]
-    Gone(String),
-    #[error("the mappings of {0} have changed while the image was verified")]
-    Changed(String),
-    #[error("the image was changed while it was verified")]
-    ImageChanged,
-}
-
-impl From<NotMapped> for Failure {
-    fn from(error: NotMapped) -> Self {
-        Self::refused(error)
-    }
-}
-
 /// A mapped revert whose mappings are proved.
 #[derive(Debug)]
 pub(crate) struct MappedRevert {
+    /// What the engine leaves out.
+    pub(crate) blocks: Vec<MappedBlock>,
+    /// What is verified while the guest runs.
+    later: Option<Later>,
+}
+
+/// Blocks of an image that guests run from and no one has verified.
+#[derive(Debug)]
+struct Later {
     path: PathBuf,
     /// The image as the command line names it.
     image: OsString,
     own: Own,
     snapshot: OpenSnapshot,
-    /// Numbers of the blocks that are left out.
+    /// The blocks' numbers.
     numbers: Vec<usize>,
-    /// What the engine leaves out.
-    pub(crate) blocks: Vec<MappedBlock>,
-    verify_later: bool,
 }
 
 impl MappedRevert {
@@ -119,21 +62,41 @@ impl MappedRevert {
         let all = wanted(snapshot.reader()).ok_or(NotMapped::Dense)?;
         let destination = Destination::find(output)?;
         let chosen = destination.choose(&all, blocks, &own)?;
-        let mut found = destination.prove(&chosen, &own)?;
+        let mut found = destination.prove(&chosen, &own, false)?;
         let numbers: Vec<_> =
             chosen.iter().filter_map(|block| all.iter().position(|one| one == *block)).collect();
         if when == Verify::Before {
             let verified = verify_before(&path, &own, &mut snapshot, &numbers, warn)?;
-            let before = std::mem::replace(&mut found, destination.prove(&chosen, &own)?);
+            let before = std::mem::replace(&mut found, destination.prove(&chosen, &own, false)?);
             if verified && before.proven != found.proven {
                 return Err(NotMapped::Changed(destination.process.to_string()).into());
             }
         }
         destination.is_still_there()?;
         inform(&found.text(&destination.process));
-        let blocks = found.blocks();
-        let verify_later = when == Verify::After;
-        Ok(Self { path, image: argument.to_owned(), own, snapshot, numbers, blocks, verify_later })
+        let image = argument.to_owned();
+        let later = (when == Verify::After).then_some(Later { path, image, own, snapshot, numbers });
+        Ok(Self { blocks: found.blocks(), later })
+    }
+
+    /// Proves what the process at the other end of `output` has mapped from the files of `folder`,
+    /// which `unpack` made of the image and verified then.
+    ///
+    /// # Errors
+    ///
+    /// What could not be proved.
+    pub(crate) fn of_ram_files(
+        (folder, image): (&Path, &File),
+        output: BorrowedFd<'_>,
+        blocks: &Blocks,
+        mut inform: impl FnMut(&str),
+    ) -> Result<Self, Failure> {
+        let (_, snapshot) = open(image)?;
+        let destination = Destination::find(output)?;
+        let found = unpacked::prove(folder, &snapshot, &destination, blocks)?;
+        destination.is_still_there()?;
+        inform(&found.text(&destination.process));
+        Ok(Self { blocks: found.blocks(), later: None })
     }
 
     /// Verifies what the guest already runs on, if that is to be done then; `warn` is told of each
@@ -147,20 +110,20 @@ impl MappedRevert {
     ///
     /// The first damage.
     pub(crate) fn finish(self, is_child: bool, mut warn: impl FnMut(&str)) -> Result<(), Failure> {
-        if !self.verify_later {
-            return Ok(());
-        }
+        let Some(later) = self.later else { return Ok(()) };
         if is_child {
-            return self.finish_elsewhere().map_err(|error| {
+            return later.verify_elsewhere().map_err(|error| {
                 Failure::refused(format!(
                     "the image is not verified: no process can be started for it: {error}"
                 ))
             });
         }
-        verify_running((&self.path, &self.own, self.snapshot), &self.numbers, &mut warn)
+        verify_running((&later.path, &later.own, later.snapshot), &later.numbers, &mut warn)
     }
+}
 
-    fn finish_elsewhere(&self) -> io::Result<()> {
+impl Later {
+    fn verify_elsewhere(&self) -> io::Result<()> {
         let numbers: Vec<_> = self.numbers.iter().map(usize::to_string).collect();
         let mut program = Command::new("/proc/self/exe");
         program.arg(format!("--verify-running={}", numbers.join(","))).arg("--").arg(&self.image);
@@ -198,7 +161,7 @@ fn verify_running(
     if damage.len() >= DAMAGE_LIMIT {
         warn("there may be more damage; only the first is named");
     }
-    for process in holding(|process| has_mapped(process, own)) {
+    for process in holding(|process| own.is_mapped_by(process)) {
         warn(&format!("{process} has the image mapped: its guest sees the damage"));
     }
     Err(Failure::WrongImage(first.clone()))
@@ -261,123 +224,5 @@ fn keep_record(path: &Path, own: &Own, (state, numbers): (&[u8], &[usize]), mut 
     let is_settled = !is_tmpfs(own.file_system) && record::is_settled(&own.file).unwrap_or(false);
     if is_settled && let Err(error) = record::store(path, state, numbers) {
         warn(&format!("the record that the image is verified cannot be kept: {error}"));
-    }
-}
-
-fn has_mapped(process: &Process, own: &Own) -> bool {
-    let text = process.read("maps", MAPS_LIMIT_BYTES).unwrap_or_default();
-    parse_maps(&text).is_ok_and(|mappings| mappings.iter().any(|mapping| mapping.file == own.key))
-}
-
-/// The process that loads the stream.
-struct Destination {
-    process: Process,
-    end: End,
-}
-
-/// What was proved, and which pages of it are copies.
-struct Found {
-    proven: Vec<Proven>,
-    copied: Vec<Vec<Range<u64>>>,
-}
-
-impl Found {
-    fn blocks(&self) -> Vec<MappedBlock> {
-        let blocks = self.proven.iter().zip(&self.copied);
-        blocks
-            .map(|(block, copied)| MappedBlock { name: block.name.clone(), copied: copied.clone() })
-            .collect()
-    }
-
-    fn text(&self, process: &Process) -> String {
-        let of = |(block, copied): (&Proven, &Vec<Range<u64>>)| {
-            let length = block.addresses.end - block.addresses.start;
-            let copies: u64 = copied.iter().map(|range| range.end - range.start).sum();
-            let sent = match copies {
-                0 => String::new(),
-                copies => format!(" ({} of it copied already, which is sent)", size_text(copies)),
-            };
-            format!("block \"{}\" {}{sent}", block.name.escape_ascii(), size_text(length))
-        };
-        let blocks: Vec<_> = self.proven.iter().zip(&self.copied).map(of).collect();
-        format!("{process} has mapped from the image: {}", blocks.join(", "))
-    }
-}
-
-impl Destination {
-    fn find(output: BorrowedFd<'_>) -> Result<Self, NotMapped> {
-        let end = End::across(output).map_err(NotMapped::Peer)?;
-        let process = find(&end, output).map_err(NotMapped::Peer)?;
-        Ok(Self { process, end })
-    }
-
-    fn hidden(&self, source: io::Error) -> NotMapped {
-        let process = self.process.to_string();
-        match source.kind() {
-            io::ErrorKind::PermissionDenied => {
-                NotMapped::Hidden { process, right: missing_right(&self.process), source }
-            }
-            _ => NotMapped::Gone(process),
-        }
-    }
-
-    /// Asks `look` with what the process shows.
-    fn with_evidence<T>(&self, own: &Own, look: impl FnOnce(&Evidence<'_>) -> T) -> Result<T, NotMapped> {
-        let read = |name, limit| self.process.read(name, limit).map_err(|error| self.hidden(error));
-        let process = || self.process.to_string();
-        let mappings = parse_maps(&read("maps", MAPS_LIMIT_BYTES)?)
-            .map_err(|source| NotMapped::Maps { process: process(), source })?;
-        let backends = parse_command_line(&read("cmdline", COMMAND_LINE_LIMIT_BYTES)?)
-            .map_err(|source| NotMapped::CommandLine { process: process(), source })?;
-        Ok(look(&Evidence { mappings: &mappings, backends: &backends, image: own.key }))
-    }
-
-    /// The blocks that are to be left out, in the order of RAM.
-    fn choose<'a>(
-        &self,
-        all: &'a [Wanted],
-        blocks: &Blocks,
-        own: &Own,
-    ) -> Result<Vec<&'a Wanted>, NotMapped> {
-        let names = match blocks {
-            Blocks::Mapped => {
-                let found = self.with_evidence(own, |evidence| candidates(all, evidence))?;
-                let process = || self.process.to_string();
-                return if found.is_empty() {
-                    Err(NotMapped::Nothing { process: process() })
-                } else {
-                    Ok(found)
-                };
-            }
-            Blocks::Named(names) => names,
-        };
-        if let Some(unknown) = names.iter().find(|name| all.iter().all(|block| block.name != **name)) {
-            let refusal = Refusal { block: unknown.clone(), problem: Problem::Unknown };
-            return Err(NotMapped::Block { process: self.process.to_string(), refusal });
-        }
-        Ok(all.iter().filter(|block| names.contains(&block.name)).collect())
-    }
-
-    fn prove(&self, chosen: &[&Wanted], own: &Own) -> Result<Found, NotMapped> {
-        let proven = self.with_evidence(own, |evidence| {
-            chosen.iter().map(|block| prove(block, evidence)).collect::<Result<Vec<_>, _>>()
-        })?;
-        let process = || self.process.to_string();
-        let proven = proven.map_err(|refusal| NotMapped::Block { process: process(), refusal })?;
-        descriptors::check(&self.process, &own.status, own.file_system).map_err(|source| match source {
-            DescriptorError::Io(error) => self.hidden(error),
-            source => NotMapped::Descriptors { process: process(), source },
-        })?;
-        let copies = proven.iter().map(|block| copied(&self.process, &block.addresses));
-        let copied = copies.collect::<io::Result<Vec<_>>>().map_err(|error| self.hidden(error))?;
-        Ok(Found { proven, copied })
-    }
-
-    /// The process has the other end of the channel as before.
-    fn is_still_there(&self) -> Result<(), NotMapped> {
-        match self.end.is_held_by(&self.process) {
-            Ok(true) => Ok(()),
-            _ => Err(NotMapped::Gone(self.process.to_string())),
-        }
     }
 }

@@ -50,6 +50,8 @@ struct Run {
     file: FileKey,
     offset: u64,
     addresses: Range<u64>,
+    /// A part of it can be written, as RAM is.
+    writable: bool,
 }
 
 impl Run {
@@ -89,7 +91,7 @@ pub fn candidates<'a>(blocks: &'a [Wanted], evidence: &Evidence<'_>) -> Vec<&'a 
 ///    at least, and is memory of the machine.
 /// 2. All mappings of the image are private.
 /// 3. One mapping shows the block's whole place in the image, no other object begins there, and no
-///    other file is mapped as such an object would be: so the mapping is the object's memory.
+///    other file is mapped, writable, as such an object would be: so the mapping is the object's memory.
 ///
 /// # Errors
 ///
@@ -152,7 +154,7 @@ fn find(block: &Wanted, evidence: &Evidence<'_>) -> Result<Proven, Problem> {
         .iter()
         .filter(|run| run.file == needed || is_begin(run.offset))
         .partition(|run| run.file == needed);
-    let other = others.iter().find(|run| run.file.inode != 0 && run.shows(&range));
+    let other = others.iter().find(|run| run.file.inode != 0 && run.writable && run.shows(&range));
     if let Some(other) = other {
         return Err(Problem::OtherFile { found: other.file, needed, address: other.addresses.start });
     }
@@ -184,11 +186,13 @@ fn runs(mappings: &[Mapping]) -> Vec<Run> {
         match found.last_mut() {
             Some(run) if before.is_some_and(|before| before.is_continued_by(mapping)) => {
                 run.addresses.end = mapping.addresses.end;
+                run.writable |= mapping.writable;
             }
             _ => found.push(Run {
                 file: mapping.file,
                 offset: mapping.offset,
                 addresses: mapping.addresses.clone(),
+                writable: mapping.writable,
             }),
         }
         before = Some(mapping);

@@ -9,16 +9,19 @@
 //!    mappings has this place, private, of the image's file, as `own` has found it to be shown.
 //! 3. `descriptors`: it has the image open, and could write to it by no descriptor.
 //! 4. `copied`: pages of which it has copies are sent.
+//!    With files that `unpack` made, `unpacked` does the same.
 //! 5. `verify`: what lies in the file is what was saved, zero pages included; `record` spares that
 //!    the next time.
 
 mod command_line;
 mod copied;
 mod descriptors;
+mod destination;
 mod file_system;
 mod job;
 mod judge;
 mod maps;
+mod not_mapped;
 mod options;
 mod own;
 mod peer;
@@ -26,6 +29,7 @@ mod process;
 mod record;
 mod refusal;
 mod unix_diag;
+mod unpacked;
 mod verify;
 
 pub use command_line::{Backend, CommandLineError, parse_command_line};
@@ -33,5 +37,6 @@ pub(crate) use job::MappedRevert;
 pub use job::verify_mapped;
 pub use judge::{Evidence, Proven, Wanted, candidates, prove};
 pub use maps::{FileKey, Mapping, MapsError, parse_maps};
+pub(crate) use not_mapped::NotMapped;
 pub use options::{Blocks, Verify};
 pub use refusal::{Problem, Refusal};

@@ -23,7 +23,7 @@ pub(super) struct Own {
 
 /// Why nothing mapped from the image can be recognised.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum OwnError {
+pub(crate) enum OwnError {
     #[error("the image cannot be looked at")]
     Io(#[from] io::Error),
     #[error(
@@ -47,6 +47,14 @@ impl Own {
         let wanted = StatxFlags::INO | StatxFlags::TYPE;
         let status = rustix::fs::statx(&file, "", AtFlags::EMPTY_PATH, wanted).map_err(io::Error::from)?;
         Ok(Self { key: key(&file)?, file: Arc::new(file), status, file_system: kind })
+    }
+}
+
+impl Own {
+    /// The process has mapped a part of it.
+    pub(super) fn is_mapped_by(&self, process: &Process) -> bool {
+        let text = process.read("maps", MAPS_LIMIT_BYTES).unwrap_or_default();
+        parse_maps(&text).is_ok_and(|mappings| mappings.iter().any(|mapping| mapping.file == self.key))
     }
 }
 

@@ -25,7 +25,7 @@ const ATTEMPT_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why the process cannot be found.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum PeerError {
+pub(crate) enum PeerError {
     #[error("the process at the other end of {0} cannot be found; needed: a pipe (exec:) or a unix socket")]
     Channel(&'static str),
     #[error("/proc cannot be read, which shows what is mapped")]

@@ -4,6 +4,7 @@
 mod disks;
 mod guests;
 mod peers;
+mod unpacked;
 mod verification;
 
 use std::{

@@ -147,6 +147,9 @@ fn a_dense_image_is_refused() {
         let options = ["--create".as_ref(), dense.as_os_str()];
         assert!(snapshot_tests::image::run_tool(options, Some(&input)).status.success());
         let dense = Linear { path: dense, contents: Default::default(), ..*image };
-        Peer::right(&dense).is_refused("the image has the dense layout");
+        Peer::right(&dense).is_refused(
+            "in which RAM does not lie in one piece; needed: the linear layout; --create --layout=linear makes such an \
+             image",
+        );
     });
 }

@@ -87,6 +87,9 @@ fn each_wrong_mapping_is_refused_with_what_is_needed() {
         &(line(0x1000_0000, "rw-p", 2 * MIB, 7) + &line(0x2000_0000, "rw-p", 2 * MIB, 8)),
         "at address 0x20000000 file fe:00 inode 8 is mapped, needed: the image, fe:00 inode 7",
     );
+    // A file of locales, say, is no RAM.
+    let locales = line(0x1000_0000, "rw-p", 2 * MIB, 7) + &line(0x2000_0000, "r--p", 2 * MIB, 8);
+    assert!(judged(&ram, &locales, &objects).is_ok());
     // Shared, though elsewhere in the image.
     check(
         &(line(0x1000_0000, "rw-p", 2 * MIB, 7) + &line(0x2000_0000, "rw-s", 128 * MIB, 7)),
