@@ -3,6 +3,8 @@
 
 mod bench;
 mod hooks;
+mod linux;
+mod traffic;
 
 use bench::{Clones, NICS, Nic};
 use serde_json::json;

@@ -14,13 +14,13 @@ use test_support::{not_run, programs::in_path};
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The folder below `.prefix`.
-pub(super) fn unpacked(name: &str) -> PathBuf {
+pub(crate) fn unpacked(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../.prefix").join(name)
 }
 
 /// A member of a cpio archive in the form that Linux takes ("newc"): 13 numbers of 8 hexadecimal
 /// digits, the name with its NUL and the content, each padded to a multiple of 4 bytes.
-fn member(archive: &mut Vec<u8>, name: &str, mode: u32, device: (u32, u32), content: &[u8]) {
+pub(crate) fn member(archive: &mut Vec<u8>, name: &str, mode: u32, device: (u32, u32), content: &[u8]) {
     let length = u32::try_from(content.len()).expect("small");
     let name_length = u32::try_from(name.len() + 1).expect("small");
     let numbers = [0, mode, 0, 0, 1, 0, length, 0, 0, device.0, device.1, name_length, 0];

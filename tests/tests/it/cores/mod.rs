@@ -1,6 +1,6 @@
 //! `snapinspect extract --core` against QEMU's own `dump-guest-memory` of the same stopped guest.
 
-mod boot;
+pub(crate) mod boot;
 mod elf;
 mod linux;
 mod memory;
