@@ -1,12 +1,16 @@
 //! Whatever a vmdesc says of whatever bytes: pieces and fields leave no byte out and none twice,
-//! and sums add up; and devices that are as they are described come back whole.
+//! and sums add up; and devices that are as they are described come back whole. New MACs
+//! for the NICs among them change no length and nothing behind the sections, or nothing at all.
 #![no_main]
 
 use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use migration_stream::device::{Decoded, Guess, State, Value, Vmdesc, decode, guess};
 use migration_stream::device_tail::{Located, OnError, Piece, Walker, locate};
-use migration_stream::{SectionHeader, SectionId, put_section_footer, put_section_header, put_str8};
+use migration_stream::{
+    Decoder, Options, QEMU_VM_EOF, SectionHeader, SectionId, put_section_footer, put_section_header, put_str8,
+};
+use snapshot_engine::identity::{IdentityConfig, Others, rewrite};
 use std::fmt::Write;
 use std::ops::Range;
 
@@ -58,6 +62,20 @@ fn checked<'a>(body: &'a [u8], state: &'a State) -> Decoded<'a> {
     decoded
 }
 
+/// NICs by the names of their states; what is in them is anything.
+const NICS: [&str; 4] = ["rtl8139", "virtio-net", "e1000", "vmxnet3"];
+
+/// Gives the NICs of a tail, whose EOF is there, new addresses.
+fn clone(tail: &[u8], eof: usize) {
+    let others = Others::Derive { seed: 1, index: 2 };
+    let config = IdentityConfig { macs: Vec::new(), keep: Vec::new(), others };
+    let mut after = tail.to_vec();
+    match rewrite(&mut after, &Decoder::new(Options::default()), &config) {
+        Err(_) => assert!(after == tail),
+        Ok(_) => assert!(after.len() == tail.len() && after[eof..] == tail[eof..]),
+    }
+}
+
 /// The end of a stream, cut anywhere.
 fn any(switches: u8, bytes: &[u8]) {
     let footers = switches & 1 == 1;
@@ -68,6 +86,7 @@ fn any(switches: u8, bytes: &[u8]) {
     });
     assert_gapless(ranges, bytes.len());
     let Some(Located { eof, vmdesc }) = locate(bytes) else { return };
+    clone(bytes, eof);
     let Some(description) = Vmdesc::parse(&bytes[vmdesc]) else { return };
     let devices = &description.devices;
     let walker = Walker { devices, first: 0, footers, on_error: OnError::Resync };
@@ -183,11 +202,11 @@ fn made(machine: &Machine) {
     let mut maker = Maker { json: r#"{"page_size": 4096, "devices": ["#.to_owned(), fill: machine.fill };
     let (mut tail, mut bodies) = (Vec::new(), Vec::new());
     for (number, (name, instance, fields)) in machine.devices.iter().enumerate().take(16) {
-        let name = format!("d{}", name % 4);
+        let name = NICS[usize::from(name % 4)];
         let comma = if number == 0 { "" } else { ", " };
         maker.text(format_args!(r#"{comma}{{"name": "{name}", "instance_id": {instance}, "#));
         let mut body = Vec::new();
-        maker.state(&name, fields, &mut body, 0);
+        maker.state(name, fields, &mut body, 0);
         maker.text(format_args!("}}"));
         let section_id = SectionId(u32::try_from(number).expect("few"));
         let header = SectionHeader {
@@ -205,6 +224,13 @@ fn made(machine: &Machine) {
         }
     }
     maker.text(format_args!("]}}"));
+    if machine.footers {
+        let mut whole = tail.clone();
+        whole.extend_from_slice(&[QEMU_VM_EOF, 6]);
+        whole.extend_from_slice(&u32::try_from(maker.json.len()).expect("short").to_be_bytes());
+        whole.extend_from_slice(maker.json.as_bytes());
+        clone(&whole, tail.len());
+    }
     let description = Vmdesc::parse(maker.json.as_bytes()).expect(&maker.json);
     let walker =
         Walker { devices: &description.devices, first: 0, footers: machine.footers, on_error: OnError::Stop };
