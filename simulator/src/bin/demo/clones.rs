@@ -4,7 +4,7 @@
 use crate::{Cli, Result, line, quoted};
 use serde_json::Value;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -74,13 +74,15 @@ fn start(origin: &Origin<'_>, digest: &Path) -> Result<Clone> {
     let mut command = Command::new(origin.snapsim);
     command.arg("destination").arg("--mapped").arg(origin.image).args(["--exec", &revert]);
     command.arg("--digest").arg(digest).args(["--json", "--stay"]);
-    let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let (stay, output) = (process.stdin.take(), process.stdout.take());
     let mut clone = Clone { process, stay, compared_after: Duration::ZERO, report: Value::Null };
     let mut line = String::new();
     BufReader::new(output.ok_or("no pipe")?).read_line(&mut line)?;
     if line.is_empty() {
-        return Err(format!("a clone failed: {}", clone.process.wait()?).into());
+        let mut words = String::new();
+        clone.process.stderr.take().ok_or("no pipe")?.read_to_string(&mut words)?;
+        return Err(format!("a clone failed: {}", words.trim_end()).into());
     }
     clone.report = serde_json::from_str(&line)?;
     clone.compared_after = start.elapsed();

@@ -157,12 +157,12 @@ fn qemu_img() -> PathBuf {
     named.or_else(found).unwrap_or_else(|| "qemu-img".into())
 }
 
-/// How long the image is, what it takes on the disk, and why that can be more than the pages with content.
+/// How long the image is, and what it takes on the disk.
 fn size(image: &Path) -> Result<String> {
     let metadata = fs::metadata(image)?;
     let on_disk = metadata.blocks() * 512;
     Ok(format!(
-        "{} MiB long, {} MiB on disk (each page has its fixed place; a cluster takes space as soon as one page in it is not zero)",
+        "{} MiB long, {} MiB on disk (each page has its fixed place; zero pages are holes)",
         metadata.len() >> 20,
         on_disk >> 20
     ))

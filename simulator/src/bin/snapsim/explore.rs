@@ -43,7 +43,7 @@ struct Campaign {
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     // Panics are findings; their messages come with these.
     std::panic::set_hook(Box::new(|_| ()));
-    for planted in [Planted::WrongPage, Planted::PageTwice] {
+    for planted in [Planted::WrongPage, Planted::PageTwice, Planted::CopyNotSent] {
         if !(0..CANARIES).any(|seed| explore(seed, Some(planted)).is_err()) {
             return Err(Failure::Usage(format!(
                 "the planted fault {planted:?} was not found: the checks are blind"

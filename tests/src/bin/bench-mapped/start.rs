@@ -61,8 +61,7 @@ fn warm(binary: &Binary, guest: &Guest, saved: &Saved, rounds: usize) -> Medians
         let row = [running, later, first_time, read, work / before, postcopy_work / before, cpu];
         columns.iter_mut().zip(row).for_each(|(column, value)| column.push(value));
     }
-    let [running, postcopy, first_time, read, work, postcopy_work, cpu] =
-        columns.map(|column| median(column));
+    let [running, postcopy, first_time, read, work, postcopy_work, cpu] = columns.map(median);
     Medians { running, postcopy, first_time, read, work, postcopy_work, cpu }
 }
 
