@@ -195,3 +195,11 @@ fn a_byte_in_a_preallocated_image_belongs_to_another_program() {
         format!("the image holds data at guest offset {place:#x} that is no snapshot; it is left alone")
     );
 }
+
+#[test]
+fn ram_is_accepted_up_to_a_pebibyte() {
+    let limit = 1 << 50;
+    SnapshotWriter::create(large(), limit, IDENTITY).unwrap();
+    let error = SnapshotWriter::create(large(), limit + 1, IDENTITY).unwrap_err();
+    assert!(matches!(error, ImageError::Limit { what: "RAM", found, .. } if found == limit + 1), "{error}");
+}
