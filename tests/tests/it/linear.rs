@@ -8,10 +8,12 @@ use std::{
     process::Command,
 };
 
+use serde_json::json;
 use snapshot_tests::{
-    Version, corpus,
+    Config, Outcome, Qemu, Saved, ToImage, Version, beside, corpus, exec_uri,
     image::{assert_clean, assert_size, assert_whole, qemu_img, run_tool, text},
     ram::{assert_same, contents},
+    with_each_qemu,
 };
 use test_support::{in_part, programs::unpacked};
 
@@ -140,4 +142,49 @@ fn an_overwrite_changes_the_layout_only_where_that_was_asked_for() {
         assert_eq!(header[368..376] != [0; 8], is_linear, "{options:?}");
         bench.assert_reverts(&image);
     }
+}
+
+/// A real guest goes on from its linear image: in precopy, in postcopy, and after the server of a postcopy
+/// has died.
+#[test]
+fn a_guest_reverts_from_a_linear_image_in_every_mode() {
+    with_each_qemu(|binary, guest| {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let image = folder.path().join("vm.qcow2");
+        let config = Config { memory_mib: 128, ..Config::of_mib(48) };
+        let mut source = Qemu::start(binary, guest, config.clone());
+        source.console().wait_ready();
+        source.console().wait_passes(1);
+        source.set_fast();
+        if !source.background_snapshot_or_skip() {
+            return;
+        }
+        let passes = source.console().passes();
+        let save = ToImage { options: "--create --layout=linear", image: &image, stream: None };
+        assert_eq!(source.save_image(&save), Outcome::Completed, "{}", source.stderr());
+        drop(source);
+        let saved = Saved { folder, config, passes };
+        let mut destination = Qemu::start(binary, guest, saved.config.incoming());
+        let outcome = destination.revert(&exec_uri("--revert", &image));
+        assert_eq!(outcome, Outcome::Completed, "{}", destination.stderr());
+        saved.assert_goes_on(&mut destination);
+        drop(destination);
+
+        let mut destination = saved.destination(binary, guest);
+        let mut server = saved.serve(&mut destination, "migrate-incoming", &["--postcopy=0"]);
+        destination.wait_running();
+        let recovery = server.wait_recovery();
+        server.tool.kill().expect("our own child");
+        beside::end(&mut server.tool);
+        destination.wait_migration("postcopy-paused");
+        let uri = exec_uri(&format!("--revert {recovery}"), &image);
+        destination.execute("migrate-recover", json!({ "uri": uri }));
+        destination.wait_migration("completed");
+        saved.assert_goes_on(&mut destination);
+        drop(destination);
+
+        assert_whole(&image, None);
+        let stream = run_tool([OsStr::new("--revert"), image.as_os_str()], None).stdout;
+        assert_size(&image, &stream);
+    });
 }
