@@ -1,6 +1,6 @@
 //! Looks at every page of a block.
 
-use super::{BlockPicture, Cell, RANGES_LIMIT, Totals};
+use super::{BlockPicture, Cell, RANGES_LIMIT};
 use crate::contents::RamFile;
 use crate::error::Error;
 use crate::pages::is_zero;
@@ -141,7 +141,7 @@ pub(super) fn draw(view: &View<'_>, hot: &[Range<u64>]) -> Result<BlockPicture, 
     let room = size * to_usize(PIECE_PAGES);
     let (mut piece, mut piece_of_other) = (vec![0; room], vec![0; room]);
     let mut drawing = Drawing {
-        result: BlockPicture { cell_pages, totals: Totals::default(), ..BlockPicture::default() },
+        result: BlockPicture { cell_pages, compared: other.is_some(), ..BlockPicture::default() },
         cell: Cell::default(),
         counts: [0; 3],
     };

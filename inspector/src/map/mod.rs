@@ -61,6 +61,8 @@ pub(crate) struct BlockPicture {
     pub(crate) changed: Vec<(u64, u64)>,
     /// How many ranges there are.
     pub(crate) changed_ranges: u64,
+    /// The file that this one is compared with has the block's RAM.
+    pub(crate) compared: bool,
 }
 
 impl BlockPicture {

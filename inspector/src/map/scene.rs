@@ -1,7 +1,7 @@
 //! The picture as rectangles and lines of text, for those who draw it: one arrangement for PNG and SVG.
 
 use super::colours::{Colour, LEGEND, Mark, look};
-use super::{BlockPicture, Cell, Picture, Totals};
+use super::{BlockPicture, Cell, Picture};
 use crate::escape::terminal_words;
 use crate::text::{count, plural};
 use snapshot_engine::size_text;
@@ -101,7 +101,7 @@ impl Scene {
     fn block(&mut self, block: &BlockPicture, page_size: u32, compared: bool) {
         self.height += LINE / 2;
         self.line(MARGIN, &terminal_words(&format!("{}: {}", block.name, size_text(block.bytes))), true);
-        self.line(MARGIN, &totals(&block.totals, compared), false);
+        self.line(MARGIN, &totals(block, compared), false);
         self.line(MARGIN, &scale(block, page_size), false);
         let (columns, cell_bytes) = (block.columns(), block.cell_pages * u64::from(page_size));
         let cell = GRID / columns;
@@ -109,6 +109,9 @@ impl Scene {
         self.height += LINE;
         for part in 0..4 {
             let column = part * columns / 4;
+            if part > 0 && column >= block.cells.len() {
+                break;
+            }
             let text = format!("+{}", bytes_text(column as u64 * cell_bytes));
             let (x, y) = (LEFT + column * cell, self.height - 4);
             self.shapes.push(Shape::Text { x, y, text, strong: false });
@@ -142,8 +145,9 @@ fn bytes_text(bytes: u64) -> String {
     if bytes == 0 { "0".to_owned() } else { size_text(bytes) }
 }
 
-/// How many pages are what.
-pub(super) fn totals(totals: &Totals, compared: bool) -> String {
+/// How many pages are what; the picture may be a comparison.
+pub(super) fn totals(block: &BlockPicture, compared: bool) -> String {
+    let totals = &block.totals;
     let share = |pages: u64| {
         let half = u128::from(totals.pages / 2);
         let thousandths =
@@ -157,7 +161,10 @@ pub(super) fn totals(totals: &Totals, compared: bool) -> String {
         format!("not compressible {}", share(totals.high)),
     ];
     words.extend((totals.hot > 0).then(|| format!("hot {}", count(totals.hot))));
-    words.extend(compared.then(|| format!("changed {}", count(totals.changed))));
+    words.extend(compared.then(|| match block.compared {
+        true => format!("changed {}", count(totals.changed)),
+        false => "not compared: the other file does not have it".to_owned(),
+    }));
     words.join(", ")
 }
 

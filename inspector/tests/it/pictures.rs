@@ -45,6 +45,21 @@ fn a_png_says_what_it_shows() {
     );
 }
 
+/// A block that the other file does not have is not one without changes; and offsets end where the
+/// block ends.
+#[test]
+fn a_block_that_is_not_compared_says_so() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("map.svg");
+    map(&path, &["--against", "qemu-7.2-pc-numa.bin.zst"]);
+    let svg = std::fs::read_to_string(&path).expect("written");
+    assert_eq!(svg.matches("not compared: the other file does not have it").count(), 1, "{svg}");
+    assert!(svg.contains("changed "), "pc.bios is compared: {svg}");
+    for offset in ["+64 KiB", "+128 KiB"] {
+        assert_eq!(svg.matches(offset).count(), 1, "pc.rom has 128 KiB, pc.ram is wider: {svg}");
+    }
+}
+
 /// The picture in the README is one of these, and small.
 #[test]
 fn the_picture_in_docs_is_what_map_draws() {

@@ -184,3 +184,32 @@ fn memory_that_runs_out_fails_the_migration_and_the_guest_goes_on() {
         source.console().wait_passes(2);
     });
 }
+
+/// A destination loads all of its guest, or ends; it does not wait, and does not run on a part.
+#[test]
+fn memory_that_is_too_little_for_a_revert_ends_its_destination() {
+    with_each_qemu(|binary, guest| {
+        let config = Config { memory_mib: 48, ..Config::default() };
+        let Some(saved) = Saved::of(binary, guest, config) else { return };
+        let tool = snapshot_tests::tool::qemu_snapshot().display();
+        let image = saved.image();
+        let (mut refused, mut loaded) = (0, 0);
+        // From what is just enough to begin with to what is enough.
+        for mebibytes in [13, 14, 16, 18, 256] {
+            let mut destination = Qemu::start(binary, guest, saved.config.incoming());
+            let limit = mebibytes << 20;
+            let uri = format!("exec:exec prlimit --as={limit} -- {tool} --revert {}", image.display());
+            match destination.revert(&uri) {
+                Outcome::Completed => {
+                    saved.assert_goes_on(&mut destination);
+                    loaded += 1;
+                }
+                Outcome::Failed(why) => {
+                    refused += u32::from(why.contains("out of memory"));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(refused > 0 && loaded > 0, "{}: {refused} refused, {loaded} loaded", binary.version());
+    });
+}
