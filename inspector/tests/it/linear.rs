@@ -193,7 +193,7 @@ fn a_flipped_bit_that_a_guest_can_see_is_found() {
     let blocks = blocks(&image);
     let bytes = std::fs::read(&image).expect("written");
     let (mut seen, mut elsewhere) = (0, 0);
-    for at in (0..bytes.len()).step_by(bytes.len() / 150 | 1) {
+    for at in (0..bytes.len()).step_by((bytes.len() / 150) | 1) {
         change(&image, at as u64, bytes[at] ^ 1 << (at % 8));
         let status = run(&["check"], &image).status.code();
         change(&image, at as u64, bytes[at]);
