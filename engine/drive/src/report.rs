@@ -169,6 +169,7 @@ impl Report {
                 "verified": verified,
                 "normal_pages": summary.normal_pages,
                 "zero_pages": summary.zero_pages,
+                "mapped_bytes": summary.mapped_bytes,
                 "channel_bytes": summary.sent_bytes,
                 "postcopy": postcopy,
                 "seconds": self.seconds(),
