@@ -28,8 +28,9 @@ pub enum LockError {
 
 /// Locks the image behind descriptor number `fd` as a mapped guest's.
 ///
-/// The lock belongs to the open file description (fcntl(2), `F_OFD_SETLK`), which this process has from the one
-/// that started it: it outlives this process, and ends when the last process closes the descriptor.
+/// The lock belongs to the open file description (fcntl(2), `F_OFD_SETLK`), which this process has
+/// from the one that started it: it outlives this process, and ends when the last process closes
+/// the descriptor.
 ///
 /// # Errors
 ///

@@ -41,7 +41,11 @@ fn seeds_that_once_failed_find_nothing() {
 /// and the same seed finds the same thing at the same event.
 #[test]
 fn planted_faults_are_found_and_replay() {
-    for (planted, rule) in [(Planted::WrongPage, "no wrong page"), (Planted::PageTwice, ""), (Planted::CopyNotSent, "no lost page")] {
+    for (planted, rule) in [
+        (Planted::WrongPage, "no wrong page"),
+        (Planted::PageTwice, ""),
+        (Planted::CopyNotSent, "no lost page"),
+    ] {
         let findings: Vec<_> = (0..60).filter_map(|seed| explore(seed, Some(planted)).err()).collect();
         assert!(findings.len() >= 10, "{planted:?}: {} of 60 seeds found it", findings.len());
         for finding in findings {

@@ -129,8 +129,9 @@ fn small_pages_of_one_block_are_written_together() {
         let mut bytes = vec![7; 32 << 10];
         let valid = set(&[0, 1, 2, 9, 17, 18]);
         let runs = runs(&valid, 1024, &mut bytes, gaps, |page| ![0, 2, 9, 18].contains(&page));
-        let expected = match gaps {
-            Gaps::Fill(GAP_BYTES) => vec![0..20 << 10],
+        let whole = std::iter::once(0..20 << 10);
+        let expected: Vec<_> = match gaps {
+            Gaps::Fill(GAP_BYTES) => whole.collect(),
             _ => vec![0..4 << 10, 8 << 10..12 << 10, 16 << 10..20 << 10],
         };
         assert_eq!(runs, expected, "{gaps:?}");
