@@ -8,12 +8,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use examples::{
     CHECK_EXAMPLES, COMPAT_EXAMPLES, COMPLETIONS_EXAMPLES, CONVERT_EXAMPLES, DIFF_EXAMPLES, DUMP_EXAMPLES,
-    EXIT_STATUS, EXTRACT_EXAMPLES, INFO_EXAMPLES, MAN_EXAMPLES, MAP_EXAMPLES, STAT_EXAMPLES,
+    EXIT_STATUS, EXTRACT_EXAMPLES, INFO_EXAMPLES, MAN_EXAMPLES, MAP_EXAMPLES, QEMU_ARGS_EXAMPLES,
+    STAT_EXAMPLES,
 };
 use migration_stream::PageSize;
 use snapshot_engine::{parse_bytes, parse_page_size};
 use std::path::{Path, PathBuf};
-use values::{number, place};
+use values::{dimm, number, place};
 
 /// Show, check, compare and convert QEMU migration streams and snapshot images.
 ///
@@ -63,6 +64,9 @@ pub enum Command {
     /// Convert between stream, image and mapped-ram file, and verify the result by a second read
     #[command(after_help = CONVERT_EXAMPLES)]
     Convert(ConvertArgs),
+    /// Print a script that starts QEMU with the guest's memory mapped from a linear image
+    #[command(after_help = QEMU_ARGS_EXAMPLES)]
+    QemuArgs(QemuArgs),
     /// Print a completion script for a shell
     #[command(after_help = COMPLETIONS_EXAMPLES)]
     Completions {
@@ -107,6 +111,7 @@ impl Command {
             }
             Self::Extract(args) => (vec![&args.file], &args.input),
             Self::Convert(args) => (vec![&args.source], &args.input),
+            Self::QemuArgs(args) => return vec![&args.file],
             Self::Completions { .. } | Self::Man { .. } => return Vec::new(),
         };
         files.into_iter().chain(&input.channel).map(PathBuf::as_path).collect()
@@ -151,6 +156,7 @@ impl InputArgs {
             any_snapshot: false,
             salvage: false,
             every_page: false,
+            only_block: None,
         }
     }
 }
@@ -376,6 +382,25 @@ pub struct ExtractArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "clap would show it")]
     pub input: InputArgs,
+}
+
+/// `qemu-args`.
+#[derive(Debug, Args)]
+pub struct QemuArgs {
+    /// The image
+    pub file: PathBuf,
+    /// The version of QEMU: one before 8.2 is given unpacked files
+    #[arg(long, value_name = "VERSION")]
+    pub qemu: Option<crate::qemu_args::Version>,
+    /// Map files that `qemu-snapshot unpack` made, and not the image
+    #[arg(long, value_name = "DIR")]
+    pub ram_files: Option<PathBuf>,
+    /// Blocks of main RAM in the order of -numa, where the file does not say it
+    #[arg(long, value_name = "NAME,NAME", value_delimiter = ',')]
+    pub nodes: Vec<String>,
+    /// Hot-plugged memory and its address, in the order of slots, where the file does not say it
+    #[arg(long, value_name = "NAME=ADDRESS", value_parser = dimm)]
+    pub dimm: Vec<(String, u64)>,
 }
 
 /// What to convert to.

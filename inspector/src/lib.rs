@@ -28,6 +28,7 @@ mod map;
 mod pages;
 mod presence;
 mod progress;
+pub mod qemu_args;
 pub mod refcounts;
 mod sink;
 mod size;

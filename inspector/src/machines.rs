@@ -1,7 +1,9 @@
 //! Runs the engine's machines on files, one operation after the other.
 
 use snapshot_engine::blocking::{self, Io, Runner};
-use snapshot_engine::{Failure, RevertConfig, RevertMachine, SaveConfig, SaveMachine, SaveSummary};
+use snapshot_engine::{
+    Failure, MappedBlock, RevertConfig, RevertMachine, SaveConfig, SaveMachine, SaveSummary,
+};
 use snapshot_image::{HostOffset, ImageError, ReadOptions, SnapshotReader};
 use std::fs::File;
 use std::io::{self, Read};
@@ -75,6 +77,13 @@ pub(crate) struct ImageStream {
     tail: Option<Vec<u8>>,
 }
 
+/// The blocks that a revert can leave out, as if its destination had mapped them, but this one.
+fn all_but(reader: &SnapshotReader, only: &[u8]) -> Vec<MappedBlock> {
+    let blocks = reader.layout().blocks().iter().enumerate();
+    let others = blocks.filter(|(number, block)| block.name != only && reader.linear_base(*number).is_some());
+    others.map(|(_, block)| MappedBlock { name: block.name.clone(), copied: Vec::new() }).collect()
+}
+
 /// The image, and what was sent and not taken yet.
 struct FromImage {
     file: Box<dyn RandomAccess>,
@@ -94,6 +103,8 @@ impl Io for FromImage {
 }
 
 impl ImageStream {
+    /// `only`: of a linear image, which is verified then, the pages of this block alone.
+    ///
     /// # Errors
     ///
     /// The image could not be read. What is wrong with it shows when the stream is read.
@@ -101,9 +112,13 @@ impl ImageStream {
         file: Box<dyn RandomAccess>,
         mut config: RevertConfig,
         options: ReadOptions,
+        only: Option<&[u8]>,
     ) -> Result<Self, ImageReadError> {
         let tail = match open_snapshot(&*file, options) {
-            Ok(reader) => Some(reader.snapshot().tail.clone()),
+            Ok(reader) => {
+                config.mapped = only.map_or_else(Vec::new, |only| all_but(&reader, only));
+                Some(reader.snapshot().tail.clone())
+            }
             Err(ImageReadError::Image(_)) => None,
             Err(error) => return Err(error),
         };

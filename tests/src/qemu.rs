@@ -16,6 +16,7 @@ use crate::{
     console::Console,
     guest::{Guest, Workload},
     qmp::{Qmp, QmpError},
+    tool::build_folder,
     version::{Binary, Version},
 };
 
@@ -84,6 +85,8 @@ pub struct Config {
     pub workload: Workload,
     /// Start with `-incoming defer`.
     pub incoming: bool,
+    /// What `snapinspect qemu-args` printed: it starts QEMU, with a machine and RAM of its own.
+    pub script: Option<String>,
     /// More arguments.
     pub more: Vec<String>,
 }
@@ -98,6 +101,7 @@ impl Default for Config {
             boot: Boot::Multiboot,
             workload: Workload::STEADY,
             incoming: false,
+            script: None,
             more: Vec::new(),
         }
     }
@@ -114,6 +118,23 @@ impl Config {
     #[must_use]
     pub fn incoming(&self) -> Self {
         Self { incoming: true, ..self.clone() }
+    }
+
+    /// QEMU, or the script that starts it.
+    fn program(&self, binary: &Binary) -> Command {
+        // setpriv: a test program that is killed takes its QEMUs with it.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]);
+        match &self.script {
+            None => command.arg(&binary.path),
+            Some(script) => {
+                let path = std::env::var_os("PATH").unwrap_or_default();
+                let folders = std::iter::once(build_folder()).chain(std::env::split_paths(&path));
+                let path = std::env::join_paths(folders).expect("the folders of PATH, and one of ours");
+                command.args(["sh", "-c", script, "sh"]).env("QEMU", &binary.path).env("PATH", path)
+            }
+        };
+        command
     }
 
     fn arguments(&self, guest: &Guest, home: &Path) -> Vec<String> {
@@ -146,7 +167,9 @@ impl Config {
         if self.ram != Ram::Private {
             machine.push_str(",memory-backend=pc.ram");
         }
-        add(&["-machine", &machine, "-m", &format!("{}M", self.memory_mib)]);
+        if self.script.is_none() {
+            add(&["-machine", &machine, "-m", &format!("{}M", self.memory_mib)]);
+        }
         let options = self.workload.command_line();
         match self.boot {
             Boot::Multiboot => add(&["-kernel", &guest.kernel.display().to_string(), "-append", &options]),
@@ -215,10 +238,8 @@ impl Qemu {
     pub fn start(binary: &Binary, guest: &Guest, config: Config) -> Self {
         let home = tempfile::Builder::new().prefix("qemu-").tempdir().expect("a temporary folder");
         let stderr = File::create(home.path().join("stderr")).expect("a temporary file");
-        // setpriv: a test program that is killed takes its QEMUs with it.
-        let mut child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "--"])
-            .arg(&binary.path)
+        let mut child = config
+            .program(binary)
             .args(config.arguments(guest, home.path()))
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -80,3 +80,15 @@ Examples:
   snapinspect convert vm.qcow2 vm.mapped --to mapped-ram
   snapinspect convert vm.mapped vm.stream --to stream
   snapinspect convert --salvage vm.mapped vm.qcow2 --to image";
+
+pub(super) const QEMU_ARGS_EXAMPLES: &str = "\
+Examples:
+  snapinspect qemu-args vm.qcow2 >start.sh
+  sh start.sh -display none -qmp unix:qmp,server=on,wait=off -incoming defer
+  snapinspect qemu-args --qemu 7.2 --ram-files=/run/vm1.ram vm.qcow2
+Each block of main RAM, and hot-plugged memory, is mapped from its place in
+the image; the rest of the machine is yours. Then, in QMP:
+  {\"execute\": \"migrate-incoming\", \"arguments\": {\"uri\":
+    \"exec:/usr/local/bin/qemu-snapshot --revert --mapped /vm/vm.qcow2\"}}
+Exit status 1: the image is wrong, or its machine is not known. 2: it cannot
+be mapped (a dense image), or the file does not say all.";

@@ -2,11 +2,13 @@
 
 use std::num::ParseIntError;
 
-/// Why a value of `--place` is none.
+/// Why a value of `--place` or `--dimm` is none.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PlaceError {
     #[error("expected NAME=ADDRESS or NAME=none")]
     Shape,
+    #[error("expected NAME=ADDRESS")]
+    Dimm,
     #[error(transparent)]
     Address(#[from] ParseIntError),
 }
@@ -16,6 +18,12 @@ pub(super) fn place(text: &str) -> Result<(String, Option<u64>), PlaceError> {
     let (name, address) = text.rsplit_once('=').ok_or(PlaceError::Shape)?;
     let address = if address == "none" { None } else { Some(number(address)?) };
     Ok((name.to_owned(), address))
+}
+
+/// A block and its address.
+pub(super) fn dimm(text: &str) -> Result<(String, u64), PlaceError> {
+    let (name, address) = text.rsplit_once('=').ok_or(PlaceError::Dimm)?;
+    Ok((name.to_owned(), number(address)?))
 }
 
 /// A number, decimal or with 0x.

@@ -11,6 +11,7 @@ mod info;
 mod manual;
 mod map;
 mod output;
+mod qemu_args;
 mod stat;
 
 use crate::cli::{Cli, Command};
@@ -43,6 +44,7 @@ pub fn run(cli: &Cli) -> Result<u8, Error> {
         Command::Map(args) => map::run(args, &inputs),
         Command::Extract(args) => extract::run(args, &inputs),
         Command::Convert(args) => convert::run(args, &inputs),
+        Command::QemuArgs(args) => qemu_args::run(args),
         Command::Completions { shell } => manual::completions(*shell),
         Command::Man { command } => manual::man(command.as_deref()),
     }

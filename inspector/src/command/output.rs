@@ -23,6 +23,11 @@ impl Output {
         self.out.write_all(line.as_bytes()).and_then(|()| self.out.write_all(b"\n")).map_err(Error::output)
     }
 
+    /// Writes lines as they are.
+    pub(super) fn bytes(&mut self, lines: &[u8]) -> Result<(), Error> {
+        self.out.write_all(lines).map_err(Error::output)
+    }
+
     /// Writes a line piece by piece, as text or as JSON.
     pub(super) fn show(&mut self, line: &Line<'_>, json: bool) -> Result<(), Error> {
         let written = if json { line.write_json(&mut self.out) } else { line.write_text(&mut self.out) };

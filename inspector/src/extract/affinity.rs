@@ -9,7 +9,7 @@ use std::io;
 
 /// The block with QEMU's ACPI tables (`ACPI_BUILD_TABLE_FILE`), and the most bytes it may have
 /// (`ACPI_BUILD_TABLE_MAX_SIZE`).
-const TABLES_BLOCK: &[u8] = b"/rom@etc/acpi/tables";
+pub(crate) const TABLES_BLOCK: &[u8] = b"/rom@etc/acpi/tables";
 const TABLES_LIMIT_BYTES: u64 = 2 << 20;
 /// A table: signature (4 bytes), length with this header (le32), revision, checksum, and more, 36
 /// bytes in all. A FACS is a signature and a length, too.
@@ -38,6 +38,8 @@ pub(super) struct Affinity {
     pub(super) parts: Vec<Part>,
     /// Where the memory of hot-pluggable devices begins.
     pub(super) device_memory: Option<u64>,
+    /// How long that memory can be, in bytes.
+    pub(super) device_memory_bytes: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,7 +92,7 @@ fn find(mut tables: &[u8]) -> Option<&[u8]> {
 
 fn parse(table: &[u8], board: Board) -> Option<Affinity> {
     let mut memory = Vec::new();
-    let mut device_memory = None;
+    let (mut device_memory, mut device_memory_bytes) = (None, None);
     let mut rest = table.get(STRUCTURES_OFFSET..)?;
     while let [kind, length, ..] = *rest {
         let structure = rest.get(..usize::from(length)).filter(|structure| structure.len() >= 2)?;
@@ -101,12 +103,14 @@ fn parse(table: &[u8], board: Board) -> Option<Affinity> {
         let (base, length) = (le64(structure, 8)?, le64(structure, 16)?);
         match le32(structure, 28)? {
             ENABLED if length > 0 => memory.push(Memory { node: le32(structure, 2)?, base, length }),
-            flags if flags == ENABLED | HOT_PLUGGABLE => device_memory = Some(base),
+            flags if flags == ENABLED | HOT_PLUGGABLE => {
+                (device_memory, device_memory_bytes) = (Some(base), Some(length));
+            }
             _ => {}
         }
     }
     let (nodes, parts) = nodes_of(&memory, board)?;
-    Some(Affinity { nodes, parts, device_memory })
+    Some(Affinity { nodes, parts, device_memory, device_memory_bytes })
 }
 
 /// Nodes and parts of ranges that cover main RAM without a gap, node after node.
@@ -188,6 +192,7 @@ mod tests {
         assert_eq!(affinity.nodes, [32 << 20, 96 << 20]);
         assert_eq!(affinity.parts, split(0, 128 << 20, 64 << 20, FOUR_GIB));
         assert_eq!(affinity.device_memory, Some(0x2_0000_0000));
+        assert_eq!(affinity.device_memory_bytes, Some(0x4000_0000));
     }
 
     #[test]

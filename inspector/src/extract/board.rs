@@ -26,7 +26,7 @@ const CMOS_UNIT_BYTES: u64 = 64 << 10;
 
 /// Kinds of machines whose memory is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Board {
+pub(crate) enum Board {
     I440fx,
     Q35,
     Microvm,

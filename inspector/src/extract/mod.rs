@@ -7,6 +7,7 @@ mod devices;
 mod elf;
 mod guest_note;
 mod layout;
+mod machine;
 mod mappings;
 mod names;
 mod notes;
@@ -18,7 +19,11 @@ mod processor;
 mod segment;
 mod shadow;
 
+pub(crate) use affinity::TABLES_BLOCK as ACPI_TABLES;
+pub(crate) use board::Board;
 pub(crate) use core_file::{Addresses, Core};
+pub(crate) use machine::{Memory, memory};
+pub(crate) use names::listed;
 pub(crate) use placement::Placement;
 
 use crate::contents::{Contents, RamFile};

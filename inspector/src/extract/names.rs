@@ -4,7 +4,7 @@
 const NAMES_SHOWN: usize = 32;
 
 /// Names in a message: a hostile file can have a million.
-pub(super) fn listed(names: &[String]) -> String {
+pub(crate) fn listed(names: &[String]) -> String {
     let shown = names.iter().take(NAMES_SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
     match names.len().checked_sub(NAMES_SHOWN) {
         None | Some(0) => shown,

@@ -56,6 +56,8 @@ pub struct OpenOptions {
     /// Walk zero pages of an image one by one, as a revert sends them, instead of leaving them out
     /// of the walk.
     pub every_page: bool,
+    /// Of a linear image, walk the pages of this block only: all others are left out.
+    pub only_block: Option<Vec<u8>>,
 }
 
 impl Default for OpenOptions {
@@ -70,6 +72,7 @@ impl Default for OpenOptions {
             channels: Vec::new(),
             salvage: false,
             every_page: false,
+            only_block: None,
         }
     }
 }
@@ -309,7 +312,8 @@ fn open_image(mut opened: Opened, file: FileRange, options: &OpenOptions) -> Res
             // An image of 15 TiB with a few pages costs what these do.
             config.fresh_ram = !options.every_page;
         });
-        let stream = ImageStream::new(Box::new(file), config, options.reading());
+        let only = options.only_block.as_deref();
+        let stream = ImageStream::new(Box::new(file), config, options.reading(), only);
         opened.leaves_zeros_out = !options.every_page;
         opened.source = Box::new(stream.map_err(|error: ImageReadError| error.of_file(&opened.name))?);
         return Ok(opened);

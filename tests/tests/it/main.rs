@@ -23,6 +23,7 @@ mod mapped;
 mod pairing;
 mod postcopy;
 mod publish;
+mod qemu_args;
 mod readme;
 mod save_revert;
 mod snapsim;
