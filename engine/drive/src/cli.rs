@@ -5,6 +5,7 @@ use crate::channel::Uri;
 use crate::command::Command;
 use crate::identity::IdentityArgs;
 use crate::mapped::{Blocks, Verify};
+use crate::progress_mode::ProgressMode;
 use crate::trace::Pattern;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, ValueEnum};
@@ -172,17 +173,6 @@ impl From<LayoutOption> for Layout {
             LayoutOption::Dense => Self::Dense,
         }
     }
-}
-
-/// How progress is shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ProgressMode {
-    /// A bar if stderr is a terminal
-    Auto,
-    /// One JSON object per line, all other messages included; the last one is the result
-    Json,
-    /// Not at all
-    None,
 }
 
 /// No line is longer than 78 columns: a narrow terminal would have it wrapped, and no one could copy it.

@@ -1,6 +1,6 @@
 //! The commands beside saving and reverting.
 
-use crate::cli::ProgressMode;
+use crate::progress_mode::ProgressMode;
 use clap::{Args, Subcommand};
 use std::ffi::OsString;
 use std::os::fd::RawFd;

@@ -11,6 +11,7 @@ use crate::last_resort::{Guarded, has_destination, has_source, or_end};
 use crate::mapped::MappedRevert;
 use crate::open_snapshot::OpenSnapshot;
 use crate::progress::Display;
+use crate::progress_mode::ProgressMode;
 use crate::sidecar;
 use crate::size::to_usize;
 use crate::trace::Traced;
@@ -235,7 +236,8 @@ pub fn revert(
         // resumed: what can be known to be wrong must be known before there is a connection.
         check_recovery(cli, uuid)?;
     }
-    let mut hook = Hook::new(cli);
+    let is_json = cli.progress == ProgressMode::Json;
+    let mut hook = Hook::new(cli.identity.mac_hook.clone(), is_json, cli.uri.is_none());
     let signals = Signals::new().map_err(Failure::refused)?;
     signals.catch();
     let timeout = cli.timeout.map(Duration::from_secs);

@@ -1,8 +1,7 @@
 //! Shows how far a job is.
 
-use crate::cli::ProgressMode;
-use crate::report::json_line;
-use crate::words::has_room;
+use crate::progress_mode::ProgressMode;
+use crate::words::{has_room, json_line};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use snapshot_engine::Progress;
 use std::io::IsTerminal;

@@ -1,22 +1,18 @@
 //! What the program says on stderr: words for people, or one JSON object per line (`--progress=json`).
 
 use crate::block_options::{ImageSpec, SpecError};
-use crate::cli::{Cli, ProgressMode};
+use crate::cli::Cli;
 use crate::command::UnpackArgs;
 use crate::hint::{hint, is_damage};
+use crate::progress_mode::ProgressMode;
 use crate::unpack::UnpackSummary;
-use crate::words::say;
-use serde_json::{Value, json};
+use crate::words::{json_line, say};
+use serde_json::json;
 use snapshot_engine::identity::Assigned;
 use snapshot_engine::{Class, Failure, RevertSummary, SaveSummary, error_text, size_text, uuid_text};
 use snapshot_image::{ImageError, Verification};
 use std::cell::Cell;
 use std::time::Instant;
-
-/// Writes a line of JSON to stderr.
-pub(crate) fn json_line(object: &Value) {
-    say(&object.to_string());
-}
 
 /// The voice of one job.
 #[derive(Debug)]

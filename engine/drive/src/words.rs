@@ -2,6 +2,7 @@
 
 use crate::wait::timespec;
 use rustix::event::{PollFd, PollFlags, poll};
+use serde_json::Value;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -33,4 +34,9 @@ pub(crate) fn has_room(patience: Duration) -> bool {
         NO_ONE_READS.store(!room, Ordering::Relaxed);
     }
     room
+}
+
+/// Writes a line of JSON to stderr.
+pub(crate) fn json_line(object: &Value) {
+    say(&object.to_string());
 }

@@ -6,7 +6,6 @@
 //! it ended. With a socket or a descriptor this program itself waits for it.
 
 use crate::channel::Channel;
-use crate::cli::{Cli, ProgressMode};
 use snapshot_engine::identity::Assigned;
 use std::io;
 use std::mem;
@@ -56,14 +55,8 @@ pub(crate) struct Hook {
 }
 
 impl Hook {
-    pub(crate) fn new(cli: &Cli) -> Self {
-        Self {
-            command: cli.identity.mac_hook.clone(),
-            json: cli.progress == ProgressMode::Json,
-            is_awaited: cli.uri.is_none(),
-            assigned: None,
-            running: None,
-        }
+    pub(crate) fn new(command: Option<String>, json: bool, is_awaited: bool) -> Self {
+        Self { command, json, is_awaited, assigned: None, running: None }
     }
 
     /// There is a command.
