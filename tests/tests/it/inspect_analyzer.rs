@@ -101,7 +101,8 @@ fn without_commands(stream: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Of one stream of each kind, and with `CORPUS=all` of every one.
+/// Of the streams of the analyzer's own release, whose types it knows best, and with `CORPUS=all`
+/// of all that it understands.
 #[test]
 fn fields_have_the_values_that_qemus_own_analyzer_reads() {
     let Some(_) = analyzer_or_skip() else { return };
@@ -109,8 +110,8 @@ fn fields_have_the_values_that_qemus_own_analyzer_reads() {
     let file = folder.path().join("stream");
     let (mut compared, mut ours) = (0, 0);
     let (mut streams, mut not_found) = (0, 0);
-    let names = corpus::names().into_iter().filter(|name| understood(name)).collect();
-    for name in corpus::of_each_kind(names) {
+    let chosen = |name: &String| understood(name) && (corpus::is_whole() || name.starts_with("qemu-7.2-"));
+    for name in corpus::names().into_iter().filter(chosen) {
         fs::write(&file, without_commands(&corpus::stream(&name))).expect("a file");
         let Some(mut analyzer) = analyzer_or_skip() else { return };
         let output = analyzer.args(["-d", "state", "-f"]).arg(&file).output().expect("it runs");
