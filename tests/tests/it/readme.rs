@@ -191,6 +191,12 @@ fn snapsim_does_what_the_readme_says() {
     assert!(said.contains("qemu-snapshot: saved ") && said.contains("all pages sent"), "{said}");
 }
 
+/// The name that a heading has in a link: without punctuation, as forges make it.
+fn anchor(heading: &str) -> String {
+    let text = heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+    text.chars().filter(|c| c.is_alphanumeric() || matches!(c, '-' | '_')).collect()
+}
+
 /// Links to files and to headings of the README lead somewhere.
 #[test]
 fn links_lead_somewhere() {
@@ -200,7 +206,6 @@ fn links_lead_somewhere() {
         let name = entry.expect("readable").file_name().into_string().expect("plain names");
         pages.extend(name.ends_with(".md").then(|| format!("docs/{name}")));
     }
-    let anchor = |heading: &str| heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
     let mut count = 0;
     for name in pages {
         let text = page(&name);
