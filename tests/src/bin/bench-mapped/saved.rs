@@ -52,16 +52,21 @@ impl Started {
         f64::NAN
     }
 
-    /// Pages that the guest writes in its first second, counted from when it was seen running.
+    /// Pages that the guest writes in its first second, counted from its first report on: that is
+    /// when it is known how many it had written before it was saved.
     pub(crate) fn first_second(&self) -> f64 {
-        writes_in_a_second(&self.qemu)
+        let end = Instant::now() + Duration::from_secs(1);
+        while self.qemu.console().writes() == 0 && Instant::now() < end {
+            thread::sleep(Duration::from_millis(1));
+        }
+        writes_until(&self.qemu, end)
     }
 }
 
-fn writes_in_a_second(qemu: &Qemu) -> f64 {
-    let before = qemu.console().writes();
-    let start = Instant::now();
-    thread::sleep(Duration::from_secs(1));
+/// Pages that the guest writes per second from now until `end`.
+fn writes_until(qemu: &Qemu, end: Instant) -> f64 {
+    let (before, start) = (qemu.console().writes(), Instant::now());
+    thread::sleep(end.saturating_duration_since(start));
     f64::from(qemu.console().writes().wrapping_sub(before)) / start.elapsed().as_secs_f64()
 }
 
@@ -75,7 +80,7 @@ impl Saved {
         let mut source = Qemu::start(binary, guest, config.clone());
         source.console().wait_ready();
         source.console().wait_writes(1024);
-        let writes_per_second = writes_in_a_second(&source);
+        let writes_per_second = writes_until(&source, Instant::now() + Duration::from_secs(1));
         source.set_fast();
         assert!(source.background_snapshot_or_skip(), "needs write protection by userfaultfd");
         let save = ToImage { options: "--create --layout=linear", image: &image, stream: None };
