@@ -39,6 +39,12 @@ pub fn qemu_io() -> Option<PathBuf> {
     named("QEMU_IO").or_else(beside).or_else(|| found("qemu-io"))
 }
 
+/// `qemu-storage-daemon`: the one in `PATH`, else one below `.prefix`.
+#[must_use]
+pub fn qemu_storage_daemon() -> Option<PathBuf> {
+    found("qemu-storage-daemon")
+}
+
 /// The emulator of another target than x86-64, as "aarch64": the one in the tree of 7.2, else the
 /// one in `PATH`.
 #[must_use]

@@ -10,7 +10,7 @@ use std::{
 };
 
 use serde_json::json;
-use snapshot_tests::{SmallDisk, beside::utf8, not_run};
+use snapshot_tests::{SmallDisk, beside::utf8, not_run, programs};
 
 use super::{Linear, Peer, has_python, linear};
 
@@ -131,12 +131,13 @@ impl Served {
         let before = fs::metadata(&path).expect("ours").dev();
         let node = format!("driver=file,node-name=file,filename={},read-only=on", file.display());
         let export = format!("type=fuse,id=served,node-name=file,mountpoint={}", path.display());
-        let mut daemon = Command::new("qemu-storage-daemon");
-        daemon.args(["--blockdev", &node, "--export", &export]).stdout(Stdio::null()).stderr(Stdio::null());
-        let Ok(daemon) = daemon.spawn() else {
-            not_run("a file system by FUSE needs qemu-storage-daemon");
+        let Some(program) = programs::qemu_storage_daemon() else {
+            not_run("a file system by FUSE needs qemu-storage-daemon: run .ci/qemu");
             return None;
         };
+        let mut daemon = Command::new(program);
+        daemon.args(["--blockdev", &node, "--export", &export]).stdout(Stdio::null()).stderr(Stdio::null());
+        let daemon = daemon.spawn().expect("it was found");
         let mut served = Self { daemon, path };
         let end = Instant::now() + Duration::from_secs(30);
         while fs::metadata(&served.path).is_ok_and(|file| file.dev() == before) {
