@@ -3,13 +3,12 @@
 //! What the proof of such a mapping does not cover has to be sent: pages of which the destination
 //! has a copy already (firmware, an incoming stream that failed), and blocks that it has not mapped.
 
-use super::{Run, Scenario, told};
-use crate::destination::Destination;
+use super::{Run, Scenario};
 use crate::disk::SimFile;
 use crate::rng::Rng;
 use crate::size::to_usize;
-use crate::world::{Fault, Planted, World};
-use snapshot_engine::{MappedBlock, RevertMachine};
+use crate::world::{Fault, Planted};
+use snapshot_engine::MappedBlock;
 use snapshot_image::{HostOffset, ReadOptions, SnapshotReader};
 use std::io;
 use std::ops::Range;
@@ -39,37 +38,10 @@ impl Run {
         }
         let at = self.rng.below(40);
         let fault = [Fault::Error(at), Fault::Dead(at), Fault::PeerGone(at), Fault::None][self.rng.index(4)];
-        self.revert_mapped(scenario, image, mapped, destination, fault)
-    }
-
-    fn revert_mapped(
-        &mut self,
-        scenario: &Scenario,
-        image: &SimFile,
-        mapped: Vec<MappedBlock>,
-        destination: Destination,
-        fault: Fault,
-    ) -> Result<(), String> {
         let config = scenario.revert_config(image, None).with(|config| {
             config.mapped = mapped;
         });
-        let mut machine = RevertMachine::new(config);
-        let mut world = World::new(self.rng.next_u64(), Some(image.clone()), Vec::new(), fault)
-            .with_destination(destination);
-        self.run(&mut world, &mut machine)?;
-        match machine.outcome() {
-            Ok(_) => {
-                let whole = world.destination.map_or(Ok(()), |it| it.finish_precopy(scenario.vm()));
-                whole.map_err(|violation| told(&violation))
-            }
-            Err(failure) if fault == Fault::None => {
-                Err(format!("a mapped revert without a fault failed: {failure}"))
-            }
-            Err(_) => {
-                self.explored.faults += 1;
-                Ok(())
-            }
-        }
+        self.deliver(scenario, image, config, destination, fault)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::rng::Rng;
 use crate::trace::Trace;
 use crate::world::{Fault, Planted, World};
 use migration_stream::protocol::IncomingState;
-use snapshot_engine::{PostcopyConfig, RevertMachine, SaveMachine, error_text};
+use snapshot_engine::{PostcopyConfig, RevertConfig, RevertMachine, SaveMachine, error_text};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Servers that may die before the world heals.
@@ -200,9 +200,21 @@ impl Run {
     fn precopy(&mut self, scenario: &Scenario, image: &SimFile) -> Result<(), String> {
         let at = self.rng.below(40);
         let fault = [Fault::Error(at), Fault::Dead(at), Fault::PeerGone(at), Fault::None][self.rng.index(4)];
-        let mut machine = RevertMachine::new(scenario.revert_config(image, None));
+        self.deliver(scenario, image, scenario.revert_config(image, None), scenario.destination(), fault)
+    }
+
+    /// Reverts, and compares all that the destination has then; fails only if there is a fault.
+    fn deliver(
+        &mut self,
+        scenario: &Scenario,
+        image: &SimFile,
+        config: RevertConfig,
+        destination: Destination,
+        fault: Fault,
+    ) -> Result<(), String> {
+        let mut machine = RevertMachine::new(config);
         let mut world = World::new(self.rng.next_u64(), Some(image.clone()), Vec::new(), fault)
-            .with_destination(scenario.destination());
+            .with_destination(destination);
         self.run(&mut world, &mut machine)?;
         match machine.outcome() {
             Ok(_) => {
